@@ -1,0 +1,197 @@
+//! The contract of a metadata engine: a transactional map of maps.
+//!
+//! A *map* has a name and holds *fields* with *values*, all byte strings. A map exists while it holds a field. Maps whose
+//! name ends in `/` are *ordered*: each field has an entry id, given when the field is first set and kept while it
+//! exists, which [`Kv::scan`] follows. File-system semantics are written once over this, in the parent module.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use crate::error::{Error, Kind, Result};
+use crate::types::{Ino, SessionId};
+
+/// The place of one value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub map: String,
+    pub field: Bytes,
+}
+
+impl Key {
+    /// The value of `field` in `map`.
+    pub fn new(map: impl Into<String>, field: impl Into<Bytes>) -> Self {
+        Key { map: map.into(), field: field.into() }
+    }
+}
+
+/// What must hold for a transaction to apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    Absent(Key),
+    Present(Key),
+    Equals(Key, Bytes),
+    /// The map holds no field.
+    MapEmpty(String),
+}
+
+/// One change of a transaction. Changes apply in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    Set(Key, Bytes),
+    /// Deleting what is absent is no error.
+    Del(Key),
+    /// Drops a whole map. Bounded work is the caller's duty.
+    DelMap(String),
+    /// Sets the number to the larger of it and the given one; absent counts as the smallest. Numbers are read with
+    /// [`number`].
+    Max(Key, u64),
+    /// Adds to the number, absent counts as 0; wraps never: callers stay within ±2^62.
+    Add(Key, i64),
+    /// As `Add`, but the transaction is [`Outcome::Full`] (nothing applied) when the sum would exceed the bound.
+    AddBounded(Key, i64, i64),
+}
+
+/// A change that other mounts should hear of. A hint: correctness never rests on its arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The name in the directory now means something else or nothing.
+    Entry { parent: Ino, name: Bytes },
+    /// Attributes or data of the inode changed.
+    Inode { ino: Ino },
+    /// A lock on the inode was released: waiters should try again.
+    Unlocked { ino: Ino },
+}
+
+/// A transaction: all writes, iff every expectation holds at that moment.
+#[derive(Clone, Debug, Default)]
+pub struct Txn {
+    /// The session that commits. The engine adds the expectation that this session is still registered (the field
+    /// [`session_field`] of [`SESSIONS`]) and answers [`Kind::Fenced`] when it is not. `None`: no fence (format, tools).
+    pub session: Option<SessionId>,
+    pub expect: Vec<Expect>,
+    pub write: Vec<Write>,
+    /// Published with the commit, in the same atomic step, tagged with the session.
+    pub publish: Vec<Change>,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    Applied,
+    /// An expectation did not hold (its index in [`Txn::expect`]); nothing was written.
+    Conflict(usize),
+    /// An [`Write::AddBounded`] met its bound; nothing was written.
+    Full,
+}
+
+/// An entry of an ordered map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Above 0, below 2^53, unique in the map, not reused while the map exists.
+    pub id: u64,
+    pub field: Bytes,
+    pub value: Bytes,
+}
+
+/// What [`Kv::follow`] read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Followed {
+    pub value: Bytes,
+    pub fields: Vec<Option<Bytes>>,
+}
+
+/// What the push channel says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Another transaction published this. `by` is the session that committed it (`None`: a tool).
+    Changed { change: Change, by: Option<SessionId> },
+    /// Events may have been missed, or the server's memory may have gone back: drop everything that is cached.
+    Lost,
+}
+
+/// A subscription to [`Event`]s. Lagging behind becomes [`Event::Lost`].
+#[derive(Debug)]
+pub struct Watch(pub broadcast::Receiver<Event>);
+
+impl Watch {
+    /// The next event; an error when the engine was dropped.
+    pub async fn next(&mut self) -> Result<Event> {
+        match self.0.recv().await {
+            Ok(event) => Ok(event),
+            Err(broadcast::error::RecvError::Lagged(_)) => Ok(Event::Lost),
+            Err(broadcast::error::RecvError::Closed) => {
+                Err(Error::new(Kind::Unavailable, "the metadata engine's push channel is closed"))
+            }
+        }
+    }
+}
+
+/// What an engine says of itself, for `status` and for warnings at mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// `sqlite 3.50.4`, `redis 7.0.15`.
+    pub name: String,
+    /// Settings that endanger what users store (no AOF, an evicting `maxmemory-policy` …), as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// The ordered map of registered sessions: field [`session_field`], value a session row.
+pub const SESSIONS: &str = "sessions/";
+
+/// The field of a session in [`SESSIONS`].
+#[must_use]
+pub fn session_field(id: SessionId) -> Bytes {
+    Bytes::from(id.to_string())
+}
+
+/// The map of an inode's own rows. The engines know this one name, for [`Kv::follow`].
+#[must_use]
+pub fn inode_map(ino: u64) -> String {
+    format!("i{ino}")
+}
+
+/// Reads a value that [`Write::Max`] or [`Write::Add`] made: a decimal number.
+pub fn number(value: Option<&Bytes>) -> Result<i64> {
+    let Some(value) = value else { return Ok(0) };
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .ok_or_else(|| Error::new(Kind::Corrupt, format!("number {value:?} in the metadata")))
+}
+
+/// A metadata engine. Every method is bounded in time by the engine's own options and answers
+/// [`Kind::TimedOut`] or [`Kind::Unavailable`] when the server does not; never "absent" instead.
+#[async_trait]
+pub trait Kv: Debug + Send + Sync + 'static {
+    /// The values at `keys`, in their order, all of one moment, in one round trip.
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Bytes>>>;
+
+    /// Reads the value at `key`; its first 8 bytes are a big-endian number `n`; reads `fields` of the map
+    /// [`inode_map`]`(n)`. One round trip, one moment. `None` if `key` is absent.
+    async fn follow(&self, key: &Key, fields: &[Bytes]) -> Result<Option<Followed>>;
+
+    /// Up to `limit` entries of an ordered map with ids above `after`, in the order of ids. Entries that come or go
+    /// meanwhile may or may not be seen; the others are seen exactly once over successive calls.
+    async fn scan(&self, map: &str, after: u64, limit: usize) -> Result<Vec<Entry>>;
+
+    /// Applies a transaction wholly or not at all, exactly once even if replies are lost: after an error the
+    /// outcome is unknown only if the error is [`Kind::TimedOut`] or [`Kind::Unavailable`].
+    async fn commit(&self, txn: Txn) -> Result<Outcome>;
+
+    /// Subscribes to the changes that commits publish, this process's own included.
+    async fn watch(&self) -> Result<Watch>;
+
+    /// Says that the session lives, for `ttl` from now by the engine's clock.
+    async fn beat(&self, session: SessionId, ttl: Duration) -> Result<()>;
+
+    /// Of `sessions`, which have a heartbeat that has not run out, in the same order.
+    async fn alive(&self, sessions: &[SessionId]) -> Result<Vec<bool>>;
+
+    /// What the engine says of itself; also the cheapest way to find out that it answers.
+    async fn info(&self) -> Result<EngineInfo>;
+}

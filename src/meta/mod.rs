@@ -1,0 +1,2 @@
+//! File-system semantics, written once over [`kv::Kv`].
+pub mod kv;
