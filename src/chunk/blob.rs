@@ -120,8 +120,12 @@ impl BlobContent {
         let limit = blob.shared.options.io_timeout;
         match tokio::time::timeout(limit, blob.read(offset, len)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::new(Kind::TimedOut, format!("read at {offset} after {} s", limit.as_secs()))),
+            Err(_) => {
+                Err(Error::new(Kind::TimedOut, format!("read at {offset} after {} s", limit.as_secs())))
+            }
         }
+        // That nobody has the bytes is not "no such file": the file is there.
+        .map_err(|e| if e.kind() == Kind::NotFound { e.with_kind(Kind::Unavailable) } else { e })
         .context(|| format!("blob {}", blob.id))
     }
 }
@@ -266,7 +270,9 @@ impl Blob {
                 let text = format!("the metadata says {} bytes, the inode {}", row.size, self.size);
                 return Err(Error::new(Kind::Corrupt, text));
             }
-            Some(row) => Facts { origins: row.origins.into_iter().map(origin).collect(), verified: row.verified },
+            Some(row) => {
+                Facts { origins: row.origins.into_iter().map(origin).collect(), verified: row.verified }
+            }
             None => Facts { origins: Arc::from([]), verified: false },
         };
         let facts = Arc::new(facts);
