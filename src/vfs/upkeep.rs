@@ -1,0 +1,51 @@
+//! What a mount does besides answering: it keeps deleted files alive while they are open here, lets go of those that
+//! nobody holds, and writes out what is open when it stops.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Vfs;
+use crate::error::Result;
+
+/// How often held files are renewed; well below the time after which others drop them.
+const EVERY: Duration = Duration::from_secs(20);
+
+impl Vfs {
+    pub(super) fn start_upkeep(self: &Arc<Self>) {
+        tokio::spawn(Arc::clone(self).follow_changes());
+        tokio::spawn(upkeep(Arc::downgrade(self)));
+    }
+
+    async fn upkeep_once(&self) -> Result<()> {
+        self.meta.hold_orphans(&self.handles.open_inodes()).await?;
+        for orphan in self.meta.reap_orphans().await? {
+            self.chunks.delete_objects(&orphan.objects).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes out everything that is open for writing. The first error is returned after all were tried: what could not
+    /// be written stays in the local cache only.
+    pub async fn shutdown(&self) -> Result<()> {
+        let mut result = Ok(());
+        for file in self.handles.writable() {
+            if file.is_dirty()
+                && let Err(e) = file.flush().await
+            {
+                tracing::error!("not written at unmount: {e}");
+                result = result.and(Err(e));
+            }
+        }
+        result
+    }
+}
+
+async fn upkeep(vfs: Weak<Vfs>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        if let Err(e) = vfs.upkeep_once().await {
+            tracing::warn!("upkeep of open and deleted files, tried again in {EVERY:?}: {e}");
+        }
+    }
+}
