@@ -1,7 +1,7 @@
 //! Changing names and attributes: make, link, unlink, rename, setattr.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -59,16 +59,24 @@ impl Vfs {
         Ok(self.entry(&made))
     }
 
-    /// Makes a file, fifo, socket or device without opening it.
+    /// Makes a file, fifo, socket or device without opening it. `mode` tells which, as for mknod(2).
     pub async fn mknod(
         self: &Arc<Self>,
         caller: &Caller,
         parent: Ino,
         name: &[u8],
-        kind: FileType,
-        mode: u16,
+        mode: u32,
         rdev: u32,
     ) -> Result<Entry> {
+        let kind = match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => FileType::File,
+            libc::S_IFIFO => FileType::Fifo,
+            libc::S_IFSOCK => FileType::Socket,
+            libc::S_IFCHR => FileType::CharDevice,
+            libc::S_IFBLK => FileType::BlockDevice,
+            other => return Err(Error::new(Kind::Invalid, format!("mknod of type {other:#o}"))),
+        };
+        let mode = permissions(mode);
         if self.place(parent, name).await? == Place::Private {
             return Err(Error::new(Kind::NotPermitted, "special file among private files"));
         }
@@ -122,13 +130,13 @@ impl Vfs {
         let made = self.meta.make(parent, name, new).await?;
         match facts.role {
             Some(Role::Root) if is_dir => {
+                // Its tombstone went in the same commit.
                 if let Some(repo) = repo_of(name) {
                     self.forget_repo(&repo);
-                    self.meta.clear_tombstone(&repo.folder()).await?;
                 }
             }
             Some(Role::Snapshots(_) | Role::Refs { .. }) => {
-                self.meta.clear_tombstone(&tombstone_of(parent, name)).await?;
+                self.meta.set_tombstone(&tombstone_of(parent, name), None).await?;
             }
             _ => {}
         }
@@ -328,6 +336,11 @@ pub(super) enum Place {
 /// The entry of a private name: the kernel must ask each time, since the next caller has another file there.
 pub(super) fn unremembered(stat: Stat) -> Entry {
     Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }
+}
+
+/// The permission bits of a mode.
+pub(super) fn permissions(mode: u32) -> u16 {
+    (mode & 0o7777) as u16
 }
 
 /// A name that a client writes to and renames: `main.1f2e3d4c.tmp`.

@@ -62,9 +62,9 @@ impl Vfs {
         let Some(lazy) = &self.lazy else { return Ok(Found::Nothing) };
         let answer = match &facts.role {
             Some(Role::Root) => lazy.repo(name).await?,
-            Some(Role::Snapshots(repo)) => lazy.commit(facts.parent, repo, name).await?,
+            Some(Role::Snapshots(repo)) => lazy.commit(facts.parent, parent, repo, name).await?,
             Some(Role::Trees(repo)) => match name.strip_suffix(b".json") {
-                Some(commit) => lazy.commit(facts.parent, repo, commit).await?,
+                Some(commit) => lazy.commit(facts.parent, parent, repo, commit).await?,
                 None => Answer::Absent,
             },
             Some(Role::Refs { repo, prefix }) => {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::blocking::blocking;
-use super::change::{Place, unremembered};
+use super::change::{Place, permissions, unremembered};
 use super::handles::{Data, Handle};
 use super::types::{Caller, Entry, Opened};
 use super::virtual_ino::{Which, which};
@@ -93,9 +93,10 @@ impl Vfs {
         caller: &Caller,
         parent: Ino,
         name: &[u8],
-        mode: u16,
+        mode: u32,
         flags: i32,
     ) -> Result<(Entry, Opened)> {
+        let mode = permissions(mode);
         if self.place(parent, name).await? == Place::Private {
             let (vfs, caller, name) = (Arc::clone(self), *caller, Bytes::copy_from_slice(name));
             let made = blocking(move || vfs.private.create(&caller, parent, &name, mode, flags)).await?;

@@ -145,7 +145,7 @@ impl Lazy {
         let Some(repo) = std::str::from_utf8(name).ok().and_then(RepoId::from_folder) else {
             return Ok(Answer::Absent);
         };
-        if self.meta.is_tombstoned(&repo.folder()).await? {
+        if self.meta.tombstone(name).await?.is_some() {
             return Ok(Answer::Absent);
         }
         let known = self.state().reserved.get(&repo).copied();
@@ -166,12 +166,19 @@ impl Lazy {
         }
     }
 
-    /// A commit that `snapshots` of the repository directory `dir` does not have.
-    pub async fn commit(self: &Arc<Self>, dir: Ino, repo: &RepoId, name: &[u8]) -> Result<Answer> {
+    /// A commit that the repository in the directory `dir` does not have; `asked` is the directory in which the name is
+    /// missing (`snapshots` or `trees`).
+    pub async fn commit(
+        self: &Arc<Self>,
+        dir: Ino,
+        asked: Ino,
+        repo: &RepoId,
+        name: &[u8],
+    ) -> Result<Answer> {
         let Some(commit) = std::str::from_utf8(name).ok().and_then(Commit::parse) else {
             return Ok(Answer::Absent);
         };
-        if self.meta.is_tombstoned(&tombstone_of(dir, name)).await? {
+        if self.meta.tombstone(&tombstone_of(asked, name)).await?.is_some() {
             return Ok(Answer::Absent);
         }
         self.wait(self.ask(Question::Commit(dir, repo.clone(), commit))?).await.and_then(settled)
@@ -306,6 +313,8 @@ fn settled(landed: Result<Landed, Arc<Error>>) -> Result<Answer> {
 
 /// The tombstone of a name in a Hub directory below the root; that of a repository is its folder.
 #[must_use]
-pub fn tombstone_of(dir: Ino, name: &[u8]) -> String {
-    format!("{dir}/{}", String::from_utf8_lossy(name))
+pub fn tombstone_of(dir: Ino, name: &[u8]) -> Vec<u8> {
+    let mut key = format!("{dir}/").into_bytes();
+    key.extend_from_slice(name);
+    key
 }

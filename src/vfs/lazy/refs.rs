@@ -59,7 +59,8 @@ impl Lazy {
         let Ok(name) = std::str::from_utf8(name) else { return Ok(Answer::Absent) };
         let full = format!("{prefix}{name}");
         let guess = guess(&full);
-        if guess == Guess::Never || self.meta.is_tombstoned(&tombstone_of(refs, name.as_bytes())).await? {
+        if guess == Guess::Never || self.meta.tombstone(&tombstone_of(refs, name.as_bytes())).await?.is_some()
+        {
             return Ok(Answer::Absent);
         }
         match guess {
