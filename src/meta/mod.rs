@@ -6,3 +6,4 @@ pub mod kv;
 pub mod memory;
 pub mod redis;
 pub mod sqlite;
+pub mod url;

@@ -45,7 +45,7 @@ local function parse(text)
   end
   return high, low
 end
-local function print(high, low)
+local function show(high, low)
   local sign = ''
   if high < 0 then
     sign, high = '-', -high
@@ -112,7 +112,7 @@ while at <= last do
         if above(high, low, bound_high, bound_low) then return 'B' end
         at = at + 1
       end
-      put(map, field, print(high, low))
+      put(map, field, show(high, low))
     end
   end
   n = n + 1

@@ -88,28 +88,27 @@ impl RedisOptions {
 
 impl fmt::Display for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.username.as_deref().unwrap_or_default();
-        let login = match (&self.username, &self.password) {
-            (None, None) => String::new(),
-            (_, None) => format!("{user}@"),
-            (_, Some(_)) => format!("{user}:***@"),
-        };
+        let mut parameters = Vec::new();
         match &self.address {
             RedisAddress::Tcp { host, port, tls } => {
                 let scheme = if *tls { "rediss" } else { "redis" };
+                let login = match (self.username.as_deref(), &self.password) {
+                    (None, None) => String::new(),
+                    (Some(user), None) => format!("{user}@"),
+                    (user, Some(_)) => format!("{}:***@", user.unwrap_or_default()),
+                };
                 let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
                 write!(f, "{scheme}://{login}{open}{host}{close}:{port}/{}", self.db)?;
             }
             RedisAddress::Unix(path) => {
-                write!(f, "redis+unix://{login}{}", path.display())?;
-                if self.db != 0 {
-                    write!(f, "?db={}", self.db)?;
-                }
+                write!(f, "redis+unix://{}", path.display())?;
+                parameters.extend((self.db != 0).then(|| format!("db={}", self.db)));
+                parameters.extend(self.username.as_ref().map(|user| format!("user={user}")));
             }
         }
-        if self.prefix != DEFAULT_PREFIX {
-            let unix_db = matches!(self.address, RedisAddress::Unix(_)) && self.db != 0;
-            write!(f, "{}prefix={}", if unix_db { '&' } else { '?' }, self.prefix)?;
+        parameters.extend((self.prefix != DEFAULT_PREFIX).then(|| format!("prefix={}", self.prefix)));
+        if !parameters.is_empty() {
+            write!(f, "?{}", parameters.join("&"))?;
         }
         Ok(())
     }
