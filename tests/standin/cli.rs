@@ -9,13 +9,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use standin::{Options, StandIn, model};
+use standin::{Options, S3, S3Options, StandIn, model};
 
 #[derive(Debug, Parser)]
 #[command(about = "Stand-ins for the Hub and for an S3 store")]
 enum Command {
     /// A Hub over a folder: <root>/{models,datasets,spaces}/<org>/<name>/<revision>/files
     Hub(HubArgs),
+    /// An S3 store over a folder, path-style
+    S3(S3Args),
     /// Write a model of random numbers
     MakeModel(ModelArgs),
 }
@@ -54,6 +56,31 @@ struct HubArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct S3Args {
+    #[arg(long)]
+    root: PathBuf,
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    #[arg(long, default_value = "test")]
+    bucket: String,
+    #[arg(long, default_value = "standin")]
+    access_key: String,
+    #[arg(long, default_value = "standin-secret")]
+    secret_key: String,
+    /// Bytes per second that leave it, all connections together
+    #[arg(long, value_parser = size)]
+    rate: Option<u64>,
+    /// Bytes per second of each connection
+    #[arg(long, value_parser = size)]
+    conn_rate: Option<u64>,
+    /// Milliseconds before each answer
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
+    #[command(flatten)]
+    ready: Ready,
+}
+
+#[derive(Debug, clap::Args)]
 struct Ready {
     /// Also write the line with the addresses to this file, in one step
     #[arg(long)]
@@ -76,6 +103,7 @@ struct ModelArgs {
 fn main() -> std::io::Result<()> {
     match Command::parse() {
         Command::Hub(args) => hub(args),
+        Command::S3(args) => s3(args),
         Command::MakeModel(args) => {
             model::write(&args.dir, &model::Model { size: args.size, shards: args.shards, seed: args.seed })
         }
@@ -96,6 +124,22 @@ fn hub(args: HubArgs) -> std::io::Result<()> {
     };
     let hub = StandIn::start(&args.root, options)?;
     args.ready.announce(&serde_json::json!({"endpoint": hub.endpoint(), "cdn": hub.cdn()}))?;
+    wait();
+    Ok(())
+}
+
+fn s3(args: S3Args) -> std::io::Result<()> {
+    let options = S3Options {
+        listen: args.listen,
+        bucket: args.bucket,
+        access_key: args.access_key,
+        secret_key: args.secret_key,
+        rate: args.rate,
+        conn_rate: args.conn_rate,
+        delay: Duration::from_millis(args.delay_ms),
+    };
+    let s3 = S3::start_with(&args.root, options)?;
+    args.ready.announce(&serde_json::json!({"endpoint": s3.endpoint(), "bucket": s3.bucket()}))?;
     wait();
     Ok(())
 }

@@ -16,6 +16,12 @@ pub enum Target {
     Resolve,
     /// Bytes from the other origin.
     Cdn,
+    /// GET and HEAD of objects (S3).
+    Get,
+    Put,
+    /// DELETE, and POST, which deletes many.
+    Delete,
+    List,
 }
 
 /// What goes wrong. The numbers count down; `u32::MAX` never does.
@@ -52,6 +58,8 @@ pub struct Faults {
     pub no_range: bool,
     /// Connections are closed instead of answering.
     pub refuse: bool,
+    /// The next N PUTs (S3) are carried out, and the connection closes instead of an answer.
+    pub lost_reply: u32,
 }
 
 /// What is to happen to one request.
@@ -139,6 +147,15 @@ impl Switches {
         let mut expired = false;
         self.set(|f| expired = spend(&mut f.expired));
         expired
+    }
+}
+
+impl Switches {
+    /// Whether the answer to this write is to be lost.
+    pub fn lost_reply(&self) -> bool {
+        let mut lost = false;
+        self.set(|f| lost = spend(&mut f.lost_reply));
+        lost
     }
 }
 

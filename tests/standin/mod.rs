@@ -16,8 +16,10 @@ pub mod hub;
 pub mod model;
 pub mod repos;
 pub mod resolve;
+pub mod s3;
 pub mod throttle;
 
 pub use counters::{Counters, Counts};
 pub use faults::{Faults, Target};
 pub use hub::{Options, StandIn};
+pub use s3::{S3, S3Options};
