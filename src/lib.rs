@@ -19,5 +19,6 @@ pub mod fuse;
 pub mod hub;
 pub mod meta;
 pub mod source;
+pub mod tls;
 pub mod types;
 pub mod vfs;
