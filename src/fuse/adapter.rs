@@ -62,8 +62,8 @@ impl Filesystem for Adapter {
         self.vfs.forget(convert::ino(ino), count);
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.get_attr(req, convert::ino(ino), reply);
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.get_attr(req, convert::ino(ino), fh.map(|fh| fh.0), reply);
     }
 
     fn setattr(
@@ -192,8 +192,8 @@ impl Filesystem for Adapter {
         self.write_data(req, convert::ino(ino), fh.0, (offset, data), reply);
     }
 
-    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
-        self.flush_file(req, convert::ino(ino), fh.0, owner.0, reply);
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.flush_file(req, convert::ino(ino), fh.0, reply);
     }
 
     fn release(
@@ -209,35 +209,44 @@ impl Filesystem for Adapter {
         self.release_file(convert::ino(ino), fh.0, lock_owner.map(|o| o.0), reply);
     }
 
-    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.sync_file(req, convert::ino(ino), fh.0, datasync, reply);
+    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.sync_file(req, convert::ino(ino), fh.0, reply);
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.open_dir(req, convert::ino(ino), reply);
     }
 
-    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.read_dir(req, convert::ino(ino), fh.0, offset, reply);
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.read_dir(req, convert::ino(ino), offset, reply);
     }
 
     fn readdirplus(
         &self,
         req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.read_dir_plus(req, convert::ino(ino), fh.0, offset, reply);
+        self.read_dir_plus(req, convert::ino(ino), offset, reply);
     }
 
-    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.release_dir(convert::ino(ino), fh.0, reply);
+    /// Listings hold nothing between requests.
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
     }
 
-    fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.sync_dir(req, convert::ino(ino), fh.0, reply);
+    /// Every change of names is durable before it is answered.
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {

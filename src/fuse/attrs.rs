@@ -19,13 +19,12 @@ fn answer_attr(op: &'static str, ino: Ino, result: Result<(Stat, Duration)>, rep
 }
 
 impl Adapter {
-    pub(super) fn get_attr(&self, req: &Request, ino: Ino, reply: ReplyAttr) {
-        let caller = caller(req);
-        if let Some(result) = self.vfs.try_getattr(&caller, ino) {
+    pub(super) fn get_attr(&self, req: &Request, ino: Ino, fh: Option<u64>, reply: ReplyAttr) {
+        if let Some(result) = self.vfs.try_getattr(ino) {
             return answer_attr("getattr", ino, result, reply);
         }
         let vfs = self.vfs.clone();
-        let work = async move { vfs.getattr(&caller, ino).await };
+        let work = async move { vfs.getattr(ino, fh).await };
         self.tasks.spawn(asking("getattr", ino, req), work, move |r| answer_attr("getattr", ino, r, reply));
     }
 
@@ -43,8 +42,8 @@ impl Adapter {
     }
 
     pub(super) fn read_link(&self, req: &Request, ino: Ino, reply: ReplyData) {
-        let (vfs, caller) = (self.vfs.clone(), caller(req));
-        let work = async move { vfs.readlink(&caller, ino).await };
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.readlink(ino).await };
         self.tasks.spawn(asking("readlink", ino, req), work, move |result| match result {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno("readlink", ino, &e)),

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use fuser::{INodeNo, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request};
 
-use super::adapter::{Adapter, asking, caller, changing, unattended};
+use super::adapter::{Adapter, asking, changing, unattended};
 use super::convert;
 use super::interrupt::Heed;
 use super::names::answer_empty;
@@ -20,9 +20,9 @@ thread_local! {
 
 impl Adapter {
     pub(super) fn open_file(&self, req: &Request, ino: Ino, flags: i32, reply: ReplyOpen) {
-        let (vfs, caller, notifier) = (self.vfs.clone(), caller(req), self.notifier.clone());
+        let (vfs, notifier) = (self.vfs.clone(), self.notifier.clone());
         let work = async move {
-            let opened = vfs.open(&caller, ino, flags).await?;
+            let opened = vfs.open(ino, flags).await?;
             if opened.drop_attrs {
                 // Or the caller reads up to the old size. Takes no page lock, so it may be done from here.
                 if let Some(Err(e)) = notifier.get().map(|n| n.inval_inode(INodeNo(ino.0), -1, 0)) {
@@ -57,7 +57,7 @@ impl Adapter {
             return;
         };
         let vfs = self.vfs.clone();
-        let work = async move { vfs.read(ino, fh, offset, size).await };
+        let work = async move { vfs.read(fh, offset, size).await };
         let job = Job { heed: Heed::Read, ..asking("read", ino, req) };
         self.tasks.spawn(job, work, move |result| match result {
             Ok(data) => reply.data(&data),
@@ -97,35 +97,35 @@ impl Adapter {
     ) {
         // The one copy: the kernel's buffer is reused for the next request.
         let (vfs, data) = (self.vfs.clone(), Bytes::copy_from_slice(data));
-        let work = async move { vfs.write(ino, fh, offset, data).await };
+        let work = async move { vfs.write(fh, offset, data).await };
         self.tasks.spawn(changing("write", ino, req), work, move |result| match result {
             Ok(n) => reply.written(n),
             Err(e) => reply.error(errno("write", ino, &e)),
         });
     }
 
-    pub(super) fn flush_file(&self, req: &Request, ino: Ino, fh: u64, owner: u64, reply: ReplyEmpty) {
+    pub(super) fn flush_file(&self, req: &Request, ino: Ino, fh: u64, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        let work = async move { vfs.flush(ino, fh, owner).await };
+        let work = async move { vfs.flush(fh).await };
         self.tasks.spawn(changing("flush", ino, req), work, move |r| answer_empty("flush", ino, r, reply));
     }
 
-    pub(super) fn sync_file(&self, req: &Request, ino: Ino, fh: u64, datasync: bool, reply: ReplyEmpty) {
+    pub(super) fn sync_file(&self, req: &Request, ino: Ino, fh: u64, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        let work = async move { vfs.fsync(ino, fh, datasync).await };
+        let work = async move { vfs.fsync(fh).await };
         self.tasks.spawn(changing("fsync", ino, req), work, move |r| answer_empty("fsync", ino, r, reply));
     }
 
     pub(super) fn release_file(&self, ino: Ino, fh: u64, owner: Option<u64>, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        let work = async move { vfs.release(ino, fh, owner).await };
+        let work = async move { vfs.release(fh, owner).await };
         self.tasks.spawn(unattended("release", ino), work, move |r| answer_empty("release", ino, r, reply));
     }
 
     /// Closes a file whose opener gave up before it was open: the kernel knows nothing of it.
     pub(super) fn release_unwanted(&self, ino: Ino, fh: u64) {
         let vfs = self.vfs.clone();
-        let work = async move { vfs.release(ino, fh, None).await };
+        let work = async move { vfs.release(fh, None).await };
         self.tasks.spawn(unattended("release", ino), work, move |result| {
             if let Err(e) = result {
                 errno("release", ino, &e);

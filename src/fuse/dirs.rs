@@ -2,53 +2,43 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyOpen,
-    Request,
+    FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen, Request,
 };
 
-use super::adapter::{Adapter, asking, caller, changing, unattended};
+use super::adapter::{Adapter, asking};
 use super::convert;
-use super::names::answer_empty;
 use super::reply::errno;
 use crate::error::{Kind, Result};
 use crate::types::Ino;
-use crate::vfs::{Caller, DirItem, Entry, Vfs};
+use crate::vfs::{DirItem, Entry, Vfs};
 
-/// Entries asked of the file system at a time. The kernel asks with room for 4 or 32 KiB, which hold 20 or 160 entries
-/// with attributes and three times as many without; what does not fit is asked for again.
-const BATCH: usize = 256;
+/// Entries asked of the file system at a time: as many as the 32 KiB with which the kernel usually asks hold, with
+/// attributes and without, names being of usual length. What does not fit is asked for again.
+const BATCH_PLUS: usize = 128;
+const BATCH: usize = 512;
 
 impl Adapter {
     pub(super) fn open_dir(&self, req: &Request, ino: Ino, reply: ReplyOpen) {
-        let (vfs, caller) = (self.vfs.clone(), caller(req));
-        let work = async move { vfs.opendir(&caller, ino).await };
-        let unwanted = self.clone();
-        self.tasks.spawn_with_leftover(
-            changing("opendir", ino, req),
-            work,
-            move |result| match result {
-                Ok((fh, cache, keep)) => {
-                    let mut flags = FopenFlags::empty();
-                    flags.set(FopenFlags::FOPEN_CACHE_DIR, cache);
-                    flags.set(FopenFlags::FOPEN_KEEP_CACHE, keep);
-                    reply.opened(FileHandle(fh), flags);
-                }
-                Err(e) => reply.error(errno("opendir", ino, &e)),
-            },
-            move |(fh, _, _)| {
-                let vfs = unwanted.vfs.clone();
-                let work = async move { vfs.releasedir(ino, fh).await };
-                unwanted.tasks.spawn(unattended("releasedir", ino), work, |_| ());
-            },
-        );
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.opendir(ino).await };
+        self.tasks.spawn(asking("opendir", ino, req), work, move |result| match result {
+            Ok(opened) => {
+                let mut flags = FopenFlags::empty();
+                flags.set(FopenFlags::FOPEN_CACHE_DIR, opened.cache_dir);
+                flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+                reply.opened(FileHandle(0), flags);
+            }
+            Err(e) => reply.error(errno("opendir", ino, &e)),
+        });
     }
 
-    pub(super) fn read_dir(&self, req: &Request, ino: Ino, fh: u64, offset: u64, mut reply: ReplyDirectory) {
-        let (vfs, caller) = (self.vfs.clone(), caller(req));
-        let work = async move { vfs.readdir(&caller, ino, fh, offset, false, BATCH).await };
+    pub(super) fn read_dir(&self, req: &Request, ino: Ino, offset: u64, mut reply: ReplyDirectory) {
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.readdir(ino, offset, false, BATCH).await };
         self.tasks.spawn(asking("readdir", ino, req), work, move |result| match result {
             Ok(items) => {
                 for item in items {
@@ -63,16 +53,9 @@ impl Adapter {
         });
     }
 
-    pub(super) fn read_dir_plus(
-        &self,
-        req: &Request,
-        ino: Ino,
-        fh: u64,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let (vfs, caller) = (self.vfs.clone(), caller(req));
-        let work = async move { list_plus(&vfs, &caller, ino, fh, offset).await };
+    pub(super) fn read_dir_plus(&self, req: &Request, ino: Ino, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let vfs = self.vfs.clone();
+        let work = async move { list_plus(&vfs, ino, offset).await };
         self.tasks.spawn(asking("readdirplus", ino, req), work, move |result| match result {
             Ok(items) => {
                 for item in items {
@@ -85,20 +68,6 @@ impl Adapter {
             Err(e) => reply.error(errno("readdirplus", ino, &e)),
         });
     }
-
-    pub(super) fn release_dir(&self, ino: Ino, fh: u64, reply: ReplyEmpty) {
-        let vfs = self.vfs.clone();
-        let work = async move { vfs.releasedir(ino, fh).await };
-        self.tasks
-            .spawn(unattended("releasedir", ino), work, move |r| answer_empty("releasedir", ino, r, reply));
-    }
-
-    pub(super) fn sync_dir(&self, req: &Request, ino: Ino, fh: u64, reply: ReplyEmpty) {
-        let vfs = self.vfs.clone();
-        let work = async move { vfs.fsyncdir(ino, fh).await };
-        self.tasks
-            .spawn(changing("fsyncdir", ino, req), work, move |r| answer_empty("fsyncdir", ino, r, reply));
-    }
 }
 
 fn is_dot(name: &[u8]) -> bool {
@@ -107,15 +76,15 @@ fn is_dot(name: &[u8]) -> bool {
 
 /// A part of the listing in which every entry but `.` and `..` has its attributes. One that has gone meanwhile is left
 /// out: the kernel would take made-up attributes for real ones.
-async fn list_plus(vfs: &Vfs, caller: &Caller, ino: Ino, fh: u64, offset: u64) -> Result<Vec<DirItem>> {
+async fn list_plus(vfs: &Arc<Vfs>, ino: Ino, offset: u64) -> Result<Vec<DirItem>> {
     let mut after = offset;
     loop {
-        let mut items = vfs.readdir(caller, ino, fh, after, true, BATCH).await?;
+        let mut items = vfs.readdir(ino, after, true, BATCH_PLUS).await?;
         let Some(last) = items.last() else { return Ok(items) };
         after = last.offset;
         for item in &mut items {
             if item.entry.is_none() && !is_dot(&item.name) {
-                item.entry = match vfs.getattr(caller, item.ino).await {
+                item.entry = match vfs.getattr(item.ino, None).await {
                     Ok((stat, attr_ttl)) => Some(Entry { stat, entry_ttl: Duration::ZERO, attr_ttl }),
                     Err(e) if matches!(e.kind(), Kind::Stale | Kind::NotFound) => None,
                     Err(e) => return Err(e),

@@ -27,7 +27,7 @@ impl Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let vfs = self.vfs.clone();
-        let work = async move { vfs.flock(ino, fh, owner, kind, wait).await };
+        let work = async move { vfs.flock(fh, owner, kind, wait).await };
         let job = match (kind, wait) {
             // An unlock that is begun is finished.
             (Flock::Unlock, _) => unattended("flock", ino),

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fuser::{FileAttr, Generation, INodeNo, ReplyCreate, ReplyEmpty, ReplyEntry, Request};
+use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyCreate, ReplyEmpty, ReplyEntry, Request};
 
 use super::adapter::{Adapter, asking, caller, changing};
 use super::convert;
@@ -54,11 +54,7 @@ fn answer_lookup(parent: Ino, result: Result<Lookup>, reply: ReplyEntry) {
 
 impl Adapter {
     pub(super) fn look_up(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEntry) {
-        let caller = caller(req);
-        if let Some(result) = self.vfs.try_lookup(&caller, parent, name.as_bytes()) {
-            return answer_lookup(parent, result, reply);
-        }
-        let (vfs, name) = (self.vfs.clone(), owned(name));
+        let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
         let work = async move { vfs.lookup(&caller, parent, &name).await };
         self.tasks
             .spawn(asking("lookup", parent, req), work, move |result| answer_lookup(parent, result, reply));
@@ -72,14 +68,17 @@ impl Adapter {
         (mode, rdev): (u32, u32),
         reply: ReplyEntry,
     ) {
+        let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
         let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
-        let work = async move { vfs.mknod(&caller, parent, &name, mode, rdev).await };
+        let mode = convert::permissions(mode);
+        let work = async move { vfs.mknod(&caller, parent, &name, kind, mode, rdev).await };
         self.tasks
             .spawn(changing("mknod", parent, req), work, move |r| answer_entry("mknod", parent, r, reply));
     }
 
     pub(super) fn make_dir(&self, req: &Request, parent: Ino, name: &OsStr, mode: u32, reply: ReplyEntry) {
         let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
+        let mode = convert::permissions(mode);
         let work = async move { vfs.mkdir(&caller, parent, &name, mode).await };
         self.tasks
             .spawn(changing("mkdir", parent, req), work, move |r| answer_entry("mkdir", parent, r, reply));
@@ -101,8 +100,8 @@ impl Adapter {
     }
 
     pub(super) fn make_link(&self, req: &Request, ino: Ino, parent: Ino, name: &OsStr, reply: ReplyEntry) {
-        let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
-        let work = async move { vfs.link(&caller, ino, parent, &name).await };
+        let (vfs, name) = (self.vfs.clone(), owned(name));
+        let work = async move { vfs.link(ino, parent, &name).await };
         self.tasks.spawn(changing("link", ino, req), work, move |r| answer_entry("link", ino, r, reply));
     }
 
@@ -129,7 +128,7 @@ impl Adapter {
         reply: ReplyEmpty,
     ) {
         let (vfs, caller, name, new_name) = (self.vfs.clone(), caller(req), owned(name), owned(new_name));
-        let work = async move { vfs.rename(&caller, from, &name, to, &new_name, flags).await };
+        let work = async move { vfs.rename(&caller, (from, &name), (to, &new_name), flags).await };
         self.tasks
             .spawn(changing("rename", from, req), work, move |r| answer_empty("rename", from, r, reply));
     }
@@ -143,6 +142,7 @@ impl Adapter {
         reply: ReplyCreate,
     ) {
         let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
+        let mode = convert::permissions(mode);
         let work = async move { vfs.create(&caller, parent, &name, mode, flags).await };
         let unwanted = self.clone();
         self.tasks.spawn_with_leftover(

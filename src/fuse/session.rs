@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::mountpoint::MountPoint;
 use super::tasks::Tasks;
 use super::{fusermount, invalidate, mountpoint, mounts};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::vfs::Vfs;
+use crate::vfs::{Invalidation, Vfs};
 
 /// With more, requests of one client change threads more often, and handlers never block: two are for two cores.
 const LOOPS: usize = 2;
@@ -42,13 +43,19 @@ pub struct Mounted {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Mounts `vfs` on `point`. On return the kernel's requests are being answered, by tasks on `runtime`. Blocks: to be called
+/// Mounts `vfs` on `point`; what `invalidations` yields is forgotten by the kernel. On return the kernel's requests are being answered, by tasks on `runtime`. Blocks: to be called
 /// from a thread where that does no harm.
-pub fn mount(vfs: Arc<Vfs>, point: &MountPoint, settings: MountSettings, runtime: Handle) -> Result<Mounted> {
+pub fn mount(
+    vfs: Arc<Vfs>,
+    invalidations: Receiver<Invalidation>,
+    point: &MountPoint,
+    settings: MountSettings,
+    runtime: Handle,
+) -> Result<Mounted> {
     let path = point.path().to_path_buf();
     let named = || format!("mounting on {}", path.display());
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter { vfs: vfs.clone(), tasks: Tasks::new(runtime)?, notifier: notifier.clone() };
+    let adapter = Adapter { vfs, tasks: Tasks::new(runtime)?, notifier: notifier.clone() };
 
     let access = Access { allow_other: settings.allow_other, read_only: settings.read_only };
     let fd = fusermount::mount(&path, access)?;
@@ -63,7 +70,7 @@ pub fn mount(vfs: Arc<Vfs>, point: &MountPoint, settings: MountSettings, runtime
     let session = Session::from_fd(adapter, fd, acl, config)
         .map_err(|e| Error::with_source(Kind::Internal, named(), e))?;
     let _ = notifier.set(session.notifier());
-    invalidate::start(vfs.take_invalidations(), &session.notifier())?;
+    invalidate::start(invalidations, &session.notifier())?;
 
     let (ending, ended) = watch::channel(false);
     let thread = std::thread::Builder::new()

@@ -2,134 +2,57 @@
 #![allow(clippy::unused_async, unused_variables, missing_docs)]
 pub mod types;
 use crate::error::{Kind, Result};
-use crate::types::Ino;
+use crate::types::{FileType, Ino};
 use bytes::Bytes;
-use std::sync::mpsc::Receiver;
+use std::sync::Arc;
 use std::time::Duration;
 pub use types::*;
 
 #[derive(Debug)]
 pub struct Vfs {}
 
+#[derive(Debug)]
+pub struct OpenedDir {
+    pub cache_dir: bool,
+    pub keep_cache: bool,
+}
+
 macro_rules! absent {
-    () => {
-        Err(Kind::NotImplemented.into())
+    ($($(#$a:tt)? $name:ident($($arg:ident: $t:ty),*) -> $r:ty;)*) => {
+        $(pub async fn $name(self: &Arc<Self>, $($arg: $t),*) -> Result<$r> { Err(Kind::NotImplemented.into()) })*
     };
 }
 
 impl Vfs {
-    pub fn try_lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Option<Result<Lookup>> {
+    pub fn try_getattr(&self, ino: Ino) -> Option<Result<(Stat, Duration)>> {
         None
-    }
-    pub async fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Lookup> {
-        absent!()
-    }
-    pub fn try_getattr(&self, caller: &Caller, ino: Ino) -> Option<Result<(Stat, Duration)>> {
-        None
-    }
-    pub async fn getattr(&self, caller: &Caller, ino: Ino) -> Result<(Stat, Duration)> {
-        absent!()
-    }
-    pub async fn setattr(
-        &self,
-        c: &Caller,
-        ino: Ino,
-        fh: Option<u64>,
-        set: SetAttr,
-    ) -> Result<(Stat, Duration)> {
-        absent!()
-    }
-    pub async fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Bytes> {
-        absent!()
-    }
-    pub async fn mknod(&self, c: &Caller, parent: Ino, name: &[u8], mode: u32, rdev: u32) -> Result<Entry> {
-        absent!()
-    }
-    pub async fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Entry> {
-        absent!()
-    }
-    pub async fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Entry> {
-        absent!()
-    }
-    pub async fn link(&self, caller: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> Result<Entry> {
-        absent!()
-    }
-    pub async fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        absent!()
-    }
-    pub async fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        absent!()
-    }
-    pub async fn rename(
-        &self,
-        c: &Caller,
-        from: Ino,
-        name: &[u8],
-        to: Ino,
-        new: &[u8],
-        flags: u32,
-    ) -> Result<()> {
-        absent!()
-    }
-    pub async fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
-        absent!()
-    }
-    pub async fn create(
-        &self,
-        c: &Caller,
-        p: Ino,
-        n: &[u8],
-        mode: u32,
-        flags: i32,
-    ) -> Result<(Entry, Opened)> {
-        absent!()
     }
     pub fn try_read(&self, fh: u64, offset: u64, buf: &mut [u8]) -> Option<Result<usize>> {
         None
     }
-    pub async fn read(&self, ino: Ino, fh: u64, offset: u64, size: u32) -> Result<Bytes> {
-        absent!()
-    }
-    pub async fn write(&self, ino: Ino, fh: u64, offset: u64, data: Bytes) -> Result<u32> {
-        absent!()
-    }
-    pub async fn flush(&self, ino: Ino, fh: u64, lock_owner: u64) -> Result<()> {
-        absent!()
-    }
-    pub async fn fsync(&self, ino: Ino, fh: u64, datasync: bool) -> Result<()> {
-        absent!()
-    }
-    pub async fn release(&self, ino: Ino, fh: u64, flock_owner: Option<u64>) -> Result<()> {
-        absent!()
-    }
-    pub async fn opendir(&self, caller: &Caller, ino: Ino) -> Result<(u64, bool, bool)> {
-        absent!()
-    }
-    pub async fn readdir(
-        &self,
-        c: &Caller,
-        i: Ino,
-        fh: u64,
-        o: u64,
-        plus: bool,
-        max: usize,
-    ) -> Result<Vec<DirItem>> {
-        absent!()
-    }
-    pub async fn releasedir(&self, ino: Ino, fh: u64) -> Result<()> {
-        absent!()
-    }
-    pub async fn fsyncdir(&self, ino: Ino, fh: u64) -> Result<()> {
-        absent!()
-    }
-    pub async fn statfs(&self) -> Result<StatFs> {
-        absent!()
-    }
-    pub async fn flock(&self, ino: Ino, fh: u64, owner: u64, kind: Flock, wait: bool) -> Result<()> {
-        absent!()
-    }
-    pub fn forget(&self, ino: Ino, count: u64) {}
-    pub fn take_invalidations(&self) -> Receiver<Invalidation> {
-        std::sync::mpsc::sync_channel(1).1
+    pub fn forget(&self, ino: Ino, n: u64) {}
+    absent! {
+        lookup(caller: &Caller, parent: Ino, name: &[u8]) -> Lookup;
+        getattr(ino: Ino, fh: Option<u64>) -> (Stat, Duration);
+        setattr(caller: &Caller, ino: Ino, fh: Option<u64>, set: SetAttr) -> (Stat, Duration);
+        readlink(ino: Ino) -> Bytes;
+        mknod(caller: &Caller, parent: Ino, name: &[u8], kind: FileType, mode: u16, rdev: u32) -> Entry;
+        mkdir(caller: &Caller, parent: Ino, name: &[u8], mode: u16) -> Entry;
+        symlink(caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Entry;
+        link(ino: Ino, parent: Ino, name: &[u8]) -> Entry;
+        unlink(caller: &Caller, parent: Ino, name: &[u8]) -> ();
+        rmdir(caller: &Caller, parent: Ino, name: &[u8]) -> ();
+        rename(caller: &Caller, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> ();
+        open(ino: Ino, flags: i32) -> Opened;
+        create(caller: &Caller, parent: Ino, name: &[u8], mode: u16, flags: i32) -> (Entry, Opened);
+        read(fh: u64, offset: u64, size: u32) -> Bytes;
+        write(fh: u64, offset: u64, data: Bytes) -> u32;
+        flush(fh: u64) -> ();
+        fsync(fh: u64) -> ();
+        release(fh: u64, flock_owner: Option<u64>) -> ();
+        opendir(ino: Ino) -> OpenedDir;
+        readdir(ino: Ino, offset: u64, plus: bool, max: usize) -> Vec<DirItem>;
+        statfs() -> StatFs;
+        flock(fh: u64, owner: u64, kind: Flock, wait: bool) -> ();
     }
 }
