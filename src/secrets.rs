@@ -104,18 +104,19 @@ fn seal_with(passphrase: &Secret, bound: &str, plain: &[u8], (memory, passes): (
 /// Opens what [`seal`] made. [`Kind::Config`]: the passphrase is wrong, or the secret was changed or belongs elsewhere;
 /// these cannot be told apart.
 pub fn open(sealed: &Sealed, passphrase: &Secret, bound: &str) -> Result<Vec<u8>> {
-    let unknown = || Error::new(Kind::Config, "the sealed secret is of a kind that this hfmount does not know");
+    let unknown =
+        || Error::new(Kind::Config, "the sealed secret is of a kind that this hfmount does not know");
     if sealed.version != 1 || sealed.kdf != "argon2id" {
         return Err(unknown());
     }
     if sealed.memory > MAX_MEMORY || sealed.passes > MAX_PASSES {
         return Err(unknown());
     }
-    let decode = |text: &str| {
-        BASE64.decode(text).map_err(|e| Error::with_source(Kind::Corrupt, "sealed secret", e))
-    };
-    let nonce: [u8; 12] =
-        decode(&sealed.nonce)?.try_into().map_err(|_| Error::new(Kind::Corrupt, "nonce of a sealed secret"))?;
+    let decode =
+        |text: &str| BASE64.decode(text).map_err(|e| Error::with_source(Kind::Corrupt, "sealed secret", e));
+    let nonce: [u8; 12] = decode(&sealed.nonce)?
+        .try_into()
+        .map_err(|_| Error::new(Kind::Corrupt, "nonce of a sealed secret"))?;
     let data = decode(&sealed.data)?;
     cipher(passphrase, &decode(&sealed.salt)?, (sealed.memory, sealed.passes))?
         .decrypt(&Nonce::from(nonce), Payload { msg: &data, aad: bound.as_bytes() })
@@ -123,7 +124,8 @@ pub fn open(sealed: &Sealed, passphrase: &Secret, bound: &str) -> Result<Vec<u8>
 }
 
 fn cipher(passphrase: &Secret, salt: &[u8], (memory, passes): (u32, u32)) -> Result<Aes256Gcm> {
-    let failed = |e: argon2::Error| Error::with_source(Kind::Corrupt, "key of a sealed secret", e.to_string());
+    let failed =
+        |e: argon2::Error| Error::with_source(Kind::Corrupt, "key of a sealed secret", e.to_string());
     let params = Params::new(memory, passes, 1, Some(32)).map_err(failed)?;
     let mut key = [0u8; 32];
     Argon2::new(Algorithm::Argon2id, argon2::Version::V0x13, params)

@@ -15,7 +15,8 @@ use crate::secrets::Secret;
 pub const PASSWORD: &str = "HFMOUNT_META_PASSWORD";
 
 const DEFAULT_PORT: u16 = 6379;
-const FORMS: &str = "redis://[user[:password]@]host[:port][/db], rediss://…, redis+unix:///path[?db=N] or sqlite:///path";
+const FORMS: &str =
+    "redis://[user[:password]@]host[:port][/db], rediss://…, redis+unix:///path[?db=N] or sqlite:///path";
 
 /// The metadata engine and the place in it. `Display` and `Debug` leave out the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,10 +238,7 @@ mod tests {
             MetaUrl::split_password("redis://u:p%40s@db:1/0?prefix=x"),
             Some(("redis://u@db:1/0?prefix=x".into(), "p@s".into()))
         );
-        assert_eq!(
-            MetaUrl::split_password("redis://:s@db"),
-            Some(("redis://@db".into(), "s".into()))
-        );
+        assert_eq!(MetaUrl::split_password("redis://:s@db"), Some(("redis://@db".into(), "s".into())));
         let (bare, _) = MetaUrl::split_password("redis://:s@db").expect("password");
         assert_eq!(bare.parse::<MetaUrl>().expect("url").to_string(), "redis://db:6379/0");
         for none in ["redis://db", "redis://u@db", "redis://u:@db", "sqlite:///a:b@c", "nonsense"] {

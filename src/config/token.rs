@@ -77,10 +77,7 @@ mod tests {
         let usual = |env: &[(&str, &str)]| places(env).usual;
         assert_eq!(usual(&[("HOME", "/h")]), Some("/h/.cache/huggingface/token".into()));
         assert_eq!(usual(&[("HOME", "/h"), ("HF_HOME", "/hf")]), Some("/hf/token".into()));
-        assert_eq!(
-            usual(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/c")]),
-            Some("/c/huggingface/token".into())
-        );
+        assert_eq!(usual(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/c")]), Some("/c/huggingface/token".into()));
         assert_eq!(usual(&[("HF_HOME", "/hf"), ("HF_TOKEN_PATH", "/t")]), Some("/t".into()));
         assert_eq!(usual(&[]), None);
     }
@@ -90,9 +87,7 @@ mod tests {
         let tmp = tempfile::tempdir().expect("dir");
         let file = tmp.path().join("token");
         std::fs::write(&file, " hf_file\n").expect("write");
-        let expose = |p: &TokenPlaces| {
-            read_token(p).map(|t| t.map(|t| t.expose().to_owned()))
-        };
+        let expose = |p: &TokenPlaces| read_token(p).map(|t| t.map(|t| t.expose().to_owned()));
         let mut all = places(&[("HF_TOKEN", "hf_env ")]);
         all.usual = Some(file.clone());
         assert_eq!(expose(&all).expect("env").as_deref(), Some("hf_env"));
