@@ -3,3 +3,4 @@
 pub mod cache;
 pub mod extents;
 pub mod ranges;
+mod readahead;

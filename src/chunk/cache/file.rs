@@ -48,7 +48,7 @@ pub struct CacheFile {
     bits: RwLock<Bits>,
     /// Sum of the lengths of the present chunks, bytes.
     filled: AtomicU64,
-    /// Raised before data may change or go, so that a reader that raced with it looks again.
+    /// Raised when a record was cleared, before the data under it changes: a reader that raced with it looks again.
     changes: AtomicU64,
     dirty: AtomicBool,
     passthrough: AtomicBool,
@@ -278,7 +278,6 @@ impl CacheFile {
         self.dir.check_file_size(offset + len).context(|| self.what())?;
         let size = u64::from(self.chunk_size);
         self.clear(offset / size, (offset + len).div_ceil(size))?;
-        self.changes.fetch_add(1, SeqCst);
         let mut at = offset;
         while !slices.is_empty() {
             let n = match pwritev(&self.data, &slices[..slices.len().min(1024)], at) {
@@ -301,6 +300,12 @@ impl CacheFile {
     pub fn record(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32) -> Result<()> {
         let epoch = self.dir.epochs().current();
         self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: false })
+    }
+
+    /// The same for a chunk that came from the bucket.
+    pub fn record_stored(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32) -> Result<()> {
+        let epoch = self.dir.epochs().current();
+        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: true })
     }
 
     /// Notes that the bucket has chunk `idx`, if it is still recorded with this hash.
@@ -382,6 +387,13 @@ impl CacheFile {
             hasher.update(piece);
         })?;
         Ok(whole.then(|| hasher.finalize().into()))
+    }
+
+    /// Shows a present chunk in pieces. `false`: it is not present, or went meanwhile; what was shown is worthless then.
+    pub fn scan_present(&self, idx: u64, see: impl FnMut(&[u8])) -> Result<bool> {
+        let changes = self.changes.load(SeqCst);
+        let there = self.presence(idx) == Presence::Present && self.scan(idx, self.chunk_len(idx), see)?;
+        Ok(there && (self.changes.load(SeqCst) == changes || self.presence(idx) == Presence::Present))
     }
 
     /// Shows the first `len` bytes of chunk `idx` in pieces of at most 256 KiB; `false` if the file ends before.
@@ -518,7 +530,6 @@ impl CacheFile {
         if len == 0 {
             return Ok(());
         }
-        self.changes.fetch_add(1, SeqCst);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.data, flags, offset, len) {
             // A disk that cannot do it keeps the space until the content goes; nothing is wrong with the data.
