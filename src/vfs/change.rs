@@ -280,7 +280,7 @@ impl Vfs {
         };
         self.attrs.forget(ino);
         if set.mtime.is_some()
-            && let Some(file) = self.chunks.file(ino)
+            && let Some(file) = self.files.get(ino)
         {
             file.set_mtime(attr.mtime);
         }

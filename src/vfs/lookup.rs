@@ -96,7 +96,7 @@ impl Vfs {
             && let Some(DirFacts { role: Some(Role::Refs { repo, prefix }), .. }) = self.facts(parent).await?
         {
             let dir = self.repo_dir(parent, &prefix).await?;
-            lazy.refresh(dir, parent, &repo, &prefix, name).await;
+            lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await;
             return Ok(match self.meta.lookup(parent, name).await? {
                 Some(attr) => Found::Attr(attr),
                 None => Found::Nothing,
@@ -195,21 +195,16 @@ impl Vfs {
 
     /// What is written and not committed yet shows at once on the mount that wrote it; a blob shows what is local of it.
     fn overlay(&self, attr: &Attr, stat: &mut Stat) {
-        match &attr.content {
-            Content::Blob(blob) if self.chunks.file(attr.ino).is_none() => {
+        let open = if attr.kind == FileType::File { self.files.get(attr.ino) } else { None };
+        match (&attr.content, open) {
+            (Content::Blob(blob), None) => {
                 stat.blocks = self.chunks.filled_bytes(blob, attr.size).div_ceil(512);
             }
-            _ if attr.kind == FileType::File => {
-                if let Some(file) = self.chunks.file(attr.ino)
-                    && file.is_dirty()
-                {
-                    stat.size = file.size();
-                    stat.blocks = stat.size.div_ceil(512);
-                    if let Some(mtime) = file.mtime() {
-                        stat.mtime = mtime;
-                        stat.ctime = stat.ctime.max(mtime);
-                    }
-                }
+            (_, Some(file)) if file.is_dirty() => {
+                stat.size = file.size();
+                stat.blocks = stat.size.div_ceil(512);
+                stat.mtime = file.mtime();
+                stat.ctime = stat.ctime.max(stat.mtime);
             }
             _ => {}
         }

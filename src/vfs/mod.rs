@@ -40,7 +40,7 @@ pub use private::Private;
 pub use push::Invalidations;
 pub use types::*;
 
-use crate::chunk::Chunks;
+use crate::chunk::{Chunks, Files};
 use crate::meta::Meta;
 
 /// How one mount shows the volume.
@@ -68,6 +68,7 @@ pub struct VfsOptions {
 pub struct Vfs {
     meta: Meta,
     chunks: Arc<Chunks>,
+    files: Arc<Files>,
     /// `None`: this mount never asks the Hub.
     lazy: Option<Arc<lazy::Lazy>>,
     private: Private,
@@ -85,6 +86,7 @@ impl Vfs {
     pub fn new(
         meta: Meta,
         chunks: Arc<Chunks>,
+        files: Arc<Files>,
         lazy: Option<Arc<lazy::Lazy>>,
         private: Private,
         invalidations: Invalidations,
@@ -93,6 +95,7 @@ impl Vfs {
         let vfs = Arc::new(Vfs {
             meta,
             chunks,
+            files,
             lazy,
             private,
             handles: handles::Handles::default(),

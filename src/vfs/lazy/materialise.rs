@@ -1,22 +1,21 @@
 //! Turning a commit of the Hub into rows of the metadata.
 
+use bytes::Bytes;
+
 use super::{Landed, Lazy};
 use crate::error::{Error, Kind, Result};
-use crate::hub::{self, RevisionInfo};
-use crate::meta::{Attr, CommitPlan, Content, PlanFile, Target};
+use crate::hub::{self, RevisionInfo, TreeFile};
+use crate::meta::{CommitPlan, INLINE_MAX, InodeContent, PlanFile};
 use crate::types::{Commit, Ino, RepoId};
 
 impl Lazy {
     /// The repository with its main branch, into the root.
     pub(super) async fn materialise_repo(&self, repo: &RepoId) -> Result<Landed> {
         let info = self.hub.revision(repo, "main").await?;
-        let reserved = self.state().reserved.get(repo).copied();
-        let ino = match reserved {
-            Some(ino) => ino,
-            None => self.meta.reserve_ino().await?,
-        };
-        let target = Target::New { folder: repo.folder(), ino };
-        let dir = self.publish(repo, &info, target, &["main"]).await?;
+        let ino = self.reserve(repo).await?;
+        let dir = self.publish(repo, &info, ino, &["main"]).await?;
+        // From now on the number is the directory's: if that is deleted, the next one gets another.
+        self.state().reserved.pop(repo);
         Ok(Landed::Repo(dir))
     }
 
@@ -24,63 +23,68 @@ impl Lazy {
     pub(super) async fn materialise_commit(&self, dir: Ino, repo: &RepoId, commit: Commit) -> Result<Landed> {
         let info = self.hub.revision(repo, &commit.to_string()).await?;
         if info.commit != commit {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("{repo} at {commit}: the Hub answers {}", info.commit),
-            ));
+            let what = format!("{repo} at {commit}: the Hub answers {}", info.commit);
+            return Err(Error::new(Kind::NotFound, what));
         }
-        self.publish(repo, &info, Target::Existing(dir), &[]).await?;
+        self.publish(repo, &info, dir, &[]).await?;
         Ok(Landed::Published)
     }
 
-    /// What a branch, tag or pull request points to now. Known commits are not asked for again.
+    /// What a branch, tag or pull request points to now. The tree of a known commit is not asked for again.
     pub(super) async fn materialise_ref(&self, dir: Ino, repo: &RepoId, name: &str) -> Result<Landed> {
         let info = self.hub.revision(repo, name).await?;
+        let commit = info.commit.to_string();
         let known = match self.meta.lookup(dir, b"snapshots").await? {
-            Some(snapshots) => self.meta.lookup(snapshots.ino, info.commit.to_string().as_bytes()).await?,
-            None => None,
+            Some(snapshots) => self.meta.lookup(snapshots.ino, commit.as_bytes()).await?.is_some(),
+            None => false,
         };
-        if known.is_some() {
-            self.meta.set_ref(dir, repo, name, info.commit).await?;
-        } else {
-            self.publish(repo, &info, Target::Existing(dir), &[name]).await?;
+        match self.meta.lookup(dir, b"refs").await? {
+            Some(refs) if known => {
+                self.meta.set_ref(refs.ino, name, info.commit).await?;
+            }
+            _ => {
+                self.publish(repo, &info, dir, &[name]).await?;
+            }
         }
         Ok(Landed::Published)
     }
 
-    /// Fetches the tree of the commit and publishes it. Returns the repository's directory.
-    async fn publish(
-        &self,
-        repo: &RepoId,
-        info: &RevisionInfo,
-        target: Target,
-        refs: &[&str],
-    ) -> Result<Ino> {
-        let tree = self.hub.tree(repo, info.commit).await?;
-        let json = hub::trees_json(&tree);
-        let json_size = json.len() as u64;
-        let trees_json = self.chunks.put_bytes(json).await?;
-        let files = tree.into_iter().map(|f| PlanFile { path: f.path, blob: f.blob, size: f.size }).collect();
+    /// Fetches the tree of the commit and publishes it into the directory `dir`, which is made in the root if it is not
+    /// there. Returns the directory that the repository has: that of whoever was first.
+    async fn publish(&self, repo: &RepoId, info: &RevisionInfo, dir: Ino, refs: &[&str]) -> Result<Ino> {
+        let files = self.hub.tree_files(repo, info.commit).await?;
+        let json = Bytes::from(hub::tree_json(&files));
+        let trees_json = if json.len() <= INLINE_MAX {
+            InodeContent::Inline(json)
+        } else {
+            let size = json.len() as u64;
+            InodeContent::Extents { size, chunks: self.files.put(json).await? }
+        };
         let plan = CommitPlan {
             repo: repo.clone(),
-            target,
+            folder: Bytes::from(repo.folder()),
+            repo_ino: Some(dir),
             commit: info.commit,
             last_modified: info.last_modified,
             restricted: info.private || info.gated,
-            files,
+            files: files.into_iter().map(plan_file).collect(),
             trees_json,
-            trees_json_size: json_size,
             refs: refs.iter().map(|r| (*r).to_owned()).collect(),
         };
+        let count = plan.files.len();
         let published = self.meta.publish_commit(plan).await?;
-        let name = info.commit.to_string().into();
         // The kernel may remember that the commit was not there.
-        if let Some(Attr { ino, content: Content::None, .. }) =
-            self.meta.lookup(published.repo_dir, b"snapshots").await?
-        {
-            self.invalidations.entry(ino, name);
+        if let Some(snapshots) = self.meta.lookup(published.repo_dir, b"snapshots").await? {
+            self.invalidations.entry(snapshots.ino, Bytes::from(info.commit.to_string()));
         }
-        tracing::info!("{repo} at {} is in the volume", info.commit);
+        if published.created {
+            tracing::info!("{repo} at {} is in the volume: {count} files", info.commit);
+        }
         Ok(published.repo_dir)
     }
+}
+
+fn plan_file(file: TreeFile) -> PlanFile {
+    let path = file.path.split('/').map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+    PlanFile { path, blob: file.blob, size: file.size, repo_path: file.path }
 }

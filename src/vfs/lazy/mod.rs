@@ -20,7 +20,7 @@ use futures::future::{BoxFuture, Shared};
 use lru::LruCache;
 
 use super::push::Invalidations;
-use crate::chunk::Chunks;
+use crate::chunk::Files;
 use crate::error::{Error, Kind, Result};
 use crate::hub::HubClient;
 use crate::meta::Meta;
@@ -89,8 +89,8 @@ pub struct LazyOptions {
 #[derive(Debug)]
 pub struct Lazy {
     meta: Meta,
-    chunks: Arc<Chunks>,
-    hub: Arc<HubClient>,
+    files: Arc<Files>,
+    hub: HubClient,
     opts: LazyOptions,
     invalidations: Invalidations,
     state: Mutex<State>,
@@ -121,8 +121,8 @@ impl Lazy {
     #[must_use]
     pub fn new(
         meta: Meta,
-        chunks: Arc<Chunks>,
-        hub: Arc<HubClient>,
+        files: Arc<Files>,
+        hub: HubClient,
         opts: LazyOptions,
         invalidations: Invalidations,
     ) -> Arc<Self> {
@@ -133,7 +133,7 @@ impl Lazy {
             reserved: LruCache::new(REMEMBERED),
             checked: LruCache::new(REMEMBERED),
         };
-        Arc::new(Lazy { meta, chunks, hub, opts, invalidations, state: Mutex::new(state) })
+        Arc::new(Lazy { meta, files, hub, opts, invalidations, state: Mutex::new(state) })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -148,14 +148,7 @@ impl Lazy {
         if self.meta.tombstone(name).await?.is_some() {
             return Ok(Answer::Absent);
         }
-        let known = self.state().reserved.get(&repo).copied();
-        let ino = match known {
-            Some(ino) => ino,
-            None => {
-                let ino = self.meta.reserve_ino().await?;
-                *self.state().reserved.get_or_insert_mut(repo.clone(), || ino)
-            }
-        };
+        let ino = self.reserve(&repo).await?;
         let flight = self.ask(Question::Repo(repo.clone()))?;
         match tokio::time::timeout(ROOT_PATIENCE, flight.clone()).await {
             Ok(landed) => settled(landed),
@@ -164,6 +157,15 @@ impl Lazy {
                 Ok(Answer::Provisional(ino))
             }
         }
+    }
+
+    /// The number that the repository's directory will have if this mount is the first to publish it.
+    async fn reserve(&self, repo: &RepoId) -> Result<Ino> {
+        if let Some(ino) = self.state().reserved.get(repo) {
+            return Ok(*ino);
+        }
+        let ino = self.meta.alloc_ino().await?;
+        Ok(*self.state().reserved.get_or_insert(repo.clone(), || ino))
     }
 
     /// A commit that the repository in the directory `dir` does not have; `asked` is the directory in which the name is
@@ -291,7 +293,10 @@ impl Lazy {
             Question::Repo(repo) => self.materialise_repo(repo).await,
             Question::Commit(dir, repo, commit) => self.materialise_commit(*dir, repo, *commit).await,
             Question::Ref(dir, repo, name) => self.materialise_ref(*dir, repo, name).await,
-            Question::Names(repo) => self.hub.refs(repo).await.map(|n| Landed::Names(n.into())),
+            Question::Names(repo) => {
+                let refs = self.hub.refs(repo, false).await;
+                refs.map(|refs| Landed::Names(refs.into_iter().map(|r| r.revision).collect()))
+            }
         };
         match answer {
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Access) => {

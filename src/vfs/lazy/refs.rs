@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Answer, Landed, Lazy, Question, REF_PATIENCE, settled, tombstone_of};
 use crate::error::Result;
 use crate::meta::{New, Role};
-use crate::types::{Commit, FileType, Ino, RepoId};
+use crate::types::{Commit, FileType, Ino, RepoId, Timestamp};
 
 /// What a missing name below `refs/` may be.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,7 +100,20 @@ impl Lazy {
 
     /// Asks again for a branch that is known, when the answer is older than `--ref-ttl`. Waits briefly; a Hub that does not
     /// answer changes nothing.
-    pub async fn refresh(self: &Arc<Self>, dir: Ino, refs: Ino, repo: &RepoId, prefix: &str, name: &[u8]) {
+    /// `known` is when the file last changed or was last found to be true.
+    pub async fn refresh(
+        self: &Arc<Self>,
+        dir: Ino,
+        refs: Ino,
+        repo: &RepoId,
+        prefix: &str,
+        name: &[u8],
+        known: Timestamp,
+    ) {
+        let age = Timestamp::now().0.saturating_sub(known.0);
+        if (0..i64::try_from(self.opts.ref_ttl.as_nanos()).unwrap_or(i64::MAX)).contains(&age) {
+            return;
+        }
         let Ok(text) = std::str::from_utf8(name) else { return };
         let full = format!("{prefix}{text}");
         if !matches!(guess(&full), Guess::Branch | Guess::Unlisted) {
@@ -118,11 +131,6 @@ impl Lazy {
         let Ok(flight) = self.ask(Question::Ref(dir, repo.clone(), full)) else { return };
         // A slow answer still lands in the metadata, for the next lookup.
         let _late = tokio::time::timeout(REF_PATIENCE, flight).await;
-    }
-
-    /// A branch was just published or written: it need not be asked for until it is old.
-    pub(super) fn checked(&self, refs: Ino, name: &str) {
-        self.state().checked.put((refs, Bytes::copy_from_slice(name.as_bytes())), Instant::now());
     }
 }
 
