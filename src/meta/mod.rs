@@ -14,6 +14,7 @@ mod blobs;
 mod data;
 mod gc;
 mod hints;
+mod hub_rows;
 mod ids;
 pub mod kv;
 mod link;
