@@ -1,6 +1,8 @@
 //! Where the bytes of blobs come from when the local disk does not have them. A source knows names of content and
 //! ranges; it knows no inodes, no cache and no other source. Who asks them in which order is the caller's affair.
 
+pub mod hub;
+
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
