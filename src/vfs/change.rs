@@ -280,9 +280,9 @@ impl Vfs {
         };
         self.attrs.forget(ino);
         if set.mtime.is_some()
-            && let Some(file) = self.files.get(ino)
+            && let Some(file) = self.files.in_use(ino)
         {
-            file.set_mtime(attr.mtime);
+            file.forget_mtime();
         }
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))

@@ -73,11 +73,4 @@ impl Handles {
         inos.dedup();
         inos
     }
-
-    /// The contents that may hold unwritten bytes.
-    pub fn writable(&self) -> Vec<Arc<FileContent>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let files = open.values().filter(|h| h.writable());
-        files.filter_map(|h| if let Data::File(f) = &h.data { Some(Arc::clone(f)) } else { None }).collect()
-    }
 }

@@ -102,7 +102,7 @@ impl Vfs {
     async fn revalidate(&self, handle: &Handle) -> Result<()> {
         let Data::File(file) = &handle.data else { return Ok(()) };
         let attr = self.meta.getattr(handle.ino).await?;
-        file.refresh(&attr).await?;
+        file.refresh(&attr);
         if !self.attrs.tell(handle.ino, attr.version) {
             self.invalidations.pages(handle.ino);
         }

@@ -195,16 +195,15 @@ impl Vfs {
 
     /// What is written and not committed yet shows at once on the mount that wrote it; a blob shows what is local of it.
     fn overlay(&self, attr: &Attr, stat: &mut Stat) {
-        let open = if attr.kind == FileType::File { self.files.get(attr.ino) } else { None };
+        let open = if attr.kind == FileType::File { self.files.in_use(attr.ino) } else { None };
         match (&attr.content, open) {
             (Content::Blob(blob), None) => {
                 stat.blocks = self.chunks.filled_bytes(blob, attr.size).div_ceil(512);
             }
             (_, Some(file)) if file.is_dirty() => {
-                stat.size = file.size();
-                stat.blocks = stat.size.div_ceil(512);
-                stat.mtime = file.mtime();
-                stat.ctime = stat.ctime.max(stat.mtime);
+                let now = file.attr();
+                (stat.size, stat.blocks) = (now.size, now.blocks);
+                (stat.mtime, stat.ctime) = (now.mtime, now.ctime);
             }
             _ => {}
         }

@@ -68,7 +68,7 @@ pub struct VfsOptions {
 pub struct Vfs {
     meta: Meta,
     chunks: Arc<Chunks>,
-    files: Arc<Files>,
+    files: Files,
     /// `None`: this mount never asks the Hub.
     lazy: Option<Arc<lazy::Lazy>>,
     private: Private,
@@ -86,7 +86,7 @@ impl Vfs {
     pub fn new(
         meta: Meta,
         chunks: Arc<Chunks>,
-        files: Arc<Files>,
+        files: Files,
         lazy: Option<Arc<lazy::Lazy>>,
         private: Private,
         invalidations: Invalidations,

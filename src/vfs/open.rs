@@ -66,13 +66,13 @@ impl Vfs {
         let ino = attr.ino;
         if let Content::Blob(blob) = &attr.content
             && !writes(flags)
-            && self.files.get(ino).is_none()
+            && self.files.in_use(ino).is_none()
         {
             let content = self.chunks.open_blob(*blob, attr.size).await?;
             let (keep, drop) = grant(true, true);
             return Ok(self.opened(Handle { ino, flags, data: Data::Blob(content) }, keep, drop));
         }
-        let file = self.files.open(attr).await?;
+        let file = self.files.open(attr)?;
         if flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
             file.truncate(0).await?;
         }
@@ -179,7 +179,7 @@ impl Vfs {
             FileType::Dir => return Err(Error::new(Kind::IsDirectory, format!("inode {ino}"))),
             _ => return Err(Error::new(Kind::Invalid, format!("inode {ino} is no regular file"))),
         }
-        let file = self.files.open(&attr).await?;
+        let file = self.files.open(&attr)?;
         let before = file.version();
         file.truncate(size).await?;
         let attr = file.flush().await?;

@@ -27,19 +27,10 @@ impl Vfs {
         Ok(())
     }
 
-    /// Writes out everything that is open for writing. The first error is returned after all were tried: what could not
-    /// be written stays in the local cache only.
+    /// Writes out what is new in any file. The first error is returned after all were tried: what could not be written
+    /// stays in the local cache only.
     pub async fn shutdown(&self) -> Result<()> {
-        let mut result = Ok(());
-        for file in self.handles.writable() {
-            if file.is_dirty()
-                && let Err(e) = file.flush().await
-            {
-                tracing::error!("not written at unmount: {e}");
-                result = result.and(Err(e));
-            }
-        }
-        result
+        self.files.flush_all().await
     }
 }
 

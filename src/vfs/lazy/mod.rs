@@ -89,7 +89,7 @@ pub struct LazyOptions {
 #[derive(Debug)]
 pub struct Lazy {
     meta: Meta,
-    files: Arc<Files>,
+    files: Files,
     hub: HubClient,
     opts: LazyOptions,
     invalidations: Invalidations,
@@ -121,7 +121,7 @@ impl Lazy {
     #[must_use]
     pub fn new(
         meta: Meta,
-        files: Arc<Files>,
+        files: Files,
         hub: HubClient,
         opts: LazyOptions,
         invalidations: Invalidations,
