@@ -1,1 +1,1 @@
-//! (under construction)
+//! The Hub: what its API says, as values. Knows nothing of inodes, caches and file-system semantics.
