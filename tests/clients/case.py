@@ -58,6 +58,11 @@ class Case(unittest.TestCase):
             reached = end
         self.assertEqual(reached, size, name)
 
+    def assert_no_warnings(self, report, repo):
+        """scan_cache_dir finds nothing to complain of; in a plain folder, where half repositories are usual, of this one."""
+        warnings = [warning for warning in report["warnings"] if self.world.lazy or repo.folder in warning]
+        self.assertEqual(warnings, [])
+
     def assert_no_content(self, seen, who="the Hub handed out bytes of files"):
         self.assertEqual(seen.bytes, 0, who)
 

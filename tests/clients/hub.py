@@ -206,8 +206,8 @@ HEALTHY = {
 
 
 def s3_command(root, port):
-    """`standin s3`: every folder in `root` is a bucket."""
-    return [built("examples", "standin"), "s3", "--root", root, "--listen", f"127.0.0.1:{port}"]
+    """`standin s3`: its one bucket is `volumes`; each object is a file below `root`."""
+    return [built("examples", "standin"), "s3", "--root", root, "--bucket", "volumes", "--listen", f"127.0.0.1:{port}"]
 
 
 def difference(now, before):

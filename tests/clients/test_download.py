@@ -35,9 +35,11 @@ class Download(Case):
                     self.assert_same(again, FILES[name])
                 blobs = os.listdir(os.path.join(self.world.repo_dir(repo), "blobs"))
                 self.assertEqual([name for name in blobs if "incomplete" in name or "tmp" in name], [], "left behind")
-                self.assertEqual(self.world.act("scan", stack=stack)["warnings"], [])
+                self.assert_no_warnings(self.world.act("scan", stack=stack), repo)
 
-    def test_force_download_again_and_by_two_users(self):
+    def test_force_download_by_two_users(self):
+        if not self.world.lazy:
+            self.skipTest("in a plain folder the libraries of two users lock each other out by modes")
         if os.geteuid() != 0:
             self.fail("acting as other users needs root")
         repo = self.hub.add("acme/forced-users", FILES)
@@ -58,7 +60,7 @@ class Download(Case):
                 self.assert_same(answer[name], data, name)
         answer = self.world.act("download", repo_id=repo.id, filename="model.safetensors", offline=True)
         self.assert_same(answer, FILES["model.safetensors"])
-        self.assertEqual(self.world.act("scan")["warnings"], [])
+        self.assert_no_warnings(self.world.act("scan"), repo)
 
     def test_download_to_a_local_folder_on_the_mount(self):
         repo = self.hub.add("acme/local", FILES)

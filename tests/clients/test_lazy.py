@@ -110,7 +110,7 @@ class Lazy(Case):
         self.world.act("snapshot", repo_id=repo.id, read=False)
         for stack in BOTH_STACKS:
             report = self.world.act("scan", stack=stack)
-            self.assertEqual(report["warnings"], [], stack)
+            self.assert_no_warnings(report, repo)
             found = report["repos"][f"model/{repo.id}"]
             self.assertEqual(found["revisions"], {repo.commit: sorted(FILES)})
             self.assertEqual(found["refs"], ["main"])
@@ -129,7 +129,7 @@ class Lazy(Case):
             self.assertEqual(tree["files"][name].get("lfs_sha256"), repo.lfs_sha256(name), name)
 
     def test_refs_hold_the_bare_commit(self):
-        repo = self.repo("refs")
+        repo = self.repo("bare-commit")
         self.world.act("download", repo_id=repo.id, filename="config.json", read=False)
         refs = os.path.join(self.world.repo_dir(repo), "refs")
         with open(os.path.join(refs, "main"), "rb") as file:

@@ -43,7 +43,7 @@ class Names(Case):
         for name in ODD:
             self.assert_same(self.world.act("download", repo_id=repo.id, filename=name), ODD[name], name)
         self.assert_no_content_for_clients(self.hub.seen() - before)
-        self.assertEqual(self.world.act("scan")["warnings"], [])
+        self.assert_no_warnings(self.world.act("scan"), repo)
 
     def test_odd_repository_names(self):
         for repo_id in ("gpt2", "a/b", "Org-With.Dots/name_under-dash.1.0", "acme/" + "n" * 80):
@@ -87,7 +87,7 @@ class Names(Case):
             self.assertEqual(file.read(), repos["feature/x"].commit.encode())
         with open(os.path.join(refs, "refs", "pr", "1"), "rb") as file:
             self.assertEqual(file.read(), repos["refs/pr/1"].commit.encode())
-        self.assertEqual(self.world.act("scan")["warnings"], [])
+        self.assert_no_warnings(self.world.act("scan"), repos["main"])
         raised = self.world.refused("download", repo_id="acme/revisions", filename="which.txt", revision="no-such-branch")
         self.assertEqual(raised, "RevisionNotFoundError")
 

@@ -151,7 +151,7 @@ class TwoMounts(Case):
         status = json.loads(self.world.hfmount("status", "--json").stdout)
         sessions = status["sessions"]
         self.assertEqual(sorted(session["mountpoint"] for session in sessions), sorted(m.dir for m in self.world.mounts))
-        self.assertNotIn("test-secret", json.dumps(status))
+        self.assertNotIn("standin-secret", json.dumps(status))
 
 
 @only("cluster")

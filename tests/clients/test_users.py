@@ -5,13 +5,14 @@ import os
 import unittest
 
 import bert
-from case import MIB, Case, noise
+from case import MIB, Case, noise, only
 from world import USERS, files_with, weights
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SENTENCES = ["Two users, one cache."]
 
 
+@only("embedded", "cluster")  # in a plain folder the libraries of two users lock each other out by modes
 class Users(Case):
     @classmethod
     def setUpClass(cls):
@@ -69,9 +70,8 @@ class Users(Case):
             client.answer()
         with open(counter, encoding="ascii") as file:
             self.assertEqual(file.read(), "81")
-        if self.world.lazy:
-            self.assertEqual(os.stat(folder).st_mode & 0o777, 0o777)
-            self.assertEqual(os.stat(lock).st_mode & 0o777, 0o666)
+        self.assertEqual(os.stat(folder).st_mode & 0o777, 0o777)
+        self.assertEqual(os.stat(lock).st_mode & 0o777, 0o666)
 
     def test_users_cannot_spoil_what_is_not_theirs(self):
         repo = self.hub.add("acme/public", {"config.json": b"{}\n"})
@@ -85,13 +85,12 @@ class Users(Case):
             self.assertEqual(answer, errno.EACCES)
 
 
+@only("embedded", "cluster")
 class Tokens(Case):
     """`token` and its like in the root: each user's own, on this node only."""
 
     def setUp(self):
         super().setUp()
-        if not self.world.lazy:
-            self.skipTest("in a plain folder there is one token for all")
         if os.geteuid() != 0:
             self.fail("acting as other users needs root")
 

@@ -60,8 +60,8 @@ class World:
             raise
 
     def _set_up_plain(self):
-        folder = self.folder("plain", 0o777)
-        self.mounts = [Plain(folder)]
+        self.mounts = [Plain(self.folder("plain", 0o777))]
+        os.symlink("../plain", os.path.join(self.folder("plain-home", 0o777), "hub"))
 
     def _set_up_embedded(self):
         self.meta = None
@@ -84,8 +84,8 @@ class World:
         self._environment |= {
             "HFMOUNT_HOME": self.folder("home"),
             "HFMOUNT_META": self.meta,
-            "AWS_ACCESS_KEY_ID": "test-access",
-            "AWS_SECRET_ACCESS_KEY": "test-secret",
+            "AWS_ACCESS_KEY_ID": "standin",
+            "AWS_SECRET_ACCESS_KEY": "standin-secret",
         }
         self.hfmount(
             "format",
@@ -160,6 +160,10 @@ class World:
         """The folder that is HF_HUB_CACHE."""
         return self.mounts[number].dir
 
+    def home(self, number=0):
+        """The folder that is HF_HOME."""
+        return self.cache(number) if self.lazy else os.path.join(self.dir, "plain-home")
+
     def repo_dir(self, repo, number=0):
         return os.path.join(self.cache(number), repo.folder)
 
@@ -178,7 +182,7 @@ class World:
             "PYTHONWARNINGS": "ignore",
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
-            **({"HF_HUB_CACHE": self.cache(mount)} if use == "cache" else {"HF_HOME": self.cache(mount)}),
+            **({"HF_HUB_CACHE": self.cache(mount)} if use == "cache" else {"HF_HOME": self.home(mount)}),
             **({"HF_HUB_OFFLINE": "1"} if offline else {}),
             **(env or {}),
         }
