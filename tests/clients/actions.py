@@ -183,6 +183,22 @@ def load_model(repo_id, sentences, **arguments):
     return encode(os.path.dirname(path), sentences)
 
 
+def auto_encode(name, sentences):
+    """The same by transformers and torch; `name` is a repository or a folder."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
+    answer = []
+    with torch.inference_mode():
+        for sentence in sentences:
+            hidden = model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0]
+            answer.append(torch.nn.functional.normalize(hidden.mean(0), dim=0).tolist())
+    return answer
+
+
 def count_under_lock(lock, counter, times, hold=0.0):
     """Adds one to the number in `counter`, `times` over, each time under filelock's lock on `lock`."""
     from filelock import FileLock

@@ -1,11 +1,13 @@
 """Child processes of the tests: started with a log each, watched while they come up, stopped by their own pid."""
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import time
 
+_libc = ctypes.CDLL(None)
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -46,6 +48,11 @@ def wait_until(condition, seconds, what, alive=None):
         time.sleep(0.02)
 
 
+def end_with_parent():
+    """In a child before it starts: SIGTERM (a mount unmounts then) when the tests die, even of kill -9."""
+    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 class Process:
     """One child with its output in a log file."""
 
@@ -53,8 +60,9 @@ class Process:
         self.name, self.log = name, log
         with open(log, "ab") as output:
             self.child = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=cwd, start_new_session=True
-            )
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=cwd,
+                start_new_session=True, preexec_fn=end_with_parent,
+            )  # fmt: skip
 
     @property
     def pid(self):

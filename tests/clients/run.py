@@ -9,6 +9,7 @@ folder in the mount's place: what they expect of the libraries is checked withou
 import argparse
 import glob
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,7 @@ def main():
     parser.add_argument("--world", action="append", choices=("embedded", "cluster", "plain"))
     parser.add_argument("suites", nargs="*")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = options.suites or sorted(os.path.basename(path)[:-3] for path in glob.glob(os.path.join(HERE, "test_*.py")))
     if "HFMOUNT_TEST_WORLD" in os.environ and not options.world:
         passed, failed = run_here(names)
@@ -69,12 +71,16 @@ def main():
             [sys.executable, os.path.abspath(__file__), *names],
             env=os.environ | {"HFMOUNT_TEST_WORLD": world}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        last = ""
-        for line in child.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            last = line.split() if line.strip() else last
-        status = child.wait()
+        last = []
+        try:
+            for line in child.stdout:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+                last = line.split() if line.strip() else last
+            status = child.wait()
+        finally:
+            child.terminate()
+            child.wait()
         if last[:1] == [f"{world}:"] and last[2::2] == ["passed,", "failed"]:
             passed, failed = passed + int(last[1]), failed + int(last[3])
         else:

@@ -9,21 +9,20 @@ Three kinds, so that one suite says the same of each:
 All of it lies under one temporary folder and is stopped by pid and unmounted by path.
 """
 
+import atexit
 import contextlib
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 import time
 
+from client import Client, VENVS, readable_by_all
 from hub import Hub, s3_command
-from process import ROOT, Failed, Process, built, free_port, wait_until
+from process import Failed, Process, built, free_port, wait_until
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-VENVS = os.environ.get("HFMOUNT_VENVS", os.path.join(ROOT, ".venv"))
 USERS = (61001, 61002)  # no account needed: a uid and a home of its own make a user
 
 
@@ -43,6 +42,16 @@ def mounted(path):
         return any(line.split()[4] == path for line in table)
 
 
+_open = []
+
+
+@atexit.register
+def close_all():
+    """However the tests end, short of kill -9, nothing of theirs stays behind."""
+    for world in list(_open):
+        world.close()
+
+
 class World:
     def __init__(self, kind):
         self.kind = kind
@@ -51,9 +60,10 @@ class World:
         os.chmod(self.dir, 0o755)
         self.mounts, self.processes, self.clients = [], [], []
         self._environment = {}
+        _open.append(self)
         try:
             self.hub = Hub(os.path.join(self.dir, "hub"))
-            self._public_venvs()
+            self.venvs, self.scripts = readable_by_all()
             getattr(self, f"_set_up_{kind}")()
         except BaseException:
             self.close()
@@ -214,18 +224,12 @@ class World:
         """Runs the `hf` command line; answers (exit status, output)."""
         return self.start("hf", words=words, **surroundings).finish(timeout)
 
-    def _public_venvs(self):
-        """The venvs and actions where unprivileged users can read them: copied if they lie in somebody's private home."""
-        self.venvs, self.scripts = VENVS, HERE
-        for stack in ("new", "old"):
-            if not os.path.exists(os.path.join(VENVS, stack, ".made-from")):
-                raise Failed(f"no {stack} client libraries in {VENVS}: run scripts/setup.sh python")
-        if not (public(VENVS) and public(HERE)):
-            self.venvs, self.scripts = public_copies()
-
     # --- the end
 
     def close(self):
+        if self not in _open:
+            return
+        _open.remove(self)
         for client in self.clients:
             client.kill()
         troubles = []
@@ -300,76 +304,12 @@ class Mount:
         self.process.kill()
 
 
-class Client:
-    """One run of a user's program."""
-
-    def __init__(self, command, env, cwd, identity):
-        self.command = command
-        self.child = subprocess.Popen(
-            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, umask=0o022, **identity,
-        )  # fmt: skip
-
-    def finish(self, timeout=120):
-        try:
-            output, _ = self.child.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"not done within {timeout} s: {self.command[1:]}") from None
-        return self.child.returncode, output
-
-    def answer(self, timeout=120, check=True):
-        status, output = self.finish(timeout)
-        lines = output.splitlines()
-        if status != 0 or not lines:
-            raise AssertionError(f"{self.command[1:]}: exit {status}\n{output}")
-        answer = json.loads(lines[-1])
-        if check and isinstance(answer, dict) and "raised" in answer:
-            raise AssertionError(f"{self.command[2:]}: {answer['raised']}: {answer['says']}")
-        return answer
-
-    def kill(self):
-        if self.child.poll() is None:
-            self.child.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.child.wait(10)
-
-
 def answers(port):
     import socket
 
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
-
-
-def public(path):
-    """Whether every folder down to `path` may be walked by any user."""
-    path = os.path.realpath(path)
-    while path != "/":
-        if not os.stat(path).st_mode & stat.S_IXOTH:
-            return False
-        path = os.path.dirname(path)
-    return True
-
-
-_copies = None
-
-
-def public_copies():
-    """Copies of the venvs and of the actions under /tmp, made once a run and removed at its end."""
-    global _copies
-    if _copies is None:
-        import atexit
-
-        _copies = tempfile.mkdtemp(prefix="hfmount-venvs-")
-        os.chmod(_copies, 0o755)
-        atexit.register(shutil.rmtree, _copies, ignore_errors=True)
-        for stack in ("new", "old", "transformers"):
-            if os.path.isdir(os.path.join(VENVS, stack)):
-                shutil.copytree(os.path.join(VENVS, stack), os.path.join(_copies, stack), symlinks=True)
-        shutil.copytree(HERE, os.path.join(_copies, "scripts"))
-    return _copies, os.path.join(_copies, "scripts")
 
 
 def files_with(folder, needle):
