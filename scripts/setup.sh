@@ -7,7 +7,7 @@
 #     mount          fuse3
 #     redis          redis-server, which the tests start themselves
 #     python         the client libraries, of today and of before, and real weights, each in a venv of its own
-#     bench          curl
+#     curl           the benchmark compares with it, the quickstart asks it whether the Hub is there
 #     transformers   a venv with transformers and torch (several GB); only scripts/test-transformers.sh wants it
 #
 # Debian and Ubuntu packages are installed with apt-get (as root or through sudo). Elsewhere install the named programs
@@ -44,7 +44,7 @@ have() {
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" /usr/bin/python3 /usr/local/bin/python3 python3; do
-        [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
+        if [ -z "$candidate" ] || ! command -v "$candidate" >/dev/null; then continue; fi
         if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             command -v "$candidate"
             return
@@ -90,7 +90,7 @@ for part in "$@"; do
         [ -e /dev/fuse ] || note "there is no /dev/fuse: mounting will fail (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
         ;;
     redis) have redis-server redis-server ;;
-    bench) have curl curl ca-certificates ;;
+    curl) have curl curl ca-certificates ;;
     python)
         python_for_venvs
         venv new tests/clients/requirements-new.txt
