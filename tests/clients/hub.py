@@ -20,7 +20,7 @@ class Hub:
         self.root, self.options = root, options
         self.port, self.cdn_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        os.makedirs(root)
+        os.makedirs(root, exist_ok=True)
         self.start()
 
     def start(self):
@@ -106,6 +106,13 @@ class Hub:
         os.makedirs(place)
         with open(os.path.join(place, "repo.json"), "w", encoding="utf-8") as file:
             json.dump({"movedTo": new_id}, file)
+
+    def commit(self, repo_id, kind="model", revision="main"):
+        """The commit that a revision is at, of a repository that lies in the Hub's folder already."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        url = f"{self.url}/api/{PLURAL[kind]}/{repo_id}/revision/{revision}"
+        with opener.open(urllib.request.Request(url, headers={"User-Agent": "tests"}), timeout=300) as answer:
+            return json.load(answer)["sha"]
 
     def user(self, name, token=None):
         """A token that exists; whoami answers `name` to it."""

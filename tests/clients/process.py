@@ -34,6 +34,12 @@ def built(kind, name):
     return max(places, key=os.path.getmtime)
 
 
+def mounted(path):
+    """Whether a mount lies on `path`, asked of the kernel's table: a hung mount cannot hold this up."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as table:
+        return any(line.split()[4] == path for line in table)
+
+
 def wait_until(condition, seconds, what, alive=None):
     """Polls `condition` until it answers something true, and answers that."""
     deadline = time.monotonic() + seconds

@@ -21,7 +21,7 @@ import time
 
 from client import Client, VENVS, readable_by_all
 from hub import Hub, s3_command
-from process import Failed, Process, built, free_port, wait_until
+from process import Failed, Process, built, free_port, mounted, wait_until
 
 USERS = (61001, 61002)  # no account needed: a uid and a home of its own make a user
 
@@ -34,12 +34,6 @@ def weights():
     if not found:
         raise Failed("no weights: run scripts/setup.sh python")
     return found[0]
-
-
-def mounted(path):
-    """Whether a mount lies on `path`, asked of the kernel's table: a hung mount cannot hold this up."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
-        return any(line.split()[4] == path for line in table)
 
 
 _open = []
