@@ -265,8 +265,8 @@ async fn impossible_ranges_are_refused_without_a_request() {
     let w = world().await;
     let BlobId::Sha256(_) = w.big.blob else { panic!("an LFS file") };
     let origin = &w.big.origins[0];
-    for range in [0..w.big.size + 1, 7..3] {
-        let opened = w.client.open_range(origin, w.big.blob, w.big.size, range).await;
+    for (start, end) in [(0, w.big.size + 1), (7, 3)] {
+        let opened = w.client.open_range(origin, w.big.blob, w.big.size, start..end).await;
         assert!(opened.is_err_and(|e| e.kind() == Kind::Invalid));
     }
     let offline =
