@@ -1,6 +1,10 @@
 //! Where the bytes of blobs come from when the local disk does not have them. A source knows names of content and
 //! ranges; it knows no inodes, no cache and no other source. Who asks them in which order is the caller's affair.
 
+pub mod bucket;
+pub mod hub;
+pub mod storage;
+
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,6 +30,9 @@ pub struct Want {
     pub count: u64,
     /// Bytes of a chunk, as fixed by the volume.
     pub chunk_size: u32,
+    /// For each chunk of the run, its BLAKE3 if the volume's bucket is recorded to hold it: objects there are named by
+    /// it. Shorter than `count` or empty: the rest is not there.
+    pub stored: Arc<[Option<[u8; 32]>]>,
 }
 
 impl Want {
@@ -80,7 +87,8 @@ mod tests {
     fn runs_end_with_the_blob() {
         let run = |size, first, count| {
             let blob = BlobId::Git([0; 20]);
-            Want { blob, size, origins: Arc::from([]), first, count, chunk_size: 4 }.range()
+            Want { blob, size, origins: Arc::from([]), first, count, chunk_size: 4, stored: Arc::from([]) }
+                .range()
         };
         assert_eq!(run(10, 0, 1), 0..4);
         assert_eq!(run(10, 1, 9), 4..10);
