@@ -3,6 +3,7 @@
 
 pub mod bucket;
 pub mod storage;
+pub mod hub;
 
 use std::fmt::Debug;
 use std::ops::Range;

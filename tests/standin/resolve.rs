@@ -123,13 +123,9 @@ fn redirect(shared: &Shared, repo: &Repo, tree: &Tree, entry: &Entry) -> Result<
 }
 
 fn to_cache(repo: &Repo, tree: &Tree, entry: &Entry, request: &Request<Incoming>) -> Response<Body> {
-    let file = request
-        .uri()
-        .path()
-        .splitn(2, "/resolve/")
-        .nth(1)
-        .and_then(|r| r.split_once('/'))
-        .map_or("", |r| r.1);
+    let path = request.uri().path();
+    let file =
+        path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, file)| file);
     let location = format!(
         "/api/resolve-cache/{}/{}/{}/{}",
         repo.plural,
