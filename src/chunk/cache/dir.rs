@@ -201,6 +201,12 @@ impl CacheDir {
         lock(&self.table).contains_key(key)
     }
 
+    /// Bytes that the content takes on the disk, if the directory has it. No I/O.
+    #[must_use]
+    pub fn bytes_of(&self, key: &ContentKey) -> Option<u64> {
+        lock(&self.table).get(key).map(|e| e.bytes)
+    }
+
     /// Unlinks a content. Who uses it keeps it until he lets go; who opens it next starts empty.
     pub fn remove(&self, key: &ContentKey) -> Result<()> {
         let _gate = lock(self.gate(key));
