@@ -51,6 +51,9 @@ pub struct CacheFile {
     /// Raised when a record was cleared, before the data under it changes: a reader that raced with it looks again.
     changes: AtomicU64,
     dirty: AtomicBool,
+    /// Held while a chunk is taken from a content in use, and while it is said to be dirty: no chunk goes once that is
+    /// said.
+    punching: Mutex<()>,
     passthrough: AtomicBool,
     verified: AtomicBool,
     unaccounted: AtomicU64,
@@ -83,6 +86,7 @@ impl CacheFile {
             filled: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
+            punching: Mutex::new(()),
             passthrough: AtomicBool::new(header.passthrough),
             verified: AtomicBool::new(header.verified),
             unaccounted: AtomicU64::new(0),
@@ -473,8 +477,10 @@ impl CacheFile {
         self.passthrough.load(Relaxed)
     }
 
-    /// Holds data that is nowhere else: nothing of it is evicted, in use or not, until this is taken back.
+    /// Holds data that is nowhere else: nothing of it is evicted, in use or not, until this is taken back. When this
+    /// returns, no chunk is about to go either.
     pub fn set_dirty(&self, dirty: bool) {
+        let _none_going = lock(&self.punching);
         self.dirty.store(dirty, Relaxed);
     }
 
@@ -515,6 +521,10 @@ impl CacheFile {
             hand = (hand + 1) % chunks;
             if self.presence(idx) == Presence::Absent || read(&self.bits).take_used(idx) {
                 continue;
+            }
+            let _going = lock(&self.punching);
+            if self.is_dirty() {
+                break;
             }
             self.clear(idx, idx + 1)?;
             let len = self.chunk_len(idx);
