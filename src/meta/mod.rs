@@ -15,6 +15,7 @@ mod data;
 mod events;
 mod gc;
 mod hints;
+mod hub_rows;
 mod ids;
 pub mod kv;
 mod link;

@@ -166,8 +166,11 @@ pub(super) struct OrphanRow {
 pub(super) struct StagingRow {
     pub session: SessionId,
     pub since: Timestamp,
-    /// First number and count.
-    pub inodes: Vec<(Ino, u64)>,
+    /// Directories are written before their entries.
+    pub first: Ino,
+    pub count: u64,
+    /// A directory that has entries and gets its row when it is published.
+    pub root: Option<Ino>,
     /// They are being deleted: it is too late to publish them.
     #[serde(default)]
     pub dropping: bool,

@@ -2,8 +2,8 @@
 //! ranges; it knows no inodes, no cache and no other source. Who asks them in which order is the caller's affair.
 
 pub mod bucket;
-pub mod storage;
 pub mod hub;
+pub mod storage;
 
 use std::fmt::Debug;
 use std::ops::Range;

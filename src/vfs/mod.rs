@@ -1,58 +1,123 @@
-//! POSIX behaviour: names, open files, reads, writes, locks. Answers values and errors, never kernel replies.
-#![allow(clippy::unused_async, unused_variables, missing_docs)]
+//! POSIX behaviour: names, open files, reads, writes, locks. Answers values and errors, never kernel replies, so that all
+//! of the file system can be tested without a kernel.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lookup` | names and attributes; a missing name may be the Hub's |
+//! | `lazy` | asking the Hub, once, and publishing what it has |
+//! | `change` | make, link, unlink, rename, setattr |
+//! | `open`, `io`, `handles` | open files |
+//! | `dirs` | listings |
+//! | `locks` | flock for the whole cluster |
+//! | `private` | what belongs to one user on one node |
+//! | `virtual_ino`, `present` | inodes of this mount only; how inodes are shown |
+//! | `push`, `attr_cache` | what is remembered, and when it is dropped |
+
+mod attr_cache;
+mod blocking;
+mod change;
+mod dirs;
+mod handles;
+mod io;
+pub mod lazy;
+mod locks;
+mod lookup;
+mod open;
+mod present;
+mod private;
+mod push;
+mod statfs;
 pub mod types;
-use crate::error::{Kind, Result};
-use crate::types::{FileType, Ino};
-use bytes::Bytes;
+mod upkeep;
+mod virtual_ino;
+
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
+
+pub use dirs::OpenedDir;
+pub use private::Private;
+pub use push::Invalidations;
 pub use types::*;
 
-#[derive(Debug)]
-pub struct Vfs {}
+use crate::chunk::{Chunks, Files};
+use crate::meta::Meta;
 
-#[derive(Debug)]
-pub struct OpenedDir {
-    pub cache_dir: bool,
-    pub keep_cache: bool,
+/// How one mount shows the volume.
+#[derive(Clone, Debug)]
+pub struct VfsOptions {
+    /// Owner of what the Hub brought.
+    pub uid: u32,
+    pub gid: u32,
+    /// Bits that the modes of what the Hub brought do not have.
+    pub umask: u16,
+    /// Nothing may be changed through this mount.
+    pub read_only: bool,
+    /// How long the kernel may rely on names. Pushed changes come earlier.
+    pub entry_ttl: Duration,
+    /// How long the kernel may rely on attributes; an open asks in any case.
+    pub attr_ttl: Duration,
+    /// How long a repository, commit or branch that was deleted does not come back from the Hub by itself.
+    pub tombstone_ttl: Duration,
+    /// Where the bytes are kept, for the figures of `df`: a local folder's disk, or `None` for a bucket without a limit.
+    pub store_path: Option<std::path::PathBuf>,
 }
 
-macro_rules! absent {
-    ($($(#$a:tt)? $name:ident($($arg:ident: $t:ty),*) -> $r:ty;)*) => {
-        $(pub async fn $name(self: &Arc<Self>, $($arg: $t),*) -> Result<$r> { Err(Kind::NotImplemented.into()) })*
-    };
+/// The file system of one mount.
+#[derive(Debug)]
+pub struct Vfs {
+    meta: Meta,
+    chunks: Arc<Chunks>,
+    files: Files,
+    /// `None`: this mount never asks the Hub.
+    lazy: Option<Arc<lazy::Lazy>>,
+    private: Private,
+    handles: handles::Handles,
+    attrs: attr_cache::AttrCache,
+    locks: locks::Locks,
+    invalidations: Invalidations,
+    opts: VfsOptions,
 }
 
 impl Vfs {
-    pub fn try_getattr(&self, ino: Ino) -> Option<Result<(Stat, Duration)>> {
-        None
+    /// The file system over its layers. Runs two tasks of its own, on the current runtime, until the metadata engine is
+    /// dropped or [`shutdown`](Self::shutdown) is called: one follows pushed changes, one keeps what is open alive.
+    #[must_use]
+    pub fn new(
+        meta: Meta,
+        chunks: Arc<Chunks>,
+        files: Files,
+        lazy: Option<Arc<lazy::Lazy>>,
+        private: Private,
+        invalidations: Invalidations,
+        opts: VfsOptions,
+    ) -> Arc<Self> {
+        let vfs = Arc::new(Vfs {
+            meta,
+            chunks,
+            files,
+            lazy,
+            private,
+            handles: handles::Handles::default(),
+            attrs: attr_cache::AttrCache::default(),
+            locks: locks::Locks::default(),
+            invalidations,
+            opts,
+        });
+        vfs.start_upkeep();
+        vfs
     }
-    pub fn try_read(&self, fh: u64, offset: u64, buf: &mut [u8]) -> Option<Result<usize>> {
-        None
+
+    /// The two ends of the queue of what the kernel must forget; the receiver is drained by a thread of its own.
+    #[must_use]
+    pub fn invalidation_queue() -> (Invalidations, Receiver<Invalidation>) {
+        Invalidations::channel()
     }
-    pub fn forget(&self, ino: Ino, n: u64) {}
-    absent! {
-        lookup(caller: &Caller, parent: Ino, name: &[u8]) -> Lookup;
-        getattr(ino: Ino, fh: Option<u64>) -> (Stat, Duration);
-        setattr(caller: &Caller, ino: Ino, fh: Option<u64>, set: SetAttr) -> (Stat, Duration);
-        readlink(ino: Ino) -> Bytes;
-        mknod(caller: &Caller, parent: Ino, name: &[u8], kind: FileType, mode: u16, rdev: u32) -> Entry;
-        mkdir(caller: &Caller, parent: Ino, name: &[u8], mode: u16) -> Entry;
-        symlink(caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Entry;
-        link(ino: Ino, parent: Ino, name: &[u8]) -> Entry;
-        unlink(caller: &Caller, parent: Ino, name: &[u8]) -> ();
-        rmdir(caller: &Caller, parent: Ino, name: &[u8]) -> ();
-        rename(caller: &Caller, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> ();
-        open(ino: Ino, flags: i32) -> Opened;
-        create(caller: &Caller, parent: Ino, name: &[u8], mode: u16, flags: i32) -> (Entry, Opened);
-        read(fh: u64, offset: u64, size: u32) -> Bytes;
-        write(fh: u64, offset: u64, data: Bytes) -> u32;
-        flush(fh: u64) -> ();
-        fsync(fh: u64) -> ();
-        release(fh: u64, flock_owner: Option<u64>) -> ();
-        opendir(ino: Ino) -> OpenedDir;
-        readdir(ino: Ino, offset: u64, plus: bool, max: usize) -> Vec<DirItem>;
-        statfs() -> StatFs;
-        flock(fh: u64, owner: u64, kind: Flock, wait: bool) -> ();
+
+    /// The kernel forgot `n` lookups of the inode. Inodes of the metadata need no count: their numbers are their own.
+    pub fn forget(&self, ino: crate::types::Ino, n: u64) {
+        if virtual_ino::which(ino) == virtual_ino::Which::Private {
+            self.private.forget(ino, n);
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! One suite for every metadata engine, and what is peculiar to each.
 
 mod contract;
+mod proxy;
 mod redis;
+mod redis_faults;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod sqlite;

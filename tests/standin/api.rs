@@ -119,6 +119,13 @@ pub fn decode(segment: &str) -> String {
     percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
 
+/// Whose token this is: `hf_alice` is alice's.
+fn user(token: &str) -> Value {
+    let name = token.strip_prefix("hf_").unwrap_or("standin");
+    let access = json!({"displayName": name, "role": "read", "createdAt": "2024-05-06T07:08:09.000Z"});
+    json!({"type": "user", "name": name, "orgs": [], "auth": {"type": "access_token", "accessToken": access}})
+}
+
 struct Call {
     plural: String,
     id: String,
@@ -145,15 +152,15 @@ pub async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Respons
     let token = token(request.headers());
     let path = request.uri().path().to_owned();
     if path == "/api/whoami-v2" {
-        shared.counters.request("whoami");
+        shared.counters.request("whoami", request.headers());
         let known = |t: &str| shared.options.tokens.as_ref().is_none_or(|k| k.iter().any(|x| x == t));
         return match token.filter(|t| known(t)) {
-            Some(_) => answer_json(StatusCode::OK, &json!({"type": "user", "name": "standin", "orgs": []})),
+            Some(token) => answer_json(StatusCode::OK, &user(&token)),
             None => No::BadToken.response("", true),
         };
     }
     let Some(call) = parse(&path) else {
-        shared.counters.request("other");
+        shared.counters.request("other", request.headers());
         return No::Other(StatusCode::NOT_FOUND, "Sorry, we can't find the page you are looking for.".into())
             .response("", true);
     };
@@ -162,7 +169,7 @@ pub async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Respons
         "xet-read-token" => "xet_token".to_owned(),
         verb => verb.replace('-', "_"),
     };
-    shared.counters.request(&kind);
+    shared.counters.request(&kind, request.headers());
     let id = call.id.clone();
     match carry_out(shared, call, token.as_deref(), request).await {
         Ok(response) => response,

@@ -68,7 +68,8 @@ impl Default for Signer {
 
 /// Answers HEAD and GET of signed URLs.
 pub fn answer(shared: &Shared, connection: &Connection, request: &Request<Incoming>) -> Response<Body> {
-    shared.counters.request(if request.method() == Method::HEAD { "cdn_head" } else { "cdn_get" });
+    let kind = if request.method() == Method::HEAD { "cdn_head" } else { "cdn_get" };
+    shared.counters.request(kind, request.headers());
     if request.headers().contains_key(header::AUTHORIZATION) {
         shared.counters.leaked_token();
         return refuse(StatusCode::BAD_REQUEST, "Only one auth mechanism allowed");

@@ -188,7 +188,7 @@ impl http::Handler for Hub {
             let target = if is_api { Target::Api } else { Target::Resolve };
             let is_head = request.method() == Method::HEAD;
             if let Some(response) = fate(&shared.switches, target, shared.options.delay).await? {
-                shared.counters.request("failed");
+                shared.counters.request("failed", request.headers());
                 shared.counters.status(response.status().as_u16());
                 return Ok(if is_head { http::without_body(response) } else { response });
             }

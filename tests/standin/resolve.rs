@@ -59,14 +59,15 @@ pub async fn answer(
 ) -> Response<Body> {
     let token = api::token(request.headers());
     let Some(call) = parse(request.uri().path()) else {
-        shared.counters.request("other");
+        shared.counters.request("other", request.headers());
         return json(StatusCode::NOT_FOUND, &serde_json::json!({"error": "Not found"}));
     };
-    shared.counters.request(match (call.cached, request.method() == Method::HEAD) {
+    let kind = match (call.cached, request.method() == Method::HEAD) {
         (true, _) => "resolve_cache",
         (false, true) => "resolve_head",
         (false, false) => "resolve_get",
-    });
+    };
+    shared.counters.request(kind, request.headers());
     match carry_out(shared, connection, &call, token.as_deref(), &request).await {
         Ok(response) => response,
         Err(no) => no.response(&call.id, token.is_some()),
@@ -213,7 +214,7 @@ pub fn send(
         let flow = Flow {
             buckets: shared.buckets(connection),
             spoil: shared.switches.body(served.target),
-            meter: shared.counters.transfer(served.label, range.start, range.end),
+            meter: shared.counters.transfer(served.label, range.start, range.end, request.headers()),
         };
         body::file(std::fs::File::open(disk).map_err(gone)?, range.clone(), flow)
     };
