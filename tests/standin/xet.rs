@@ -29,7 +29,7 @@ pub fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Response<B
     let path = request.uri().path();
     let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok());
     if let Some(hash) = path.strip_prefix("/cas/v1/reconstructions/") {
-        shared.counters.request("xet_reconstruction");
+        shared.counters.request("xet_reconstruction", request.headers());
         let token = super::api::token(request.headers());
         if token.as_deref() != Some(TOKEN) {
             return Some(refuse(StatusCode::UNAUTHORIZED, "no Xet token"));
@@ -37,7 +37,7 @@ pub fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Response<B
         return Some(reconstruct(shared, hash, range));
     }
     if let Some(rest) = path.strip_prefix("/xorbs/") {
-        shared.counters.request("xorb_get");
+        shared.counters.request("xorb_get", request.headers());
         if request.method() != Method::GET || request.headers().contains_key(header::AUTHORIZATION) {
             return Some(refuse(StatusCode::BAD_REQUEST, "a signed GET is expected"));
         }
@@ -100,7 +100,7 @@ fn xorb(shared: &Shared, rest: &str, range: Option<&str>) -> Response<Body> {
         Ranged::Unsatisfiable => return refuse(StatusCode::RANGE_NOT_SATISFIABLE, "beyond the end"),
     };
     let length = part.end - part.start;
-    shared.counters.transfer(&format!("xet/{sha256}"), part.start, part.end).sent(length);
+    shared.counters.transfer(&format!("xet/{sha256}"), part.start, part.end, request.headers()).sent(length);
     let mut response = Response::new(Body::from(bytes.slice(part.start as usize..part.end as usize)));
     *response.status_mut() = status;
     http::set(&mut response, header::CONTENT_LENGTH, &length.to_string());
