@@ -2,4 +2,5 @@
 
 pub mod cache;
 pub mod extents;
+pub mod file;
 pub mod ranges;
