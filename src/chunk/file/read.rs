@@ -257,6 +257,12 @@ impl FileContent {
 
     /// Writes into the cache's file, once more after making room if the disk is full. Blocks; `landing` is held.
     pub(super) fn write_cache(&self, cache: &CacheFile, offset: u64, data: &[u8]) -> Result<()> {
+        let unit = u64::from(cache.chunk_size());
+        let chunks = (offset + data.len() as u64).div_ceil(unit);
+        if chunks > cache.chunks() {
+            // In large steps: each is a sync.
+            cache.set_size(chunks.max(cache.chunks() + cache.chunks().min(256)).saturating_mul(unit))?;
+        }
         match cache.write_at(offset, data) {
             Err(e) if e.kind() == Kind::NoSpace && cache.dir().make_room(data.len() as u64) => {
                 cache.write_at(offset, data)
@@ -274,11 +280,6 @@ impl FileContent {
             None => cache.hash_of(idx, end)?,
         };
         let Some(hash) = hash else { return Ok(()) };
-        if idx >= cache.chunks() {
-            // In large steps: each is a sync.
-            let chunks = (idx + 1).max(cache.chunks() + cache.chunks().min(256));
-            cache.set_size(chunks * u64::from(cache.chunk_size()))?;
-        }
         cache.record(idx, &tag, &hash, end)?;
         self.state().recorded(idx, &tag);
         Ok(())

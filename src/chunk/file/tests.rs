@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use bytes::Bytes;
-use world::{CHUNK, Node, World, pattern};
+use world::{CHUNK, Node, World, pattern, same};
 
 use crate::error::Kind;
 use crate::meta::{Content, INLINE_MAX};
@@ -22,12 +22,12 @@ async fn what_one_mount_flushed_another_reads() {
     let data = pattern(1, 3 * C + 500);
     let file = a.open(ino).await;
     assert_eq!(file.write(0, data.clone()).await.expect("write"), data.len() as u32);
-    assert_eq!(a.read_all(&file).await, data, "one's own writes");
-    assert_eq!(b.contents(ino).await, Bytes::new(), "nothing before the flush");
+    same(&a.read_all(&file).await, &data, "one's own writes");
+    same(&b.contents(ino).await, &Bytes::new(), "nothing before the flush");
     let attr = file.flush().await.expect("flush");
     assert_eq!((attr.size, attr.content), (data.len() as u64, Content::Extents));
     assert!(!file.is_dirty());
-    assert_eq!(b.contents(ino).await, data);
+    same(&b.contents(ino).await, &data, "contents");
     assert_eq!(world.kept_bytes(&b, ino).await, data.len() as u64);
 }
 
@@ -44,7 +44,7 @@ async fn a_flush_without_news_commits_nothing() {
     // A handle from before that never wrote must not put its old view back.
     reader.flush().await.expect("nothing");
     assert_eq!(a.meta.getattr(ino).await.expect("attr").version, version);
-    assert_eq!(b.contents(ino).await, pattern(1, 9000));
+    same(&b.contents(ino).await, &pattern(1, 9000), "contents");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,7 +57,7 @@ async fn small_files_lie_in_the_metadata_and_move_out_and_in() {
     let attr = file.flush().await.expect("flush");
     assert!(matches!(&attr.content, Content::Inline(b) if b[..] == pattern(1, 1000)[..]));
     assert_eq!(world.faults.puts.load(SeqCst), 0, "no object for it");
-    assert_eq!(b.contents(ino).await, pattern(1, 1000));
+    same(&b.contents(ino).await, &pattern(1, 1000), "contents");
 
     // One byte more than fits.
     file.write(INLINE_MAX as u64, Bytes::from_static(b"!")).await.expect("write");
@@ -65,14 +65,14 @@ async fn small_files_lie_in_the_metadata_and_move_out_and_in() {
     let mut wanted = vec![0; INLINE_MAX + 1];
     wanted[..1000].copy_from_slice(&pattern(1, 1000));
     wanted[INLINE_MAX] = b'!';
-    assert_eq!(b.contents(ino).await, wanted);
+    same(&b.contents(ino).await, &wanted, "contents");
 
     file.truncate(10).await.expect("truncate");
     assert!(matches!(file.flush().await.expect("flush").content, Content::Inline(_)));
-    assert_eq!(b.contents(ino).await, pattern(1, 1000)[..10]);
+    same(&b.contents(ino).await, &pattern(1, 1000)[..10], "contents");
     file.truncate(0).await.expect("truncate");
     assert_eq!(file.flush().await.expect("flush").content, Content::None);
-    assert_eq!(b.contents(ino).await, Bytes::new());
+    same(&b.contents(ino).await, &Bytes::new(), "contents");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,7 +92,7 @@ async fn an_append_uploads_what_it_appended() {
         file.flush().await.expect("flush");
     }
     assert_eq!(world.faults.put_bytes.load(SeqCst) - before, 500);
-    assert_eq!(world.node().await.contents(ino).await, wanted);
+    same(&world.node().await.contents(ino).await, &wanted, "contents");
 
     // Many of them: the chunk is compacted now and then, and never has more than eight extents.
     for i in 0..30u64 {
@@ -103,7 +103,7 @@ async fn an_append_uploads_what_it_appended() {
         let rows = a.meta.extents(ino, &[0]).await.expect("rows");
         assert!(rows[0].len() <= 8, "{}", rows[0].len());
     }
-    assert_eq!(world.node().await.contents(ino).await, wanted);
+    same(&world.node().await.contents(ino).await, &wanted, "contents");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,16 +159,16 @@ async fn a_failed_flush_keeps_the_data_and_the_next_one_brings_it() {
         assert_eq!(e.kind(), Kind::Unavailable, "{e}");
         assert!(e.to_string().contains(&format!("inode {ino}")), "{e}");
         assert!(file.is_dirty());
-        assert_eq!(a.read_all(&file).await, data);
+        same(&a.read_all(&file).await, &data, "contents");
     }
     // Nobody has it open; it is still there, and nothing was committed.
     assert_eq!(a.files.dirty_count(), 1);
-    assert_eq!(b.contents(ino).await, Bytes::new());
-    assert_eq!(a.contents(ino).await, data);
+    same(&b.contents(ino).await, &Bytes::new(), "contents");
+    same(&a.contents(ino).await, &data, "contents");
     world.faults.fail_puts.store(0, SeqCst);
     a.files.flush_all().await.expect("the bucket is back");
     assert_eq!(a.files.dirty_count(), 0);
-    assert_eq!(b.contents(ino).await, data);
+    same(&b.contents(ino).await, &data, "contents");
     assert_eq!(
         world.kept_bytes(&b, ino).await,
         data.len() as u64,
@@ -188,7 +188,7 @@ async fn uploads_ahead_that_fail_are_made_good_at_flush() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     world.faults.fail_puts.store(0, SeqCst);
     file.flush().await.expect("flush");
-    assert_eq!(world.node().await.contents(ino).await, data);
+    same(&world.node().await.contents(ino).await, &data, "contents");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,9 +213,9 @@ async fn what_two_mounts_wrote_at_once_is_merged() {
     wanted[100..150].copy_from_slice(&pattern(2, 50));
     wanted[C + 7..C + 67].copy_from_slice(&pattern(3, 60));
     wanted.extend_from_slice(&pattern(4, 5));
-    assert_eq!(b.read_all(&fb).await, wanted, "the merger sees both");
-    assert_eq!(a.contents(ino).await, wanted);
-    assert_eq!(world.node().await.contents(ino).await, wanted);
+    same(&b.read_all(&fb).await, &wanted, "the merger sees both");
+    same(&a.contents(ino).await, &wanted, "contents");
+    same(&world.node().await.contents(ino).await, &wanted, "contents");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +232,7 @@ async fn replaced_objects_are_looked_up_again_and_lost_ones_reported() {
     fa.write(0, pattern(2, C)).await.expect("write");
     fa.flush().await.expect("flush");
     world.delete_trash(&a).await;
-    assert_eq!(fb.read(0, C as u32).await.expect("the new object"), pattern(2, C));
+    same(&fb.read(0, C as u32).await.expect("read"), &pattern(2, C), "the new object");
 
     world.delete_all_objects().await;
     let e = world.node().await.open(ino).await.read(0, 10).await.expect_err("lost");
@@ -247,16 +247,16 @@ async fn a_new_version_keeps_the_chunks_that_did_not_change() {
     let fa = a.open(ino).await;
     fa.write(0, pattern(1, 3 * C)).await.expect("write");
     fa.flush().await.expect("flush");
-    assert_eq!(b.contents(ino).await, pattern(1, 3 * C));
+    same(&b.contents(ino).await, &pattern(1, 3 * C), "contents");
     let gets = world.faults.gets.load(SeqCst);
     fa.write(C as u64, pattern(2, 10)).await.expect("write");
     fa.flush().await.expect("flush");
     let mut wanted = pattern(1, 3 * C).to_vec();
     wanted[C..C + 10].copy_from_slice(&pattern(2, 10));
-    assert_eq!(b.contents(ino).await, wanted);
+    same(&b.contents(ino).await, &wanted, "contents");
     let fetched = world.faults.gets.load(SeqCst) - gets;
     assert!(fetched <= 3, "{fetched} objects for one changed chunk");
-    assert_eq!(b.contents(ino).await, wanted);
+    same(&b.contents(ino).await, &wanted, "contents");
     assert_eq!(world.faults.gets.load(SeqCst) - gets, fetched, "all is on the disk");
 }
 
@@ -273,7 +273,7 @@ async fn the_cache_serves_what_was_written_and_read_after_a_remount() {
     drop(fa);
     let a = world.remount(a).await;
     world.delete_all_objects().await;
-    assert_eq!(a.contents(ino).await, data, "without the bucket");
+    same(&a.contents(ino).await, &data, "without the bucket");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -281,7 +281,7 @@ async fn a_blob_becomes_file_data_with_the_first_write() {
     let world = World::new();
     let (a, b) = (world.node().await, world.node().await);
     let (ino, bytes) = world.blob(&a, 3 * C + 77).await;
-    assert_eq!(a.contents(ino).await, bytes);
+    same(&a.contents(ino).await, &bytes, "contents");
     let file = a.open(ino).await;
     assert_eq!(
         file.flush().await.expect("nothing").content,
@@ -290,10 +290,10 @@ async fn a_blob_becomes_file_data_with_the_first_write() {
     file.write(C as u64 + 5, Bytes::from_static(b"changed")).await.expect("write");
     let mut wanted = bytes.to_vec();
     wanted[C + 5..C + 12].copy_from_slice(b"changed");
-    assert_eq!(a.read_all(&file).await, wanted);
+    same(&a.read_all(&file).await, &wanted, "contents");
     assert_eq!(file.flush().await.expect("flush").content, Content::Extents);
-    assert_eq!(b.contents(ino).await, wanted);
-    assert_eq!(a.read_all(&file).await, wanted);
+    same(&b.contents(ino).await, &wanted, "contents");
+    same(&a.read_all(&file).await, &wanted, "contents");
 
     // Cut to nothing first: not a byte of it is read.
     let (ino, _) = world.blob(&a, 3 * C).await;
@@ -303,7 +303,7 @@ async fn a_blob_becomes_file_data_with_the_first_write() {
     file.write(0, pattern(5, 5000)).await.expect("write");
     file.flush().await.expect("flush");
     assert_eq!(world.blob_reads(), reads);
-    assert_eq!(b.contents(ino).await, pattern(5, 5000));
+    same(&b.contents(ino).await, &pattern(5, 5000), "contents");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -342,18 +342,18 @@ async fn a_large_change_is_committed_in_steps() {
         file.write((i as u64) << 20, Bytes::copy_from_slice(piece)).await.expect("write");
     }
     file.flush().await.expect("flush");
-    assert_eq!(b.contents(ino).await, data);
+    same(&b.contents(ino).await, &data, "contents");
     // Cut to nothing and written anew, shorter.
     file.truncate(0).await.expect("cut");
     let data = pattern(2, 1200 * 4096 + 1);
     file.write(0, data.clone()).await.expect("write");
     file.flush().await.expect("flush");
-    assert_eq!(b.contents(ino).await, data);
+    same(&b.contents(ino).await, &data, "contents");
     let rows = a.meta.extents(ino, &(1201..2501).collect::<Vec<_>>()).await.expect("rows");
     assert!(rows.iter().all(Vec::is_empty), "no row beyond the end");
     file.truncate(100_000).await.expect("cut");
     file.flush().await.expect("flush");
-    assert_eq!(b.contents(ino).await, data[..100_000]);
+    same(&b.contents(ino).await, &data[..100_000], "contents");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

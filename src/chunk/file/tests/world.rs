@@ -15,7 +15,7 @@ use crate::meta::kv::{Key, Kv, Outcome, Txn, Write, inode_map};
 use crate::meta::memory::MemoryKv;
 use crate::meta::{Content, InodeRow, Meta, New, SessionInfo};
 use crate::source::bucket::faulty::{Faults, faulty_bucket};
-use crate::source::bucket::{Bucket, Object};
+use crate::source::bucket::{Bucket, Object, Patience};
 use crate::types::{BlobId, FileType, Ino, ObjectId, Timestamp};
 
 pub const CHUNK: u32 = 64 << 10;
@@ -27,6 +27,17 @@ pub fn pattern(seed: u64, len: usize) -> Bytes {
     hasher.update(&seed.to_le_bytes());
     hasher.finalize_xof().fill(&mut out);
     out.into()
+}
+
+/// As `assert_eq`, without printing all of it.
+#[track_caller]
+pub fn same(got: &[u8], wanted: &[u8], what: &str) {
+    assert_eq!(got.len(), wanted.len(), "length, {what}");
+    if let Some(at) = (0..got.len()).find(|&i| got[i] != wanted[i]) {
+        let n = (at..got.len()).filter(|&i| got[i] != wanted[i]).count();
+        let end = (at + 8).min(got.len());
+        panic!("{what}: {n} bytes differ from {at} on: {:?} for {:?}", &got[at..end], &wanted[at..end]);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +81,9 @@ impl World {
 
     pub fn with_chunk(chunk: u32) -> Self {
         let (bucket, faults) = faulty_bucket();
+        // One more try, not ten.
+        let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(100) };
+        let bucket = bucket.with_patience(patience);
         World {
             kv: MemoryKv::new(),
             bucket,
@@ -199,9 +213,16 @@ impl Node {
         self.files.open(&attr).expect("a file")
     }
 
+    /// In reads of the size that the kernel's have.
     pub async fn read_all(&self, file: &Arc<FileContent>) -> Bytes {
-        let len = u32::try_from(file.size() + 100).expect("a small file");
-        file.read(0, len).await.expect("read")
+        let mut all = Vec::new();
+        loop {
+            let piece = file.read(all.len() as u64, 128 << 10).await.expect("read");
+            if piece.is_empty() {
+                return all.into();
+            }
+            all.extend_from_slice(&piece);
+        }
     }
 
     pub async fn contents(&self, ino: Ino) -> Bytes {
