@@ -12,7 +12,6 @@
 mod content;
 mod flight;
 mod flush;
-mod put;
 mod read;
 mod state;
 #[cfg(test)]
