@@ -172,6 +172,17 @@ async fn a_renamed_repository_is_followed() {
 }
 
 #[tokio::test]
+async fn a_hub_that_moved_to_another_origin_gets_no_token() {
+    let (old, new) = (world(), world());
+    put(old.dir.path(), "models/moved/repo.json", format!("{{\"movedTo\": \"{}\"}}", new.hub.endpoint()));
+    let error =
+        with_token(&old.hub, "hf_good").revision(&model("moved"), "main").await.expect_err("elsewhere");
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(error.to_string().contains(new.hub.endpoint()), "{error}");
+    assert_eq!(new.hub.counters().connections, 0);
+}
+
+#[tokio::test]
 async fn a_503_is_tried_again_and_is_never_no_such_name() {
     let World { hub, dir: _dir } = world();
     let client = client(&hub);

@@ -152,10 +152,13 @@ async fn signed_urls_that_are_refused_or_run_out_are_renewed() {
     w.hub.faults(|f| f.expired = 1);
     collect(&source, &one).await.expect("signed anew");
     assert_eq!(w.hub.counters().of("resolve_get"), 2);
+    w.hub.expire_urls();
+    collect(&source, &one).await.expect("signed anew");
+    assert_eq!(w.hub.counters().of("resolve_get"), 3);
     tokio::time::sleep(Duration::from_secs(2)).await;
     collect(&source, &one).await.expect("signed anew before it was refused");
     let counts = w.hub.counters();
-    assert_eq!((counts.of("resolve_get"), counts.statuses.get(&403)), (3, Some(&1)));
+    assert_eq!((counts.of("resolve_get"), counts.statuses.get(&403)), (4, Some(&2)));
     // A CDN that refuses everything is no "not found" and no "access denied".
     w.hub.faults(|f| f.expired = u32::MAX);
     let error = collect(&source, &one).await.expect_err("refused");

@@ -177,7 +177,13 @@ impl Inner {
             let failure = match timeout_at(deadline, attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(failure)) => failure,
-                Err(_) => return Err(Error::new(Kind::TimedOut, "the Hub")),
+                Err(_) => {
+                    let seconds = self.options.deadline.as_secs_f32();
+                    return Err(Error::new(
+                        Kind::TimedOut,
+                        format!("no answer of the Hub within {seconds} s"),
+                    ));
+                }
             };
             tries += 1;
             let wait = match failure.next {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import time
@@ -265,10 +266,12 @@ class OrdinaryUser(Case):
         home = self.world.folder(f"user-{user}", 0o700)
         os.chown(home, user, user)
         folder = os.path.join(home, "hf")
+        # Where the user can run it, wherever this project lies.
+        binary = shutil.copy(built("", "hfmount"), os.path.join(self.world.dir, "hfmount"))
 
         def run(*words):
             return subprocess.run(
-                [built("", "hfmount"), *words], user=user, group=user, extra_groups=[], cwd=home, timeout=60,
+                [binary, *words], user=user, group=user, extra_groups=[], cwd=home, timeout=60,
                 env={"HOME": home, "PATH": os.environ["PATH"]}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             )  # fmt: skip
 
