@@ -27,6 +27,18 @@ pub(super) fn kind(kind: FileType) -> fuser::FileType {
     }
 }
 
+/// The type that a mode carries; a mode without one means a regular file, as for mknod(2).
+pub(super) fn kind_of_mode(mode: u32) -> Option<FileType> {
+    Some(match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => FileType::File,
+        libc::S_IFIFO => FileType::Fifo,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => return None,
+    })
+}
+
 pub(super) fn attr(stat: &Stat) -> FileAttr {
     FileAttr {
         ino: INodeNo(stat.ino.0),
@@ -125,6 +137,13 @@ mod tests {
         };
         assert_eq!(open_flags(&opened), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
         assert_eq!(open_flags(&Opened { drop_pages: true, no_flush: false, ..opened }), FopenFlags::empty());
+    }
+
+    #[test]
+    fn modes_say_what_is_made() {
+        assert_eq!(kind_of_mode(0o644), Some(FileType::File));
+        assert_eq!(kind_of_mode(libc::S_IFIFO | 0o600), Some(FileType::Fifo));
+        assert_eq!(kind_of_mode(libc::S_IFDIR), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fuser::{FileAttr, Generation, INodeNo, ReplyCreate, ReplyEmpty, ReplyEntry, Request};
+use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyCreate, ReplyEmpty, ReplyEntry, Request};
 
 use super::adapter::{Adapter, asking, caller, changing};
 use super::convert;
@@ -68,8 +68,10 @@ impl Adapter {
         (mode, rdev): (u32, u32),
         reply: ReplyEntry,
     ) {
+        let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
         let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
-        let work = async move { vfs.mknod(&caller, parent, &name, mode, rdev).await };
+        let mode = convert::permissions(mode);
+        let work = async move { vfs.mknod(&caller, parent, &name, kind, mode, rdev).await };
         self.tasks
             .spawn(changing("mknod", parent, req), work, move |r| answer_entry("mknod", parent, r, reply));
     }
@@ -140,6 +142,7 @@ impl Adapter {
         reply: ReplyCreate,
     ) {
         let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
+        let mode = convert::permissions(mode);
         let work = async move { vfs.create(&caller, parent, &name, mode, flags).await };
         let unwanted = self.clone();
         self.tasks.spawn_with_leftover(
