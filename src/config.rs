@@ -2,13 +2,11 @@
 
 mod home;
 mod options;
-mod token;
 pub mod units;
 mod volume;
 
 pub use home::Home;
 pub use options::MountOptions;
-pub use token::{TokenPlaces, read_token};
 pub use volume::{
     CLIENT, PUBLIC_HUB, StorageKeys, StoreHubBlobs, VOLUME_SCHEMA, Volume, check_chunk_size, check_name,
 };

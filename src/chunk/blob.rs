@@ -124,6 +124,8 @@ impl BlobContent {
                 Err(Error::new(Kind::TimedOut, format!("read at {offset} after {} s", limit.as_secs())))
             }
         }
+        // That nobody has the bytes is not "no such file": the file is there.
+        .map_err(|e| if e.kind() == Kind::NotFound { e.with_kind(Kind::Unavailable) } else { e })
         .context(|| format!("blob {}", blob.id))
     }
 }

@@ -111,7 +111,6 @@ async fn round(flights: &mut Flights) -> Result<()> {
             worst = Some(e);
         }
     }
-    // What nobody has is not "no such file": the file is there.
     Err(match worst {
         Some(e) if e.kind() != Kind::NotFound => e,
         Some(e) => Error::with_source(Kind::NotFound, "no source has it", e),

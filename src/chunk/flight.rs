@@ -16,6 +16,8 @@ use crate::error::{Error, Kind, Result};
 
 /// How long a final refusal (no rights, nobody has it) is taken as the answer for the whole blob.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// How long nothing is fetched ahead after a failure.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// What became of a chunk that was waited for.
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ pub(super) struct State {
     /// Hashes that the origin gave although others are recorded.
     pub claims: HashMap<u64, [u8; 32]>,
     refused: Option<(Instant, Arc<Error>)>,
+    /// When a transfer failed last: nothing is fetched ahead for a moment.
+    hold: Option<Instant>,
 }
 
 impl State {
@@ -72,6 +76,7 @@ impl State {
             only_origin: false,
             claims: HashMap::new(),
             refused: None,
+            hold: None,
         }
     }
 }
@@ -165,8 +170,8 @@ impl Blob {
             let Ok(place) = self.shared.ahead.clone().try_acquire_owned() else { return };
             let run = {
                 let mut state = lock(&self.state);
-                let State { flights, readahead, refused, .. } = &mut *state;
-                if refused.as_ref().is_some_and(|(at, _)| at.elapsed() < REFUSED_FOR) {
+                let State { flights, readahead, hold, .. } = &mut *state;
+                if hold.is_some_and(|at| at.elapsed() < HOLD) {
                     return;
                 }
                 let missing =
@@ -217,8 +222,13 @@ impl Flights {
     /// The rest has failed, for this reason.
     pub(super) fn failed(mut self, error: Error) {
         let error = Arc::new(error);
-        if matches!(error.kind(), Kind::Access | Kind::NotFound | Kind::Corrupt) {
-            lock(&self.blob.state).refused = Some((Instant::now(), error.clone()));
+        {
+            let mut state = lock(&self.blob.state);
+            state.readahead.failed(self.left.start);
+            state.hold = Some(Instant::now());
+            if matches!(error.kind(), Kind::Access | Kind::NotFound) {
+                state.refused = Some((Instant::now(), error.clone()));
+            }
         }
         self.error = Some(error);
     }

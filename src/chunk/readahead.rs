@@ -120,6 +120,13 @@ impl Readahead {
         None
     }
 
+    /// Chunks from `first` on were given out and did not come: readers near there want them again.
+    pub fn failed(&mut self, first: u64) {
+        for stream in self.streams.iter_mut().filter(|s| s.covers(first)) {
+            stream.next = stream.next.min(first);
+        }
+    }
+
     /// Nobody reads any more: nothing is wanted.
     pub fn stop(&mut self) {
         self.streams.clear();
@@ -292,6 +299,8 @@ mod tests {
                 }
             }
         }
+        r.failed(50);
+        assert_eq!(r.next(4, |_| true), Some(50..52));
         r.stop();
         assert_eq!(r.next(4, |_| true), None);
     }

@@ -20,7 +20,7 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Never calls the Hub.
     pub offline: bool,
-    /// Where the Hub's token is; see [`super::read_token`].
+    /// Where the Hub's token is; before all other places.
     pub token_file: Option<PathBuf>,
     /// `None`: as the volume says.
     pub hub_endpoint: Option<String>,

@@ -64,7 +64,9 @@ pub use self::orphans::Reaped;
 pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
-pub use self::schema::{Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Origin, Role, SCHEMA, TARGET_MAX};
+pub use self::schema::{
+    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Origin, Role, SCHEMA, SchemaRow, TARGET_MAX,
+};
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;
 pub use self::settings::{Settings, Usage, read_settings, write_settings};

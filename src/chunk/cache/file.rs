@@ -331,13 +331,17 @@ impl CacheFile {
         if idx >= self.chunks() {
             return Err(Error::new(Kind::Invalid, format!("{} has no chunk {idx}", self.what())));
         }
-        let _order = lock(&self.header);
+        let ended = read(&self.dir.ended);
+        if *ended {
+            return Err(Error::new(Kind::Unavailable, "the cache directory is closed"));
+        }
+        let order = lock(&self.header);
         let old = self.record_of(idx)?.map_or(0, |r| u64::from(r.len));
         self.index.write_all_at(&record.encode(idx), record_offset(idx)).context(|| self.what())?;
         self.filled.fetch_add(u64::from(record.len), Relaxed);
         self.filled.fetch_sub(old, Relaxed);
         read(&self.bits).set(idx, false);
-        drop(_order);
+        drop((order, ended));
         self.account();
         Ok(())
     }
