@@ -147,6 +147,21 @@ class Names(Case):
         if self.world.lazy:
             self.assertEqual((self.hub.seen() - before).bytes, len(data))
 
+    def test_repositories_in_xet_storage(self):
+        """What the Hub says of Xet changes nothing: the mount has the bytes, the libraries do not reach for theirs."""
+        if not self.world.lazy:
+            self.skipTest("the stand-in Hub has no Xet storage to download from")
+        files = CONFIG | {"model.safetensors": noise(6 * MIB, "xet")}
+        for stack in ("new", "old"):
+            for offline in (False, True):
+                with self.subTest(stack=stack, offline=offline):
+                    repo = self.hub.add(f"acme/xet-{stack}-{offline}", files, xet=True)
+                    before = self.hub.seen()
+                    self.assert_snapshot(repo, files, stack=stack, offline=offline)
+                    answer = self.world.act("download", repo_id=repo.id, filename="model.safetensors", stack=stack)
+                    self.assert_same(answer, files["model.safetensors"])
+                    self.assert_no_content_for_clients(self.hub.seen() - before)
+
     def test_a_renamed_repository(self):
         self.hub.add("acme/new-name", CONFIG)
         self.hub.move("acme/old-name", "acme/new-name")

@@ -277,7 +277,7 @@ class Mount:
         self.world, self.number = world, number
         self.dir = world.folder(f"mount-{number}")
         self.cache = world.folder(f"disk-cache-{number}", 0o700)
-        command = [built("", "hfmount"), "mount", "--cache-dir", self.cache, "--ref-ttl", "2s", *options, self.dir]
+        command = [built("", "hfmount"), "mount", "--cache-dir", self.cache, *options, self.dir]
         self.process = world._start(f"mount-{number}", command, world.environment() | (env or {}))
         self.process.until(lambda: mounted(self.dir), 30, "mounts")
         self.process.until(lambda: os.path.isdir(self.dir), 30, "answers")
