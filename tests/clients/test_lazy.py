@@ -88,7 +88,9 @@ class Lazy(Case):
         for stack in BOTH_STACKS:
             found = self.world.act("try_to_load", repo_id=repo.id, filename="config.json", stack=stack)
             self.assertTrue(found.endswith(f"/snapshots/{repo.commit}/config.json"), found)
-            found = self.world.act("try_to_load", repo_id=repo.id, filename="config.json", revision=repo.commit, stack=stack)
+            found = self.world.act(
+                "try_to_load", repo_id=repo.id, filename="config.json", revision=repo.commit, stack=stack
+            )
             if self.world.lazy or found is not None:
                 self.assertTrue(found.endswith(f"/snapshots/{repo.commit}/config.json"), found)
             if self.world.lazy:
