@@ -1,14 +1,12 @@
 //! What users set: the volume (once, by `format`) and the mount (each time), and how they write it.
 
 mod home;
-mod meta_url;
 mod options;
 mod token;
 pub mod units;
 mod volume;
 
 pub use home::Home;
-pub use meta_url::{MetaUrl, PASSWORD, RedisUrl, SocketAddress};
 pub use options::MountOptions;
 pub use token::{TokenPlaces, read_token};
 pub use volume::{

@@ -120,7 +120,9 @@ impl BlobContent {
         let limit = blob.shared.options.io_timeout;
         match tokio::time::timeout(limit, blob.read(offset, len)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::new(Kind::TimedOut, format!("read at {offset} after {} s", limit.as_secs()))),
+            Err(_) => {
+                Err(Error::new(Kind::TimedOut, format!("read at {offset} after {} s", limit.as_secs())))
+            }
         }
         .context(|| format!("blob {}", blob.id))
     }
@@ -266,7 +268,9 @@ impl Blob {
                 let text = format!("the metadata says {} bytes, the inode {}", row.size, self.size);
                 return Err(Error::new(Kind::Corrupt, text));
             }
-            Some(row) => Facts { origins: row.origins.into_iter().map(origin).collect(), verified: row.verified },
+            Some(row) => {
+                Facts { origins: row.origins.into_iter().map(origin).collect(), verified: row.verified }
+            }
             None => Facts { origins: Arc::from([]), verified: false },
         };
         let facts = Arc::new(facts);

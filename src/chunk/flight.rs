@@ -104,7 +104,9 @@ impl Blob {
                     continue;
                 } else {
                     match &state.refused {
-                        Some((at, e)) if at.elapsed() < REFUSED_FOR => return self.refuse(e, fetch, suspects),
+                        Some((at, e)) if at.elapsed() < REFUSED_FOR => {
+                            return self.refuse(e, fetch, suspects);
+                        }
                         _ => {}
                     }
                     match fetch.last_mut() {

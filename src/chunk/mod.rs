@@ -13,6 +13,7 @@ mod blob;
 pub mod cache;
 pub mod digest;
 pub mod extents;
+pub mod file;
 mod fill;
 mod flight;
 mod overflow;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 pub use self::blob::BlobContent;
+pub use self::file::{FileContent, Files};
 pub use self::shared::{ChunksStats, SourceStats};
 
 use self::blob::Blob;

@@ -93,8 +93,12 @@ async fn stream(
             let poured = chunk.finish().await?;
             land(flights, last.take()).await?;
             let is_origin = n + 1 == shared.sources.len();
-            let finding =
-                Finding { is_origin, stored: task.row(idx).stored, recorded: task.row(idx).hash, whole: poured.whole };
+            let finding = Finding {
+                is_origin,
+                stored: task.row(idx).stored,
+                recorded: task.row(idx).hash,
+                whole: poured.whole,
+            };
             *last = Some(Settling(tokio::spawn(show(
                 blob.clone(),
                 poured,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::MetaUrl;
+use crate::meta::url::MetaUrl;
 
 /// One mount's options, complete: defaults are filled in.
 #[derive(Clone, Debug)]

@@ -22,5 +22,5 @@ mod signals;
 mod tasks;
 
 pub(crate) use mountpoint::absolute;
-pub use mountpoint::{MountPoint, detach, force, unmount};
+pub use mountpoint::{MountPoint, detach, force, mounted_at, unmount};
 pub use session::{MountSettings, Mounted, mount};

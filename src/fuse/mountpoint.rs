@@ -46,12 +46,12 @@ impl MountPoint {
                         continue;
                     }
                     Probe::Alive if mount.is_hfmount() => {
-                        return Err(unfit(&path, "is an hfmount already: `hfmount umount` it first"));
+                        return Err(unfit(&path, "an hfmount is on it already: `hfmount umount` it first"));
                     }
                     Probe::Hangs => {
                         return Err(unfit(
                             &path,
-                            "has a mount on it that does not answer: `hfmount umount --force` it first",
+                            "the mount on it does not answer: `hfmount umount --force` it first",
                         ));
                     }
                     Probe::Alive => {}
@@ -60,7 +60,7 @@ impl MountPoint {
             let kind = match fs::symlink_metadata(&path) {
                 Ok(meta) => meta.file_type(),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    return Err(unfit(&path, "does not exist: make the directory first"));
+                    return Err(unfit(&path, "the directory does not exist: make it first"));
                 }
                 Err(e) => return Err(Error::with_source(Kind::Config, path.display().to_string(), e)),
             };
@@ -70,7 +70,7 @@ impl MountPoint {
                 continue;
             }
             if !kind.is_dir() {
-                return Err(unfit(&path, "is not a directory"));
+                return Err(unfit(&path, "it is not a directory"));
             }
             let dir =
                 rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -78,7 +78,7 @@ impl MountPoint {
             let hides = hidden(&path);
             return Ok(MountPoint { path, dir, hides });
         }
-        Err(unfit(&path, "is a loop of links, or too many dead mounts lie on it"))
+        Err(unfit(&path, "a loop of links, or too many dead mounts"))
     }
 
     /// Absolute, without links.
@@ -103,7 +103,7 @@ impl MountPoint {
 }
 
 fn unfit(path: &Path, why: &str) -> Error {
-    Error::new(Kind::Config, format!("{} {why}", path.display()))
+    Error::with_source(Kind::Config, path.display().to_string(), why.to_owned())
 }
 
 /// The path with all but its last component resolved, so that what is mounted on it is not looked at.
@@ -111,7 +111,7 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path).context(|| path.display().to_string())?;
     let resolve = |p: &Path| {
         fs::canonicalize(p).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => unfit(p, "does not exist"),
+            io::ErrorKind::NotFound => unfit(p, "there is no such directory"),
             _ => Error::with_source(Kind::Config, p.display().to_string(), e),
         })
     };
@@ -120,6 +120,11 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
         // The root, or a path that ends in `..`.
         _ => resolve(&path),
     }
+}
+
+/// Whether an hfmount is the top mount on `path`; `None` if nothing is mounted there.
+pub fn mounted_at(path: &Path) -> Result<Option<bool>> {
+    Ok(mounts::at(path)?.map(|m| m.is_hfmount()))
 }
 
 enum Probe {
@@ -180,7 +185,7 @@ fn take_off(path: &Path, flags: UnmountFlags, helper: &[&str]) -> Result<bool> {
     match rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(true),
         Err(Errno::INVAL | Errno::NOENT) => Ok(false),
-        Err(Errno::BUSY) => Err(unfit(path, "is in use").with_kind(Kind::Busy)),
+        Err(Errno::BUSY) => Err(Error::new(Kind::Busy, path.display().to_string())),
         // Only the helper, which is set-uid root, may do it for an ordinary user.
         Err(Errno::PERM) => helper_unmount(path, helper),
         Err(e) => Err(Error::with_source(Kind::Internal, format!("unmounting {}", path.display()), e)),
@@ -215,11 +220,14 @@ mod tests {
         let tmp = tempfile::tempdir().expect("dir");
         let missing = MountPoint::prepare(&tmp.path().join("none")).expect_err("missing");
         assert_eq!(missing.kind(), Kind::Config);
-        assert!(missing.to_string().contains("none does not exist"), "{missing}");
+        assert!(
+            missing.to_string().contains("none: bad configuration: the directory does not exist"),
+            "{missing}"
+        );
         let file = tmp.path().join("file");
         fs::write(&file, "x").expect("write");
         let plain = MountPoint::prepare(&file).expect_err("a file");
-        assert!(plain.to_string().contains("is not a directory"), "{plain}");
+        assert!(plain.to_string().contains("it is not a directory"), "{plain}");
     }
 
     #[test]

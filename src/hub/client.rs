@@ -74,10 +74,21 @@ impl HubClient {
                 .tcp_keepalive(Duration::from_secs(30))
                 .pool_idle_timeout(Duration::from_secs(60))
                 .build()
-                .map_err(|e| Error::with_source(Kind::Config, "HTTP client", e))
         };
-        let api = client(Client::builder())?;
-        let data = client(Client::builder().http1_only().pool_max_idle_per_host(options.transfers))?;
+        let api = || Client::builder();
+        let data = || Client::builder().http1_only().pool_max_idle_per_host(options.transfers);
+        let built = client(api()).and_then(|api| Ok((api, client(data())?)));
+        let (api, data) = match built {
+            // A slim container without certificates can still use a mirror over plain http.
+            Err(_) if urls.is_plain() => client(api().tls_certs_only([]))
+                .and_then(|api| Ok((api, client(data().tls_certs_only([]))?)))
+                .map_err(|e| Error::with_source(Kind::Config, "HTTP client", e))?,
+            Err(e) => {
+                let hint = "HTTP client (are certificates installed, or SSL_CERT_FILE set?)";
+                return Err(Error::with_source(Kind::Config, hint, e));
+            }
+            Ok(clients) => clients,
+        };
         let authorization = options.token.as_ref().map(|token| {
             let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
             value.map_err(|_| Error::new(Kind::Config, "the Hub token cannot be sent in a header"))
@@ -166,7 +177,13 @@ impl Inner {
             let failure = match timeout_at(deadline, attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(failure)) => failure,
-                Err(_) => return Err(Error::new(Kind::TimedOut, "the Hub")),
+                Err(_) => {
+                    let seconds = self.options.deadline.as_secs_f32();
+                    return Err(Error::new(
+                        Kind::TimedOut,
+                        format!("no answer of the Hub within {seconds} s"),
+                    ));
+                }
             };
             tries += 1;
             let wait = match failure.next {
@@ -176,13 +193,15 @@ impl Inner {
                 // At least the backoff: some servers ask for 0 s and mean "not yet".
                 Next::Wait(asked) => asked.max(backoff(0)),
             };
-            if Instant::now() + wait >= deadline {
-                let text = format!("trying again makes sense in {} s", wait.as_secs());
-                return Err(failure.error.context(text));
-            }
-            // Waits that were asked for end with the deadline, not with a number of tries.
-            if tries >= TRIES && !matches!(failure.next, Next::Wait(_)) {
-                return Err(failure.error);
+            let is_late = Instant::now() + wait >= deadline;
+            match failure.next {
+                Next::Wait(_) if is_late => {
+                    return Err(failure.error.context(format!("not before another {} s", wait.as_secs())));
+                }
+                // Waits that were asked for end with the deadline, not with a number of tries.
+                Next::Wait(_) => {}
+                _ if is_late || tries >= TRIES => return Err(failure.error),
+                _ => {}
             }
             tracing::debug!(error = %failure.error, ?wait, "trying the Hub again");
             tokio::time::sleep(wait).await;

@@ -91,7 +91,9 @@ impl Inner {
                 }
             },
             (None, Located::Cdn { url, .. }) => {
-                let response = self.send(&self.data, url, &headers(&ask.range), None).await?;
+                let sent = self.send(&self.data, url, &headers(&ask.range), None).await;
+                // Perhaps that host is gone: the Hub may name another.
+                let response = sent.inspect_err(|_| self.locations.forget(ask.origin, &cell))?;
                 self.cdn_answer(ask, &cell, was_known, response)
             }
         }

@@ -35,6 +35,11 @@ impl Urls {
         &self.prefix
     }
 
+    /// Whether the endpoint is plain http.
+    pub fn is_plain(&self) -> bool {
+        self.endpoint.scheme() == "http"
+    }
+
     /// Whether the URL is the Hub's own: the token may go there.
     pub fn is_hub(&self, url: &Url) -> bool {
         url.origin() == self.endpoint.origin()

@@ -54,33 +54,25 @@ impl Vfs {
             let (vfs, caller, name) = self.owned(caller, name);
             return blocking(move || vfs.private.mkdir(&caller, parent, &name, mode)).await.map(unremembered);
         }
-        let new = New { kind: FileType::Dir, mode, uid: caller.uid, gid: caller.gid, ..New::default() };
+        let new = New::plain(FileType::Dir, mode, caller.uid, caller.gid);
         let made = self.make(parent, name, new).await?;
         Ok(self.entry(&made))
     }
 
-    /// Makes a file, fifo, socket or device without opening it. `mode` tells which, as for mknod(2).
+    /// Makes a file, fifo, socket or device without opening it.
     pub async fn mknod(
         self: &Arc<Self>,
         caller: &Caller,
         parent: Ino,
         name: &[u8],
-        mode: u32,
+        kind: FileType,
+        mode: u16,
         rdev: u32,
     ) -> Result<Entry> {
-        let kind = match mode & libc::S_IFMT {
-            0 | libc::S_IFREG => FileType::File,
-            libc::S_IFIFO => FileType::Fifo,
-            libc::S_IFSOCK => FileType::Socket,
-            libc::S_IFCHR => FileType::CharDevice,
-            libc::S_IFBLK => FileType::BlockDevice,
-            other => return Err(Error::new(Kind::Invalid, format!("mknod of type {other:#o}"))),
-        };
-        let mode = permissions(mode);
         if self.place(parent, name).await? == Place::Private {
             return Err(Error::new(Kind::NotPermitted, "special file among private files"));
         }
-        let new = New { kind, mode, uid: caller.uid, gid: caller.gid, rdev, ..New::default() };
+        let new = New { rdev, ..New::plain(kind, mode, caller.uid, caller.gid) };
         let made = self.make(parent, name, new).await?;
         Ok(self.entry(&made))
     }
@@ -99,43 +91,30 @@ impl Vfs {
             let made = blocking(move || vfs.private.symlink(&caller, parent, &name, &target)).await;
             return made.map(unremembered);
         }
-        let new = New {
-            kind: FileType::Symlink,
-            mode: 0o777,
-            uid: caller.uid,
-            gid: caller.gid,
-            target: Some(Bytes::copy_from_slice(target)),
-            ..New::default()
-        };
+        let target = Some(Bytes::copy_from_slice(target));
+        let new = New { target, ..New::plain(FileType::Symlink, 0o777, caller.uid, caller.gid) };
         let made = self.make(parent, name, new).await?;
         Ok(self.entry(&made))
     }
 
-    /// Makes what `new` says, with what the directory asks of its children: those of `.locks` are for all users, whatever
-    /// their umask, because the libraries of different users lock there. A name made by hand is no longer the Hub's.
+    /// Makes what `new` says. `.locks` and `blobs` in the root are for all users, whatever their umask, with all that is made
+    /// in them: the libraries of different users lock and share there. A name made by hand is no longer the Hub's.
     pub(super) async fn make(self: &Arc<Self>, parent: Ino, name: &[u8], mut new: New) -> Result<Attr> {
         let facts =
             self.facts(parent).await?.ok_or_else(|| Error::new(Kind::Stale, format!("inode {parent}")))?;
         let is_dir = new.kind == FileType::Dir;
-        match &facts.role {
-            Some(Role::Root) if is_dir && name == b".locks" => new.role = Some(Role::Locks),
-            Some(Role::Root) if is_dir && name == b"blobs" => new.role = Some(Role::SharedBlobs),
-            Some(Role::Locks) if is_dir || new.kind == FileType::File => new.role = Some(Role::Locks),
-            Some(Role::SharedBlobs) if is_dir => new.role = Some(Role::SharedBlobs),
-            _ => {}
-        }
-        if new.role.is_some() {
-            new.mode = if is_dir { 0o777 } else { 0o666 };
+        if is_dir && facts.role == Some(Role::Root) {
+            new.role = match name {
+                b".locks" => Some(Role::Locks),
+                b"blobs" => Some(Role::SharedBlobs),
+                _ => None,
+            };
         }
         let made = self.meta.make(parent, name, new).await?;
         match facts.role {
-            Some(Role::Root) if is_dir => {
-                // Its tombstone went in the same commit.
-                if let Some(repo) = repo_of(name) {
-                    self.forget_repo(&repo);
-                }
-            }
-            Some(Role::Snapshots(_) | Role::Refs { .. }) => {
+            // The tombstone of its name went in the same commit.
+            Some(Role::Root) if is_dir => self.forget_repo(name),
+            Some(Role::Snapshots(_) | Role::Refs { .. }) if !is_temporary(name) => {
                 self.meta.set_tombstone(&tombstone_of(parent, name), None).await?;
             }
             _ => {}
@@ -143,9 +122,10 @@ impl Vfs {
         Ok(made)
     }
 
-    fn forget_repo(&self, repo: &RepoId) {
-        if let Some(lazy) = &self.lazy {
-            lazy.forget_repo(repo);
+    fn forget_repo(&self, name: &[u8]) {
+        let repo = std::str::from_utf8(name).ok().and_then(RepoId::from_folder);
+        if let (Some(lazy), Some(repo)) = (&self.lazy, repo) {
+            lazy.forget_repo(&repo);
         }
     }
 
@@ -183,21 +163,19 @@ impl Vfs {
         Ok(())
     }
 
-    /// What was deleted on purpose does not come back from the Hub by itself while its tombstone lasts.
+    /// What was deleted on purpose does not come back from the Hub by itself while its tombstone lasts. For a repository
+    /// the metadata sets it in the commit that removes the name.
     async fn bury(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        let tombstone = match self.facts(parent).await?.and_then(|f| f.role) {
-            Some(Role::Root) => repo_of(name).map(|repo| {
-                self.forget_repo(&repo);
-                repo.folder()
-            }),
-            Some(Role::Snapshots(_) | Role::Refs { .. }) if !is_temporary(name) => {
-                Some(tombstone_of(parent, name))
+        match self.facts(parent).await?.and_then(|f| f.role) {
+            Some(Role::Root) => {
+                self.forget_repo(name);
+                Ok(())
             }
-            _ => None,
-        };
-        match tombstone {
-            Some(name) => self.meta.set_tombstone(&name, self.opts.tombstone_ttl).await,
-            None => Ok(()),
+            Some(Role::Snapshots(_) | Role::Refs { .. }) if !is_temporary(name) => {
+                let until = Timestamp::from(SystemTime::now() + self.opts.tombstone_ttl);
+                self.meta.set_tombstone(&tombstone_of(parent, name), Some(until)).await
+            }
+            _ => Ok(()),
         }
     }
 
@@ -233,11 +211,8 @@ impl Vfs {
         if mode != RenameMode::Exchange {
             self.bury(from.0, from.1).await?;
         }
-        if renamed.moved.kind == FileType::Dir
-            && to.0 == Ino::ROOT
-            && let Some(repo) = repo_of(to.1)
-        {
-            self.forget_repo(&repo);
+        if to.0 == Ino::ROOT {
+            self.forget_repo(to.1);
         }
         Ok(())
     }
@@ -293,8 +268,7 @@ impl Vfs {
     async fn change_of(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Option<meta::SetAttr>> {
         let mut mode = set.mode;
         if mode.is_some() {
-            let fixed = ino == Ino::ROOT || matches!(self.role_of(ino).await?, Some(Role::Locks));
-            if fixed {
+            if ino == Ino::ROOT || self.is_lock(ino).await? {
                 mode = None;
             }
         }
@@ -312,11 +286,13 @@ impl Vfs {
         Ok(Some(meta::SetAttr { mode, uid, gid, atime: time(set.atime), mtime: time(set.mtime) }))
     }
 
-    async fn role_of(&self, ino: Ino) -> Result<Option<Role>> {
-        match self.attrs.facts(ino) {
-            Some(facts) => Ok(facts.role),
-            None => Ok(self.meta.getattr(ino).await?.role),
-        }
+    /// Whether the inode is `.locks` or was made below it.
+    async fn is_lock(&self, ino: Ino) -> Result<bool> {
+        let attr = self.meta.getattr(ino).await?;
+        Ok(match attr.kind {
+            FileType::Dir => attr.role == Some(Role::Locks),
+            _ => self.facts(attr.parent).await?.is_some_and(|f| f.role == Some(Role::Locks)),
+        })
     }
 
     fn owned(self: &Arc<Self>, caller: &Caller, name: &[u8]) -> (Arc<Self>, Caller, Bytes) {
@@ -338,16 +314,7 @@ pub(super) fn unremembered(stat: Stat) -> Entry {
     Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }
 }
 
-/// The permission bits of a mode.
-pub(super) fn permissions(mode: u32) -> u16 {
-    (mode & 0o7777) as u16
-}
-
 /// A name that a client writes to and renames: `main.1f2e3d4c.tmp`.
 fn is_temporary(name: &[u8]) -> bool {
     name.starts_with(b".") || name.ends_with(b".tmp")
-}
-
-fn repo_of(name: &[u8]) -> Option<RepoId> {
-    std::str::from_utf8(name).ok().and_then(RepoId::from_folder)
 }

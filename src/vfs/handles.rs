@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::chunk::{BlobContent, FileContent};
 use crate::error::{Error, Kind, Result};
-use crate::types::Ino;
+use crate::types::{BlobId, Ino};
 
 /// What a handle reads and writes.
 #[derive(Clone, Debug)]
@@ -72,5 +72,15 @@ impl Handles {
         inos.sort_unstable();
         inos.dedup();
         inos
+    }
+
+    /// The inodes through which a blob (`None`: any blob) is open.
+    pub fn open_blobs(&self, wanted: Option<BlobId>) -> Vec<Ino> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let of_blob = |h: &&Arc<Handle>| match &h.data {
+            Data::Blob(blob) => wanted.is_none_or(|id| blob.id() == id),
+            _ => false,
+        };
+        open.values().filter(of_blob).map(|h| h.ino).collect()
     }
 }

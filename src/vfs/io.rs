@@ -46,8 +46,12 @@ impl Vfs {
         let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, "write", e))?;
         let append = handle.flags & libc::O_APPEND != 0;
         match &handle.data {
-            Data::File(file) if append => file.append(data).await?,
-            Data::File(file) => file.write(offset, data).await?,
+            Data::File(file) if append => {
+                file.append(data).await?;
+            }
+            Data::File(file) => {
+                file.write(offset, data).await?;
+            }
             Data::Private(file) => {
                 let file = Arc::clone(file);
                 blocking(move || {

@@ -80,8 +80,8 @@ pub struct Vfs {
 }
 
 impl Vfs {
-    /// The file system over its layers. Runs two tasks of its own, on the current runtime, until the metadata engine is
-    /// dropped or [`shutdown`](Self::shutdown) is called: one follows pushed changes, one keeps what is open alive.
+    /// The file system over its layers. Its tasks (they follow what others change, and keep what is open alive) run on the
+    /// current runtime until it is dropped.
     #[must_use]
     pub fn new(
         meta: Meta,

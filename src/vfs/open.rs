@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::blocking::blocking;
-use super::change::{Place, permissions, unremembered};
+use super::change::{Place, unremembered};
 use super::handles::{Data, Handle};
 use super::types::{Caller, Entry, Opened};
 use super::virtual_ino::{Which, which};
@@ -93,10 +93,9 @@ impl Vfs {
         caller: &Caller,
         parent: Ino,
         name: &[u8],
-        mode: u32,
+        mode: u16,
         flags: i32,
     ) -> Result<(Entry, Opened)> {
-        let mode = permissions(mode);
         if self.place(parent, name).await? == Place::Private {
             let (vfs, caller, name) = (Arc::clone(self), *caller, Bytes::copy_from_slice(name));
             let made = blocking(move || vfs.private.create(&caller, parent, &name, mode, flags)).await?;
@@ -104,7 +103,7 @@ impl Vfs {
                 self.opened(Handle { ino: made.0.ino, flags, data: Data::Private(made.1) }, false, false);
             return Ok((unremembered(made.0), opened));
         }
-        let new = New { kind: FileType::File, mode, uid: caller.uid, gid: caller.gid, ..New::default() };
+        let new = New::plain(FileType::File, mode, caller.uid, caller.gid);
         let attr = match self.make(parent, name, new).await {
             Ok(attr) => attr,
             // Another mount made it since the kernel looked.

@@ -1,14 +1,17 @@
 //! What other mounts changed: events of the metadata become orders to the kernel to forget, and wake who waits for locks.
 
-use std::sync::Arc;
+use std::sync::Weak;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use bytes::Bytes;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::Vfs;
 use super::types::Invalidation;
+use crate::chunk::BlobEvent;
+use crate::meta::Meta;
 use crate::meta::kv::{Change, Event};
-use crate::types::Ino;
+use crate::types::{BlobId, Ino};
 
 /// How many orders may wait for the kernel. Beyond that they are dropped: names follow within `--entry-ttl`, and every
 /// open asks the metadata in any case.
@@ -49,24 +52,42 @@ impl Invalidations {
     }
 }
 
-impl Vfs {
-    /// Follows the metadata's push channel until the engine is dropped.
-    pub(super) async fn follow_changes(self: Arc<Self>) {
-        let mut watch = match self.meta.kv().watch().await {
-            Ok(watch) => watch,
-            Err(e) => {
-                tracing::warn!("no push channel, names follow within the entry TTL: {e}");
-                return;
-            }
-        };
-        while let Ok(event) = watch.next().await {
-            match event {
-                Event::Changed { change, by } => self.changed(change, by == Some(self.meta.session())),
-                Event::Lost => self.lost_push(),
-            }
+/// Follows the metadata's push channel until the file system is dropped.
+pub(super) async fn follow_changes(vfs: Weak<Vfs>, meta: Meta) {
+    let mut watch = match meta.kv().watch().await {
+        Ok(watch) => watch,
+        Err(e) => {
+            tracing::warn!("no push channel, names follow within the entry TTL: {e}");
+            return;
+        }
+    };
+    let own = meta.session();
+    drop(meta);
+    while let Ok(event) = watch.next().await {
+        let Some(vfs) = vfs.upgrade() else { return };
+        match event {
+            Event::Changed { change, by } => vfs.changed(change, by == Some(own)),
+            Event::Lost => vfs.lost_push(),
         }
     }
+}
 
+/// Drops what the kernel has of blobs whose bytes turned out to be wrong, in whichever open file they are.
+pub(super) async fn follow_blobs(vfs: Weak<Vfs>, mut events: broadcast::Receiver<BlobEvent>) {
+    loop {
+        let event = events.recv().await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        match event {
+            Ok(BlobEvent::Mismatch(blob)) => vfs.drop_pages(Some(blob)),
+            Ok(BlobEvent::Verified(_)) => {}
+            // Which blobs is not known any more: all that is open.
+            Err(RecvError::Lagged(_)) => vfs.drop_pages(None),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+impl Vfs {
     fn changed(&self, change: Change, own: bool) {
         if let Change::Unlocked { ino } = change {
             self.locks.wake(ino);
@@ -83,6 +104,12 @@ impl Vfs {
                 self.invalidations.attrs(ino);
             }
             Change::Unlocked { .. } => {}
+        }
+    }
+
+    fn drop_pages(&self, blob: Option<BlobId>) {
+        for ino in self.handles.open_blobs(blob) {
+            self.invalidations.pages(ino);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::Vfs;
+use super::{Vfs, push};
 use crate::error::Result;
 use crate::types::Timestamp;
 
@@ -13,7 +13,8 @@ const EVERY: Duration = Duration::from_secs(20);
 
 impl Vfs {
     pub(super) fn start_upkeep(self: &Arc<Self>) {
-        tokio::spawn(Arc::clone(self).follow_changes());
+        tokio::spawn(push::follow_changes(Arc::downgrade(self), self.meta.clone()));
+        tokio::spawn(push::follow_blobs(Arc::downgrade(self), self.chunks.events()));
         tokio::spawn(upkeep(Arc::downgrade(self)));
     }
 

@@ -7,6 +7,7 @@ mod redis_faults;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod sqlite;
+mod times;
 mod world;
 
 use std::sync::Arc;

@@ -1,20 +1,23 @@
 //! A TCP proxy before a Redis, which loses requests or replies when told to.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What happens to an EVALSHA whose turn it is; the connection is closed either way.
+/// What happens to an EVALSHA whose turn it is. When something is lost, the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It never reaches the server.
     LoseRequest,
     /// The server answers, and nobody hears it.
     LoseReply,
+    /// It waits, and all that follows it on its connection, until [`Proxy::release`].
+    HoldRequest,
 }
 
 pub struct Proxy {
@@ -30,7 +33,8 @@ struct State {
     /// Every so many of them meet the fault, while any is left.
     every: AtomicU64,
     left: AtomicU64,
-    lose_request: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+    released: Notify,
     faults: AtomicU64,
 }
 
@@ -45,10 +49,15 @@ impl Proxy {
 
     /// Lets every `every`-th EVALSHA from now on meet `fault`, `times` times.
     pub fn set(&self, fault: Fault, every: u64, times: u64) {
-        self.state.lose_request.store(fault == Fault::LoseRequest, Ordering::SeqCst);
+        *self.state.fault.lock().expect("not poisoned") = Some(fault);
         self.state.seen.store(0, Ordering::SeqCst);
         self.state.every.store(every, Ordering::SeqCst);
         self.state.left.store(times, Ordering::SeqCst);
+    }
+
+    /// Lets those that are held go on.
+    pub fn release(&self) {
+        self.state.released.notify_waiters();
     }
 
     /// How many met it so far.
@@ -97,10 +106,12 @@ async fn carry(client: TcpStream, server: TcpStream, state: &State) {
                 || state.left.try_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
             if every > 0 && (before + evals) / every > before / every && left() {
                 state.faults.fetch_add(1, Ordering::SeqCst);
-                if state.lose_request.load(Ordering::SeqCst) {
-                    return;
+                let fault = *state.fault.lock().expect("not poisoned");
+                match fault {
+                    Some(Fault::LoseReply) => deaf.store(true, Ordering::SeqCst),
+                    Some(Fault::HoldRequest) => state.released.notified().await,
+                    Some(Fault::LoseRequest) | None => return,
                 }
-                deaf.store(true, Ordering::SeqCst);
             }
             if to_server.write_all(&piece[..n]).await.is_err() {
                 return;

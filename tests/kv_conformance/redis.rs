@@ -284,6 +284,30 @@ async fn a_full_server_has_no_space() {
     write(&*kv, vec![set("m", "a", "2")]).await;
 }
 
+/// The rights that the module's documentation asks for suffice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_confined_user_suffices() {
+    let server = RedisServer::start();
+    let user = "ACL SETUSER hf on >pw resetkeys resetchannels ~{hfmount}* &{hfmount}* +@all -@admin -@dangerous +info";
+    assert_eq!(server.ask(&user.split(' ').collect::<Vec<_>>()), "+OK");
+    let (username, password) = (Some("hf".to_owned()), Some("pw".to_owned()));
+    let options = RedisOptions { username, password, ..redis_options(server.address()) };
+    let kv = RedisKv::open(options).await.expect("open");
+    let mut watch = kv.watch().await.expect("watch");
+    let change = Change::Inode { ino: Ino(1) };
+    let write =
+        vec![set("d1/", "a", 7_u64.to_be_bytes()), set("i7", "a", "row"), Write::DelMap("d2/".to_owned())];
+    let txn = Txn { write, publish: vec![change.clone()], ..Txn::default() };
+    assert_eq!(kv.commit(txn).await.expect("commit"), Outcome::Applied);
+    assert_eq!(next(&mut watch).await, Event::Changed { change, by: None });
+    assert_eq!(kv.get(&[key("i7", "a"), key("d1/", "b")]).await.expect("get").len(), 2);
+    assert!(kv.follow(&key("d1/", "a"), &["a".into()]).await.expect("follow").is_some());
+    assert_eq!(kv.scan("d1/", 0, 10).await.expect("scan").len(), 1);
+    kv.beat(SessionId(1), Duration::from_secs(9)).await.expect("beat");
+    assert_eq!(kv.alive(&[SessionId(1)]).await.expect("alive"), [true]);
+    assert!(kv.info().await.expect("info").name.contains(' '));
+}
+
 /// What other programs did to the server's keys must not look like an empty volume.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_types_are_errors() {

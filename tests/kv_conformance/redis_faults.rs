@@ -10,7 +10,7 @@ use hfmount::types::{Ino, SessionId};
 
 use crate::proxy::{Fault, Proxy};
 use crate::redis_server::RedisServer;
-use crate::world::{attempt, key, next, redis_options, set, txn, value, write};
+use crate::world::{attempt, del, key, next, redis_options, set, txn, value, write};
 
 /// Options of somebody who gives up soon.
 fn hasty(server: &RedisServer) -> RedisOptions {
@@ -48,6 +48,43 @@ async fn a_lost_reply_applies_once() {
     assert_eq!(proxy.faults(), 40);
     assert_eq!(value(&*kv, "v", "n").await.as_deref(), Some("40"));
     assert_eq!(kv.scan("d1/", 0, 100).await.expect("scan").len(), 40);
+}
+
+/// A copy of a request that arrives after its repetition was answered does nothing, whatever the answer was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_copy_does_nothing() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(server.address()).await;
+    let options = RedisOptions { try_timeout: Duration::from_millis(300), ..redis_options(proxy.address) };
+    let kv = RedisKv::open(options).await.expect("open");
+    let other = RedisKv::open(redis_options(server.address())).await.expect("open");
+    write(&*kv, vec![set("v", "bytes", "5")]).await;
+    let create = |name: &str| {
+        let expect = vec![Expect::Absent(key("d1/", name)), Expect::Absent(key("d1/", "bar"))];
+        attempt(&*kv, expect, vec![set("d1/", name, "x"), Write::AddBounded(key("v", "bytes"), 1, 6)])
+    };
+
+    proxy.set(Fault::HoldRequest, 1, 1);
+    assert_eq!(create("applied").await.expect("commit"), Outcome::Applied);
+    write(&*other, vec![del("d1/", "applied"), set("v", "bytes", "6")]).await;
+    proxy.set(Fault::HoldRequest, 1, 1);
+    assert_eq!(create("full").await.expect("commit"), Outcome::Full);
+    write(&*other, vec![set("v", "bytes", "0"), set("d1/", "bar", "x")]).await;
+    proxy.set(Fault::HoldRequest, 1, 1);
+    assert_eq!(create("conflict").await.expect("commit"), Outcome::Conflict(1));
+    write(&*other, vec![del("d1/", "bar")]).await;
+
+    assert_eq!(proxy.faults(), 3);
+    // Now every one of them would succeed.
+    let evals = server.calls("evalsha");
+    proxy.release();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while server.calls("evalsha") < evals + 3 {
+        assert!(Instant::now() < deadline, "the late copies never arrived");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(other.scan("d1/", 0, 10).await.expect("scan"), []);
+    assert_eq!(value(&*other, "v", "bytes").await.as_deref(), Some("0"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

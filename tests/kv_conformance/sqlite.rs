@@ -60,6 +60,25 @@ async fn a_missing_file_is_not_made_by_mount() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_open_a_new_file_at_once() {
+    for _ in 0..10 {
+        let (_dir, path) = volume();
+        let opens: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(
+                    async move { write(&*open(&path).await, vec![Write::Add(key("v", "n"), 1)]).await },
+                )
+            })
+            .collect();
+        for opened in opens {
+            opened.await.expect("task");
+        }
+        assert_eq!(value(&*open(&path).await, "v", "n").await.as_deref(), Some("8"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_of_others_are_refused_and_left_alone() {
     let (_dir, path) = volume();
     let foreign = rusqlite::Connection::open(&path).expect("open");

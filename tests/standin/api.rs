@@ -12,6 +12,7 @@ use super::cdn::iso_date;
 use super::http::{self, json as answer_json};
 use super::hub::Shared;
 use super::repos::{Entry, Repo, Tree};
+use super::xet;
 
 const VERBS: &[&str] = &["revision", "tree", "paths-info", "refs", "xet-read-token"];
 /// Pages are this small when every entry is expanded.
@@ -188,7 +189,12 @@ async fn carry_out(
         let from = format!("/api/{}/{}", call.plural, call.id);
         let rest = request.uri().path_and_query().map_or("", |p| p.as_str());
         let rest = rest.strip_prefix(&from).unwrap_or("");
-        return Err(No::Moved(format!("/api/{}/{to}{rest}", call.plural)));
+        let is_url = to.starts_with("http");
+        return Err(No::Moved(if is_url {
+            format!("{to}{from}{rest}")
+        } else {
+            format!("/api/{}/{to}{rest}", call.plural)
+        }));
     }
     let query = Query::parse(request.uri().query());
     match call.verb.as_str() {
@@ -343,10 +349,10 @@ fn xet_token(repo: &Repo, shared: &Shared) -> Result<Response<Body>, No> {
         return Err(No::Other(StatusCode::NOT_FOUND, "not a Xet repository".into()));
     }
     let cas = format!("{}/cas", shared.cdn);
-    let value = json!({"casUrl": cas, "exp": 4_000_000_000_u64, "accessToken": "xet-standin"});
+    let value = json!({"casUrl": cas, "exp": 4_000_000_000_u64, "accessToken": xet::TOKEN});
     let mut response = answer_json(StatusCode::OK, &value);
     http::set(&mut response, "x-xet-cas-url", &cas);
-    http::set(&mut response, "x-xet-access-token", "xet-standin");
+    http::set(&mut response, "x-xet-access-token", xet::TOKEN);
     http::set(&mut response, "x-xet-token-expiration", "4000000000");
     Ok(response)
 }

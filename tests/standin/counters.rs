@@ -13,7 +13,7 @@ const MAX_RANGES: usize = 100_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Requests by kind: `info`, `revision`, `tree`, `paths_info`, `refs`, `resolve_head`, `resolve_get`, `cdn_head`,
-    /// `cdn_get`, `xet_token`, `whoami`, `other`; for S3 `get`, `head`, `put`, `delete`, `list`, `post`.
+    /// `cdn_get`, `xet_token`, `xet_reconstruction`, `xorb_get`, `whoami`, `other`; for S3 `get`, `head`, `put`, `delete`, `list`, `post`.
     pub requests: BTreeMap<String, u64>,
     /// The same apart for each kind of program ([`agent`]).
     pub agents: BTreeMap<String, BTreeMap<String, u64>>,

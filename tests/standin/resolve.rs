@@ -99,11 +99,9 @@ async fn carry_out(
 }
 
 fn redirect(shared: &Shared, repo: &Repo, tree: &Tree, entry: &Entry) -> Result<Response<Body>, No> {
-    let (Some(lfs), Some(disk)) = (&entry.lfs, &entry.disk) else {
-        return Err(No::Entry(tree.commit.clone()));
-    };
+    let Some(lfs) = &entry.lfs else { return Err(No::Entry(tree.commit.clone())) };
     let label = format!("{}/{}", repo.label(), entry.path);
-    let query = lock(&shared.signer).sign(&lfs.sha256, disk, &label, shared.options.signed_for);
+    let query = lock(&shared.signer).sign(&lfs.sha256, &label, shared.options.signed_for);
     let location = format!("{}/xet-bridge/{}?{query}", shared.cdn, lfs.sha256);
     let mut response = json(StatusCode::FOUND, &serde_json::json!({}));
     http::set(&mut response, header::LOCATION, &location);

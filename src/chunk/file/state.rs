@@ -14,7 +14,7 @@ use crate::chunk::cache::Tag;
 use crate::chunk::extents::{self, MAX_EXTENTS, Piece};
 use crate::chunk::ranges::Ranges;
 use crate::meta::{Attr, Content};
-use crate::types::{BlobId, Extent, ObjectId, Timestamp};
+use crate::types::{BlobId, Extent, ObjectId, SessionId, Timestamp};
 
 /// Chunks whose lists are kept although nothing of them is new.
 const MAX_CLEAN: usize = 512;
@@ -116,7 +116,9 @@ pub(super) enum Part {
 impl Part {
     pub fn span(&self) -> Range<u32> {
         match self {
-            Part::Local(r) | Part::Recorded(r) | Part::Zeros(r) | Part::Blob(_, r) | Part::Inline(_, r) => r.clone(),
+            Part::Local(r) | Part::Recorded(r) | Part::Zeros(r) | Part::Blob(_, r) | Part::Inline(_, r) => {
+                r.clone()
+            }
             Part::Fetch(e) => extents::span(e),
         }
     }
@@ -144,8 +146,18 @@ pub(super) struct Plan {
     pub chunks: Vec<(u64, Vec<Extent>)>,
     /// What of `pending` goes with it.
     pub sent: Vec<(u64, Vec<Extent>)>,
-    /// Whether all is committed with this one.
-    pub last: bool,
+    pub kind: Step,
+}
+
+/// How far a commit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The file gets shorter on the way to where it was cut.
+    Cut,
+    /// Some of what was written.
+    Some,
+    /// All that is left.
+    Last,
 }
 
 #[derive(Debug)]
@@ -309,27 +321,98 @@ impl State {
         }
     }
 
-    /// Takes a chunk's list in. `recorded` says whether the index has a chunk with a given tag.
-    pub fn learn_rows(&mut self, idx: u64, rows: &[Extent], recorded: impl FnOnce(&Tag) -> bool) {
-        let rows = extents::canonical(rows);
+    /// The tag that chunk `idx` has with these rows.
+    pub fn tag_with(&self, idx: u64, rows: &[Extent]) -> Tag {
+        let clipped = extents::clip(&extents::canonical(rows), self.within(idx, self.floor()));
+        match self.chunks.get(&idx) {
+            Some(chunk) => extents::tag(&extents::overlay(&clipped, &chunk.pending)),
+            None => extents::tag(&clipped),
+        }
+    }
+
+    /// Takes a chunk's list in. `recorded`: the tag under which the index has the chunk.
+    pub fn learn_rows(&mut self, idx: u64, rows: &[Extent], recorded: Option<Tag>) {
         let chunk = self.chunk(idx);
         if chunk.rows.is_some() {
             return;
         }
-        chunk.rows = Some(rows);
-        let own = own_bytes(chunk);
+        chunk.rows = Some(extents::canonical(rows));
+        let (own, clean) = (own_bytes(chunk), chunk.is_clean());
         let list = self.list(idx);
         let tag = extents::tag(&list);
         let chunk = self.chunk(idx);
-        if chunk.local_tag.take() == Some(tag) && chunk.local != Local::Recorded {
+        if chunk.local_tag.take() == Some(tag) {
             return;
         }
-        let fresh = own.is_empty() && chunk.dirty.is_empty() && chunk.pending.is_empty();
-        chunk.local = if fresh && !list.is_empty() && recorded(&tag) {
+        chunk.local = if clean && !list.is_empty() && recorded == Some(tag) {
             Local::Recorded
         } else {
             Local::Ranges(own)
         };
+    }
+
+    /// What the index had of chunk `idx` was evicted.
+    pub fn evicted(&mut self, idx: u64) {
+        if let Some(chunk) = self.chunks.get_mut(&idx)
+            && chunk.local == Local::Recorded
+        {
+            chunk.local = Local::Ranges(Ranges::default());
+        }
+    }
+
+    /// Forgets the committed list of chunk `idx`, which may have been replaced. Returns what it was.
+    pub fn forget_rows(&mut self, idx: u64) -> Vec<Extent> {
+        let list = self.list(idx);
+        let id = self.next_id();
+        let chunk = self.chunk(idx);
+        chunk.rows = None;
+        chunk.local_tag = None;
+        chunk.local = Local::Ranges(own_bytes(chunk));
+        chunk.generation = id;
+        list
+    }
+
+    /// Bytes of chunk `idx` came: those that are still wanted, if they still mean what they meant at `generation`.
+    pub fn wanted(&self, idx: u64, generation: u64, range: Range<u32>) -> Ranges {
+        match self.chunks.get(&idx) {
+            Some(Chunk { generation: now, local: Local::Ranges(local), .. }) if *now == generation => {
+                local.missing(range)
+            }
+            _ => Ranges::default(),
+        }
+    }
+
+    /// Bytes of chunk `idx` are on the local disk. `false`: they mean something else by now.
+    pub fn filled(&mut self, idx: u64, generation: u64, range: Range<u32>) -> bool {
+        match self.chunks.get_mut(&idx) {
+            Some(Chunk { generation: now, local: Local::Ranges(local), .. }) if *now == generation => {
+                local.insert(range);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// If chunk `idx` is committed, and on the local disk up to the end of its list: its tag, that end, and its hash if it
+    /// is known.
+    pub fn to_record(&self, idx: u64) -> Option<(Tag, u32, Option<[u8; 32]>)> {
+        let chunk = self.chunks.get(&idx).filter(|c| c.is_clean() && c.rows.is_some())?;
+        let list = self.list(idx);
+        let end = extents::end(&list);
+        match &chunk.local {
+            Local::Ranges(local) if self.base == Base::Rows && end > 0 && local.covers(0..end) => {
+                let hash = chunk.hash.filter(|(len, _)| *len == end).map(|(_, hash)| hash);
+                Some((extents::tag(&list), end, hash))
+            }
+            _ => None,
+        }
+    }
+
+    /// The index has chunk `idx` under `tag`.
+    pub fn recorded(&mut self, idx: u64, tag: &Tag) {
+        if self.to_record(idx).is_some_and(|(now, ..)| now == *tag) {
+            self.chunk(idx).local = Local::Recorded;
+        }
     }
 
     /// Writes of `range` in the file are on the local disk.
@@ -414,35 +497,32 @@ impl State {
         let needs_rows = self.needs_rows(idx);
         let list = self.list(idx);
         let whole = self.data_end(idx);
-        let Some(chunk) = self.chunks.get(&idx) else { return Upload::Nothing };
+        let other = self.other_base(idx);
+        let id = self.next_id();
+        let chunk = self.chunk(idx);
         if chunk.upload.is_some() {
             return Upload::Busy;
         }
-        let all = chunk.dirty.covers(0..self.chunk_size);
-        if needs_rows && !all && !(chunk.dirty.is_empty() && chunk.pending.is_empty()) {
-            return Upload::NeedRows;
-        }
-        if chunk.dirty.is_empty() && (chunk.pending.is_empty() || list.len() <= MAX_EXTENTS) {
-            return Upload::Nothing;
-        }
-        // Bytes that lie in a row or a blob must be written with the rest: rows hold objects only.
-        let other = self.other_base(idx);
+        let all = chunk.dirty.covers(0..whole);
+        // Bytes that lie in a row or a blob must be written with the rest: rows name objects only.
         let bare = extents::pieces(&list, other)
             .iter()
-            .any(|p| matches!(p, Piece::Hole(h) if !chunk.dirty.missing(h.clone()).is_empty()));
-        let id = self.next_id();
-        let Some(chunk) = self.chunks.get_mut(&idx) else { return Upload::Nothing };
-        let ghost = |r: Range<u32>| Extent {
+            .any(|p| matches!(p, Piece::Hole(h) if !chunk.dirty.covers(h.clone())));
+        if chunk.dirty.is_empty() && !bare && (chunk.pending.is_empty() || list.len() <= MAX_EXTENTS) {
+            return Upload::Nothing;
+        }
+        if needs_rows && !all {
+            return Upload::NeedRows;
+        }
+        let stand_in = |r: Range<u32>| Extent {
             start: r.start,
             len: r.end - r.start,
-            object: ObjectId { session: crate::types::SessionId(u64::MAX), seq: u64::from(r.start) },
+            object: ObjectId { session: SessionId(u64::MAX), seq: u64::from(r.start) },
             object_offset: 0,
         };
-        let then: Vec<Extent> = chunk.dirty.iter().map(ghost).collect();
-        if bare || extents::overlay(&list, &then).len() > MAX_EXTENTS {
-            if !chunk.dirty.covers(0..whole) {
-                return Upload::NeedWhole;
-            }
+        let then: Vec<Extent> = chunk.dirty.iter().map(stand_in).collect();
+        if !all && (bare || extents::overlay(&list, &then).len() > MAX_EXTENTS) {
+            return Upload::NeedWhole;
         }
         chunk.uploading = std::mem::take(&mut chunk.dirty);
         chunk.upload = Some(id);
@@ -472,13 +552,15 @@ impl State {
         let landed: Vec<Extent> = objects
             .iter()
             .flat_map(|e| {
-                live.within(extents::span(e)).iter().map(|r| Extent {
-                    start: r.start,
-                    len: r.end - r.start,
-                    object: e.object,
-                    object_offset: e.object_offset + (r.start - e.start),
-                })
-                .collect::<Vec<_>>()
+                live.within(extents::span(e))
+                    .iter()
+                    .map(|r| Extent {
+                        start: r.start,
+                        len: r.end - r.start,
+                        object: e.object,
+                        object_offset: e.object_offset + (r.start - e.start),
+                    })
+                    .collect::<Vec<_>>()
             })
             .collect();
         let before = chunk.pending.clone();
@@ -512,6 +594,21 @@ impl State {
         chunks
     }
 
+    /// Whether chunk `idx` has bytes that no object has.
+    pub fn is_unstored(&self, idx: u64) -> bool {
+        let new = self.chunks.get(&idx).is_some_and(|c| !c.dirty.is_empty() || c.upload.is_some());
+        new || self.must_store(idx)
+    }
+
+    /// Whether chunk `idx` cannot be committed as it is: bytes of it lie in a blob or a row, or its list is too long.
+    pub fn must_store(&self, idx: u64) -> bool {
+        let list = self.list(idx);
+        let pending = self.chunks.get(&idx).is_some_and(|c| !c.pending.is_empty());
+        let bare =
+            || extents::pieces(&list, self.other_base(idx)).iter().any(|p| matches!(p, Piece::Hole(_)));
+        (pending && list.len() > MAX_EXTENTS) || bare()
+    }
+
     /// Chunks of a blob or of inline bytes that are not in objects yet though they must be.
     pub fn bare_chunks(&self) -> Range<u64> {
         match &self.base {
@@ -530,38 +627,55 @@ impl State {
         pending.chain(cut).filter(|idx| self.needs_rows(*idx)).collect()
     }
 
-    /// The next commit towards what was uploaded: at most `limit` rows, except that what began as a blob or inline
-    /// becomes rows in one step.
-    pub fn plan(&self, limit: usize) -> Plan {
-        let size = u64::from(self.chunk_size);
-        let (floor, committed) = (self.floor(), self.attr.size);
-        let limit = if self.base == Base::Rows { limit } else { usize::MAX };
-        let has_pending = |idx: u64| self.chunks.get(&idx).is_some_and(|c| !c.pending.is_empty());
-        // Rows of chunks that were cut off.
-        let gone = if self.base == Base::Rows { floor.div_ceil(size)..committed.div_ceil(size) } else { 0..0 };
-        if gone.end.saturating_sub(gone.start) > limit as u64 {
-            let keep = gone.end - limit as u64;
-            let chunks = (keep..gone.end).map(|idx| (idx, Vec::new())).collect();
-            return Plan { size: keep * size, chunks, sent: Vec::new(), last: false };
-        }
-        let mut chunks: Vec<(u64, Vec<Extent>)> =
-            gone.filter(|&idx| !has_pending(idx)).map(|idx| (idx, Vec::new())).collect();
-        let cut = floor / size;
-        if self.base == Base::Rows && floor < committed && floor % size != 0 && !has_pending(cut) {
-            chunks.push((cut, self.list(cut)));
-        }
-        let mut pending: Vec<u64> =
-            self.chunks.iter().filter(|(_, c)| !c.pending.is_empty()).map(|(idx, _)| *idx).collect();
+    /// The next commit towards what was uploaded. Of a large change, at most `limit` rows at a time: first the file is
+    /// cut, then it grows, so that half-way it never has rows beyond its end. What began as a blob or inline becomes rows in
+    /// one step. `size` is the file's size when the flush began: what was added since may not be uploaded yet.
+    pub fn plan(&self, limit: usize, size: u64) -> Plan {
+        let unit = u64::from(self.chunk_size);
+        let floor = self.floor();
+        let has_pending = |idx: &u64| self.chunks.get(idx).is_some_and(|c| !c.pending.is_empty());
+        let mut pending: Vec<u64> = self.chunks.keys().copied().filter(|idx| has_pending(idx)).collect();
         pending.sort_unstable();
-        let last = pending.len() <= limit;
-        pending.truncate(limit);
-        // Half-way, the file ends where its rows do.
-        let reached = pending.last().map_or(0, |idx| (idx + 1) * size);
-        let plan_size = if last { self.size } else { floor.max(reached.min(self.size)) };
-        let sent: Vec<_> =
-            pending.iter().map(|idx| (*idx, self.chunks.get(idx).map_or(Vec::new(), |c| c.pending.clone()))).collect();
-        chunks.extend(pending.iter().map(|idx| (*idx, self.list(*idx))));
-        Plan { size: plan_size, chunks, sent, last }
+        // Rows of what was cut off, and the one that the cut went through.
+        let (mut gone, mut cut) = (0..0, None);
+        if self.base == Base::Rows && floor < self.attr.size {
+            gone = floor.div_ceil(unit)..self.attr.size.div_ceil(unit);
+            cut = (floor % unit != 0).then_some(floor / unit);
+        }
+        let limit = if self.base == Base::Rows { limit as u64 } else { u64::MAX };
+        if gone.start < gone.end && (gone.end - gone.start) + pending.len() as u64 > limit {
+            let keep = gone.start.max(gone.end.saturating_sub(limit));
+            let mut chunks: Vec<_> = (keep..gone.end).map(|idx| (idx, Vec::new())).collect();
+            let to_floor = keep == gone.start;
+            chunks.extend(cut.filter(|_| to_floor).map(|idx| (idx, self.committed(idx))));
+            let size = if to_floor { floor } else { keep * unit };
+            return Plan { size, chunks, sent: Vec::new(), kind: Step::Cut };
+        }
+        let last = pending.len() as u64 <= limit;
+        pending.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let end_of = |idx: &u64| idx * unit + u64::from(extents::end(&self.list(*idx)));
+        let reached = pending.last().map_or(0, end_of);
+        let all = self.chunks.values().all(|c| c.dirty.is_empty() && c.uploading.is_empty());
+        let size = match (last, all) {
+            (true, true) => self.size,
+            (true, false) => self.size.min(size.max(reached).max(floor)),
+            (false, _) => self.size.min(floor.max(reached)),
+        };
+        let mut chunks: Vec<(u64, Vec<Extent>)> =
+            gone.chain(cut).filter(|idx| !has_pending(idx)).map(|idx| (idx, self.list(idx))).collect();
+        let mut sent = Vec::with_capacity(pending.len());
+        for idx in pending {
+            chunks.push((idx, extents::clip(&self.list(idx), self.within(idx, size))));
+            sent.push((idx, self.chunks.get(&idx).map_or_else(Vec::new, |c| c.pending.clone())));
+        }
+        Plan { size, chunks, sent, kind: if last { Step::Last } else { Step::Some } }
+    }
+
+    /// The commit of a file that is small enough to lie in its row.
+    pub fn plan_inline(&self) -> Plan {
+        let pending = self.chunks.iter().filter(|(_, c)| !c.pending.is_empty());
+        let sent = pending.map(|(idx, c)| (*idx, c.pending.clone())).collect();
+        Plan { size: self.size, chunks: Vec::new(), sent, kind: Step::Last }
     }
 
     /// A commit begins: changes from now on are another delta.
@@ -578,14 +692,19 @@ impl State {
         new.mtime = new.mtime.or(old.mtime);
     }
 
-    /// The commit was applied: what it said is the base now. `upto` changes are committed if it was the last.
+    /// The commit was applied: what it said is the base now. After the last step `upto` changes are committed.
     pub fn end_commit_applied(&mut self, attr: Attr, plan: &Plan, upto: u64) {
-        let committed = self.committing.take();
         self.uncertain = false;
-        if !plan.last && let Some(old) = committed {
-            // Half-way: the rest of what was written is still to come, the cut is done.
-            self.delta.end = self.delta.end.max(old.end.min(self.delta.floor));
-            self.delta.mtime = self.delta.mtime.or(old.mtime);
+        if plan.kind == Step::Last {
+            self.committing = None;
+            self.flushed = self.flushed.max(upto);
+        } else {
+            let floor = self.delta.floor;
+            self.end_commit_failed();
+            if plan.kind == Step::Some {
+                // The cut is done, and beyond it there are new rows.
+                self.delta.floor = floor;
+            }
         }
         self.base = base_of(&attr);
         self.attr = attr;
@@ -597,19 +716,18 @@ impl State {
         for (idx, sent) in &plan.sent {
             if let Some(chunk) = self.chunks.get_mut(idx) {
                 chunk.pending = extents::without(&chunk.pending, sent);
+                if self.base != Base::Rows {
+                    self.discarded.extend(extents::dropped(sent, &chunk.pending));
+                }
             }
         }
         if self.base != Base::Rows {
-            // All rows are gone; the row has everything.
             for chunk in self.chunks.values_mut() {
                 chunk.rows = None;
-                let pending = std::mem::take(&mut chunk.pending);
-                chunk.local = Local::Ranges(own_bytes(chunk));
-                self.discarded.extend(extents::dropped(&pending, &[]));
+                if chunk.local == Local::Recorded {
+                    chunk.local = Local::Ranges(Ranges::default());
+                }
             }
-        }
-        if plan.last {
-            self.flushed = self.flushed.max(upto);
         }
         self.forget_some();
     }
@@ -617,8 +735,12 @@ impl State {
     /// Somebody else committed. What is new here lies over what they wrote.
     pub fn rebase(&mut self, attr: Attr) {
         self.end_commit_failed();
-        let tags: HashMap<u64, Tag> =
-            self.chunks.iter().filter(|(_, c)| c.rows.is_some()).map(|(i, _)| (*i, extents::tag(&self.list(*i)))).collect();
+        let tags: HashMap<u64, Tag> = self
+            .chunks
+            .iter()
+            .filter(|(_, c)| c.rows.is_some())
+            .map(|(i, _)| (*i, extents::tag(&self.list(*i))))
+            .collect();
         let cut = self.delta.floor != u64::MAX;
         let modified = self.is_modified();
         self.size = match modified {
@@ -629,11 +751,15 @@ impl State {
         self.base = base_of(&attr);
         self.attr = attr;
         let id = self.next_id();
+        if !modified {
+            self.delta = Delta::default();
+        }
         let rows = self.base == Base::Rows;
+        let end = self.floor().div_ceil(u64::from(self.chunk_size));
         for (idx, chunk) in &mut self.chunks {
             chunk.generation = id;
             chunk.rows = None;
-            chunk.local_tag = if rows { tags.get(idx).copied() } else { None };
+            chunk.local_tag = if rows && *idx < end { tags.get(idx).copied() } else { None };
             if chunk.local_tag.is_none() || chunk.local == Local::Recorded {
                 chunk.local = Local::Ranges(own_bytes(chunk));
                 chunk.local_tag = None;

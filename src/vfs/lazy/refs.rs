@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{Answer, Landed, Lazy, Question, REF_PATIENCE, settled, tombstone_of};
 use crate::error::Result;
-use crate::meta::{New, Role};
-use crate::types::{Commit, FileType, Ino, RepoId, Timestamp};
+use crate::meta::Role;
+use crate::types::{Commit, Ino, RepoId, Timestamp};
 
 /// What a missing name below `refs/` may be.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,12 +90,9 @@ impl Lazy {
 
     async fn refs_dir(&self, refs: Ino, repo: &RepoId, full: &str, name: &str) -> Result<Answer> {
         let role = Role::Refs { repo: repo.clone(), prefix: format!("{full}/") };
-        let new = New { kind: FileType::Dir, mode: 0o777, hub: true, role: Some(role), ..New::default() };
-        match self.meta.make(refs, name.as_bytes(), new).await {
-            Ok(_) => Ok(Answer::Published),
-            Err(e) if e.kind() == crate::error::Kind::Exists => Ok(Answer::Published),
-            Err(e) => Err(e),
-        }
+        let restricted = self.meta.getattr(refs).await?.restricted;
+        self.meta.ensure_hub_dir(refs, name.as_bytes(), Some(role), restricted).await?;
+        Ok(Answer::Published)
     }
 
     /// Asks again for a branch that is known, when the answer is older than `--ref-ttl`. Waits briefly; a Hub that does not
