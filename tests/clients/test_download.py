@@ -47,7 +47,9 @@ class Download(Case):
             self.forced(repo, "config.json", user=user)
             self.forced(repo, "model.safetensors", user=user)
         for user in USERS:
-            answer = self.world.act("snapshot", repo_id=repo.id, user=user, offline=True, allow_patterns=["*.json", "*.safetensors"])
+            answer = self.world.act(
+                "snapshot", repo_id=repo.id, user=user, offline=True, allow_patterns=["*.json", "*.safetensors"]
+            )
             for name, described in answer["files"].items():
                 self.assert_same(described, FILES[name])
 
@@ -55,7 +57,9 @@ class Download(Case):
         """A private repo: the mount has no token and finds nothing, the client has one and downloads for itself."""
         repo = self.hub.add("acme/hidden", FILES, private=True)
         for stack in ("new", "old"):
-            answer = self.world.act("download_all", repo_id=repo.id, filenames=sorted(FILES), token=repo.token, stack=stack)
+            answer = self.world.act(
+                "download_all", repo_id=repo.id, filenames=sorted(FILES), token=repo.token, stack=stack
+            )
             for name, data in FILES.items():
                 self.assert_same(answer[name], data, name)
         answer = self.world.act("download", repo_id=repo.id, filename="model.safetensors", offline=True)
