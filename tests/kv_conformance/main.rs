@@ -6,6 +6,7 @@ mod redis;
 mod redis_faults;
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod redis_tls;
 mod sqlite;
 mod times;
 mod world;
