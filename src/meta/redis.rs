@@ -37,7 +37,7 @@ use ::redis::{Cmd, Script, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, broadcast};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 pub use self::options::{DEFAULT_PREFIX, RedisAddress, RedisOptions};
 
@@ -46,7 +46,7 @@ use self::link::Link;
 use self::push::Push;
 use self::slots::Slots;
 use super::apply::{check_ordered, fenced, not_a_number};
-use super::kv::{EngineInfo, Entry, Followed, Key, Kv, Outcome, Txn, Watch, Write};
+use super::kv::{EngineInfo, Entry, Followed, Key, Kv, Outcome, SESSIONS, Txn, Watch, Write};
 use crate::error::{Error, Kind, Result};
 use crate::types::SessionId;
 
@@ -87,7 +87,7 @@ impl RedisKv {
         link.first_contact().await?;
         let ring = format!("@ring:{}", SessionId::random());
         let kv = RedisKv { link, push: OnceCell::new(), slots: Slots::new(), base, ring, channel };
-        kv.link.run(&cmd("HLEN").arg(kv.key(super::kv::SESSIONS)).clone(), None).await?;
+        kv.link.run(cmd("HLEN").arg(kv.key(SESSIONS))).await?;
         Ok(Arc::new(kv))
     }
 
@@ -126,7 +126,7 @@ impl fmt::Debug for RedisKv {
 #[async_trait]
 impl Kv for RedisKv {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
-        let (request, script) = match keys {
+        let reply = match keys {
             [] => return Ok(Vec::new()),
             [first, rest @ ..] if rest.iter().all(|key| key.map == first.map) => {
                 let mut request = cmd("HMGET");
@@ -134,15 +134,15 @@ impl Kv for RedisKv {
                 keys.iter().for_each(|key| {
                     request.arg(&key.field[..]);
                 });
-                (request, None)
+                self.link.run(&request).await?
             }
             _ => {
                 let mut request = self.evalsha(&GET);
                 request::get(&mut request, keys);
-                (request, Some(&*GET))
+                self.link.run_script(&GET, &request).await?
             }
         };
-        match self.link.run(&request, script).await? {
+        match reply {
             Value::Array(values) if values.len() == keys.len() => Ok(values.into_iter().map(bytes).collect()),
             reply => Err(self.strange(&reply)),
         }
@@ -154,7 +154,7 @@ impl Kv for RedisKv {
         fields.iter().for_each(|field| {
             request.arg(&field[..]);
         });
-        let values = match self.link.run(&request, Some(&FOLLOW)).await? {
+        let values = match self.link.run_script(&FOLLOW, &request).await? {
             Value::Nil => return Ok(None),
             Value::Array(values) if values.len() == fields.len() + 1 => values,
             reply => return Err(self.strange(&reply)),
@@ -168,7 +168,7 @@ impl Kv for RedisKv {
         check_ordered(map)?;
         let mut request = self.evalsha(&SCAN);
         request.arg(map).arg(after).arg(limit.min(i64::MAX as usize));
-        let values = match self.link.run(&request, Some(&SCAN)).await? {
+        let values = match self.link.run_script(&SCAN, &request).await? {
             Value::Array(values) => values,
             reply => return Err(self.strange(&reply)),
         };
@@ -185,14 +185,18 @@ impl Kv for RedisKv {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Outcome> {
-        let waited = timeout(self.link.options.total_timeout, self.slots.take()).await;
-        let Ok(Some(slot)) = waited else {
+        let deadline = self.link.deadline();
+        let Ok(Some(slot)) = timeout_at(deadline, self.slots.take()).await else {
             return Err(Error::new(Kind::TimedOut, format!("{}: too many commits", self.link.options)));
         };
-        let mut request = self.evalsha(&COMMIT);
-        request.arg(&self.ring).arg(slot.slot).arg(slot.request);
-        request::commit(&mut request, &txn, &self.channel);
-        let reply = self.link.run(&request, Some(&COMMIT)).await?;
+        let build = |again: bool| {
+            let mut request = self.evalsha(&COMMIT);
+            request.arg(&self.ring).arg(slot.slot).arg(slot.request).arg(u8::from(again));
+            request::commit(&mut request, &txn, &self.channel);
+            request
+        };
+        let (first, repetition) = (build(false), || build(true));
+        let reply = self.link.run_until(deadline, &first, Some(&COMMIT), Some(&repetition)).await?;
         let text = match &reply {
             Value::BulkString(text) => std::str::from_utf8(text).unwrap_or_default(),
             Value::SimpleString(text) => text,
@@ -224,7 +228,7 @@ impl Kv for RedisKv {
         let mut request = cmd("SET");
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 40);
         request.arg(self.alive_key(session)).arg(1).arg("PX").arg(ttl);
-        self.link.run(&request, None).await.map(drop)
+        self.link.run(&request).await.map(drop)
     }
 
     async fn alive(&self, sessions: &[SessionId]) -> Result<Vec<bool>> {
@@ -235,7 +239,7 @@ impl Kv for RedisKv {
         sessions.iter().for_each(|session| {
             request.arg(self.alive_key(*session));
         });
-        match self.link.run(&request, None).await? {
+        match self.link.run(&request).await? {
             Value::Array(values) if values.len() == sessions.len() => {
                 Ok(values.iter().map(|value| *value != Value::Nil).collect())
             }
@@ -244,7 +248,7 @@ impl Kv for RedisKv {
     }
 
     async fn info(&self) -> Result<EngineInfo> {
-        let info = match self.link.run(&cmd("INFO"), None).await {
+        let info = match self.link.run(&cmd("INFO")).await {
             Ok(reply) => ServerInfo::read(&reply),
             // The user may not ask; that the server answers is known all the same.
             Err(e) if e.kind() == Kind::Config => {

@@ -31,7 +31,7 @@ use self::readers::Readers;
 use self::writer::Job;
 use super::apply::{check_ordered, leading_number};
 use super::kv::{EngineInfo, Entry, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::SessionId;
 
 /// How many events a watcher may lag behind before it hears [`Lost`](super::kv::Event::Lost).
@@ -70,12 +70,14 @@ impl SqliteKv {
     }
 
     fn open_blocking(path: PathBuf, missing: Missing) -> Result<Arc<Self>> {
+        let name = || format!("metadata file {}", path.display());
         match missing {
             Missing::Create => file::create(&path)?,
-            Missing::Refuse if !path.exists() => {
-                return Err(Error::new(Kind::NotFound, format!("metadata file {}", path.display())));
+            Missing::Refuse => {
+                if !path.try_exists().context(name)? {
+                    return Err(Error::new(Kind::NotFound, name()));
+                }
             }
-            Missing::Refuse => {}
         }
         let mut db = file::connect(&path)?;
         file::prepare(&mut db, &path)?;

@@ -1,21 +1,36 @@
 -- Applies one transaction, or nothing.
--- KEYS[1]: the tag before all keys of the volume. ARGV: ring, slot, request, session or '', channel or '', message,
--- number of expectations, the expectations (op, map [, field [, value]]), the writes (op, map [, field [, value [, bound]]]).
+-- KEYS[1]: the tag before all keys of the volume. ARGV: ring, slot, request, 1 if it is a repetition else 0, session or '',
+-- channel or '', message, number of expectations, the expectations (op, map [, field [, value]]), the writes (op, map
+-- [, field [, value [, bound]]]).
 -- Answers A (applied), B (a bound was met), C<n> (expectation n, from 0), F (fenced), N<n> (write n found no number).
 local base = KEYS[1]
-local ring, slot, request, session = base .. ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local channel, message, expectations = ARGV[5], ARGV[6], tonumber(ARGV[7])
-local at = 8
+local ring, slot, request, again = base .. ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local session, channel, message, expectations = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+local at = 9
 
 -- A slot belongs to one request at a time. What this one did before its reply was lost is written there; a request
 -- newer than this one means that nobody waits for this one any more.
 local done = redis.call('HGET', ring, slot)
 if done then
-  if done == request then return 'A' end
-  if tonumber(done) > tonumber(request) then return redis.error_reply('HFOLD request was given up') end
+  local number, outcome = string.match(done, '^(%d+)(.*)$')
+  if number == request then return outcome end
+  if tonumber(number) > tonumber(request) then return redis.error_reply('HFOLD request was given up') end
 end
 
-if session ~= '' and redis.call('HEXISTS', base .. ':sessions/', session) == 0 then return 'F' end
+local function finish(outcome)
+  redis.call('HSET', ring, slot, request .. outcome)
+  -- Far longer than anybody repeats.
+  redis.call('PEXPIRE', ring, 600000)
+  return outcome
+end
+
+-- A request that was sent once needs no note that it did nothing. Of one that was sent twice, the first copy may still be
+-- on its way: it must not succeed after its sender was told that it did not.
+local function refuse(outcome)
+  return again and finish(outcome) or outcome
+end
+
+if session ~= '' and redis.call('HEXISTS', base .. ':sessions/', session) == 0 then return refuse('F') end
 
 for n = 0, expectations - 1 do
   local op, map = ARGV[at], base .. ':' .. ARGV[at + 1]
@@ -30,7 +45,7 @@ for n = 0, expectations - 1 do
     holds = redis.call('HEXISTS', map, ARGV[at + 2]) == (op == 'p' and 1 or 0)
     at = at + 3
   end
-  if not holds then return 'C' .. n end
+  if not holds then return refuse('C' .. n) end
 end
 
 -- Numbers go beyond what a double holds exactly: high * 10^9 + low, 0 <= low < 10^9, the sign in high.
@@ -95,7 +110,7 @@ while at <= last do
     local old_high, old_low
     if old then
       old_high, old_low = parse(old)
-      if not old_high then return 'N' .. n end
+      if not old_high then return refuse('N' .. n) end
     end
     if op == 'x' then
       if not old or above(high, low, old_high, old_low) then put(map, field, given) end
@@ -104,12 +119,12 @@ while at <= last do
       high, low = high + (old_high or 0), low + (old_low or 0)
       if low >= BILLION then high, low = high + 1, low - BILLION end
       if above(high, low, 9223372036, 854775807) or above(-9223372037, 145224192, high, low) then
-        return 'N' .. n
+        return refuse('N' .. n)
       end
       at = at + 4
       if op == 'b' then
         local bound_high, bound_low = parse(ARGV[at])
-        if above(high, low, bound_high, bound_low) then return 'B' end
+        if above(high, low, bound_high, bound_low) then return refuse('B') end
         at = at + 1
       end
       put(map, field, show(high, low))
@@ -134,10 +149,6 @@ for _, step in ipairs(steps) do
   end
 end
 
-if n > 0 or channel ~= '' then
-  redis.call('HSET', ring, slot, request)
-  -- Far longer than anybody retries.
-  redis.call('PEXPIRE', ring, 600000)
-end
 if channel ~= '' then redis.call('PUBLISH', channel, message) end
-return 'A'
+if n == 0 and channel == '' then return 'A' end
+return finish('A')

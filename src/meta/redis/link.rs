@@ -7,7 +7,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, ProtocolVersion, Script, ServerErrorKind, Value,
 };
-use tokio::sync::{Notify, OnceCell, broadcast};
+use tokio::sync::{OnceCell, broadcast, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, Next};
@@ -23,17 +23,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection, being made by whoever came first.
 type Line = OnceCell<MultiplexedConnection>;
 
+/// Whether a fresh connection leads to the server that the one before led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    Same,
+    Other,
+    /// It does not say. Then it may have forgotten something, but two connections cannot be compared.
+    Untold,
+}
+
 pub(super) struct Link {
     pub(super) options: RedisOptions,
     client: Client,
     line: Mutex<Arc<Line>>,
     last_failure: Mutex<Option<(Instant, Failure)>>,
-    /// Of the server last connected to, if it told.
-    run_id: Mutex<Option<String>>,
+    /// The `run_id` of the server last connected to, if it told; nothing before the first.
+    known: Mutex<Option<Option<String>>>,
     /// Hears [`Event::Lost`] when the server is another one than before.
     pub(super) events: broadcast::Sender<Event>,
-    /// The subscriber is connected to a server that is not the right one any more.
-    pub(super) replaced: Notify,
+    /// Counts how often the server was found to be another one: the subscriber may be with the old one.
+    pub(super) replaced: watch::Sender<u64>,
 }
 
 impl Link {
@@ -43,9 +52,9 @@ impl Link {
             options,
             line: Mutex::default(),
             last_failure: Mutex::default(),
-            run_id: Mutex::default(),
+            known: Mutex::default(),
             events,
-            replaced: Notify::new(),
+            replaced: watch::Sender::new(0),
         })
     }
 
@@ -60,14 +69,35 @@ impl Link {
         }
     }
 
-    /// Sends `cmd` until it is answered, within the engine's time. With `script`, `cmd` is its EVALSHA. The command may
-    /// run more than once.
-    pub(super) async fn run(&self, cmd: &Cmd, script: Option<&Script>) -> Result<Value> {
-        let deadline = Instant::now() + self.options.total_timeout;
+    /// When an operation that begins now must have ended.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.options.total_timeout
+    }
+
+    /// Sends `request` until it is answered, within the engine's time. It may run more than once.
+    pub(super) async fn run(&self, request: &Cmd) -> Result<Value> {
+        self.run_until(self.deadline(), request, None, None).await
+    }
+
+    /// The same for a `request` that is an EVALSHA of `script`.
+    pub(super) async fn run_script(&self, script: &Script, request: &Cmd) -> Result<Value> {
+        self.run_until(self.deadline(), request, Some(script), None).await
+    }
+
+    /// The same with a deadline, and with another request for all tries after the first.
+    pub(super) async fn run_until(
+        &self,
+        deadline: Instant,
+        request: &Cmd,
+        script: Option<&Script>,
+        repetition: Option<&(dyn Fn() -> Cmd + Sync)>,
+    ) -> Result<Value> {
         let mut pause = FIRST_PAUSE;
+        let mut repeated = None;
         loop {
             let line = self.line();
             let until = deadline.min(Instant::now() + self.options.try_timeout);
+            let cmd = repeated.as_ref().unwrap_or(request);
             let failure = match timeout_at(until, self.attempt(&line, cmd, script)).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(failure)) => failure,
@@ -82,6 +112,7 @@ impl Link {
             }
             tracing::debug!(server = %self.options, error = %failure.error, "trying again");
             tokio::time::sleep(wait).await;
+            repeated = repeated.or_else(|| repetition.map(|build| build()));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -92,18 +123,20 @@ impl Link {
     }
 
     /// Takes note of the server behind a fresh connection, and refuses a replica: it would answer with the past.
-    /// Answers whether it is another server than the one before.
-    pub(super) fn recognise(&self, info: &ServerInfo) -> Result<bool, Failure> {
+    pub(super) fn recognise(&self, info: &ServerInfo) -> Result<Identity, Failure> {
         if info.is_replica {
             let text = "server is a replica of another";
             return Err(Failure::new(Kind::Unavailable, Next::Reconnect, text));
         }
-        let mut known = lock(&self.run_id);
-        let other = known.is_some() && *known != info.run_id;
-        if info.run_id.is_some() {
-            known.clone_from(&info.run_id);
-        }
-        Ok(other)
+        let mut known = lock(&self.known);
+        let identity = match (&*known, &info.run_id) {
+            (None, _) => Identity::Same,
+            (Some(Some(before)), Some(now)) if before == now => Identity::Same,
+            (Some(Some(_)), Some(_)) => Identity::Other,
+            _ => Identity::Untold,
+        };
+        *known = Some(info.run_id.clone());
+        Ok(identity)
     }
 
     fn line(&self) -> Arc<Line> {
@@ -153,10 +186,13 @@ impl Link {
         let config = connection_config(&self.options);
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let info = ServerInfo::ask(&mut connection).await?;
-        if self.recognise(&info)? {
+        let identity = self.recognise(&info)?;
+        if identity != Identity::Same {
             tracing::warn!(server = %self.options, "another server, or the same one restarted");
             let _ = self.events.send(Event::Lost);
-            self.replaced.notify_one();
+        }
+        if identity == Identity::Other {
+            self.replaced.send_modify(|times| *times += 1);
         }
         Ok(connection)
     }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Client, ProtocolVersion, PushInfo, PushKind, Value};
 use bytes::Bytes;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::failure::{Failure, Next};
 use super::info::ServerInfo;
-use super::link::{Link, connection_config};
+use super::link::{Identity, Link, connection_config};
 use crate::error::{Kind, Result};
 use crate::meta::events::decode;
 use crate::meta::kv::Event;
@@ -37,6 +37,8 @@ impl Drop for Push {
 struct Ear {
     connection: MultiplexedConnection,
     broken: Arc<Notify>,
+    /// Changes when the other connection found another server.
+    replaced: watch::Receiver<u64>,
 }
 
 impl Push {
@@ -85,7 +87,7 @@ async fn wait_until_broken(link: &Link, ear: &mut Ear) {
     loop {
         tokio::select! {
             () = ear.broken.notified() => return,
-            () = link.replaced.notified() => return,
+            _ = ear.replaced.changed() => return,
             () = sleep(PING) => {
                 let pong = ear.connection.send_packed_command(&ping);
                 if !matches!(timeout(link.options.try_timeout, pong).await, Ok(Ok(_))) {
@@ -98,6 +100,7 @@ async fn wait_until_broken(link: &Link, ear: &mut Ear) {
 
 async fn listen(link: &Link, client: &Client, channel: &str) -> Result<Ear, Failure> {
     let broken = Arc::new(Notify::new());
+    let replaced = link.replaced.subscribe();
     let config = {
         let (events, broken) = (link.events.clone(), broken.clone());
         connection_config(&link.options).set_push_sender(move |info| {
@@ -108,11 +111,11 @@ async fn listen(link: &Link, client: &Client, channel: &str) -> Result<Ear, Fail
     let connecting = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let info = ServerInfo::ask(&mut connection).await?;
-        if link.recognise(&info)? {
+        if link.recognise(&info)? == Identity::Other {
             link.hang_up_current();
         }
         connection.subscribe(channel).await?;
-        Ok(Ear { connection, broken })
+        Ok(Ear { connection, broken, replaced })
     };
     match timeout(link.options.try_timeout, connecting).await {
         Ok(result) => result,

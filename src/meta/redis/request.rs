@@ -15,7 +15,7 @@ pub(super) fn get(request: &mut Cmd, keys: &[Key]) {
     }
 }
 
-/// Arguments of `commit.lua`, after ring, slot and request.
+/// Arguments of `commit.lua`, after those that name the request.
 pub(super) fn commit(request: &mut Cmd, txn: &Txn, channel: &str) {
     match txn.session {
         Some(session) => request.arg(session.to_string()),

@@ -65,39 +65,50 @@ const BUSY_TRIES: i32 = 9_000;
 /// Brings the file to this program's layout, or refuses it.
 pub(super) fn prepare(db: &mut Connection, path: &Path) -> Result<()> {
     let name = || format!("metadata file {}", path.display());
-    let ours = layout(db).map_err(|e| failure(&e).context(name()))?;
-    if ours == Found::Foreign {
-        return Err(Error::new(Kind::Config, "a database of another program").context(name()));
-    }
-    let mode: String = db
-        .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
-        .map_err(|e| failure(&e).context(name()))?;
-    if mode != "wal" {
-        // Network file systems end here: they cannot share memory between machines.
-        return Err(
-            Error::new(Kind::Config, "this file system has no shared memory for a WAL").context(name())
-        );
-    }
-    let mut make = || -> rusqlite::Result<Found> {
-        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // Another process may have been faster.
-        let found = layout(&tx)?;
-        if found == Found::Nothing {
-            tx.execute_batch(TABLES)?;
-            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-            tx.pragma_update(None, "user_version", LAYOUT)?;
+    let mut tries = 0;
+    let found = loop {
+        match make(db) {
+            Ok(found) => break found,
+            // Where waiting could be a deadlock SQLite does not ask the busy handler: two that switch a new file to WAL
+            // at once. One of them has to begin again.
+            Err(e) if failure(&e).kind() == Kind::TimedOut && tries < 200 => {
+                tries += 1;
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) => return Err(failure(&e).context(name())),
         }
-        tx.commit()?;
-        Ok(found)
     };
-    match make().map_err(|e| failure(&e).context(name()))? {
-        Found::Nothing | Found::Layout(LAYOUT) => Ok(()),
-        Found::Layout(other) => {
-            let text = format!("layout {other}; this version of hfmount knows {LAYOUT}");
-            Err(Error::new(Kind::Config, text).context(name()))
-        }
-        Found::Foreign => Err(Error::new(Kind::Config, "a database of another program").context(name())),
+    let text = match found {
+        Found::Nothing | Found::Layout(LAYOUT) => return Ok(()),
+        Found::Layout(other) => format!("layout {other}; this version of hfmount knows {LAYOUT}"),
+        Found::Foreign => "a database of another program".to_owned(),
+        Found::NoWal => "this file system has no memory that processes share".to_owned(),
+    };
+    Err(Error::new(Kind::Config, text).context(name()))
+}
+
+/// Makes the tables if there is nothing; answers what was there before.
+fn make(db: &mut Connection) -> rusqlite::Result<Found> {
+    // Looked at before anything is written, and at one moment: others may be making the same file.
+    let tx = db.unchecked_transaction()?;
+    let found = layout(&tx)?;
+    drop(tx);
+    if found == Found::Foreign {
+        return Ok(found);
     }
+    let mode: String = db.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if mode != "wal" {
+        return Ok(Found::NoWal);
+    }
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = layout(&tx)?;
+    if found == Found::Nothing {
+        tx.execute_batch(TABLES)?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", LAYOUT)?;
+    }
+    tx.commit()?;
+    Ok(found)
 }
 
 #[derive(PartialEq, Eq)]
@@ -105,6 +116,7 @@ enum Found {
     Nothing,
     Layout(i32),
     Foreign,
+    NoWal,
 }
 
 fn layout(db: &Connection) -> rusqlite::Result<Found> {
