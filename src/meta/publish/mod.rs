@@ -57,8 +57,8 @@ pub struct CommitPlan {
     pub repo: RepoId,
     /// The name in the root, if the repository is not there yet.
     pub folder: Bytes,
-    /// The directory of the repository, wherever it lies now; or a number of [`Meta::alloc_ino`] that it shall get if it is
-    /// not there yet.
+    /// The directory of the repository, wherever it lies now; or a number of [`Meta::reserve_ino`] that it shall get if
+    /// it is not there yet.
     pub repo_ino: Option<Ino>,
     pub commit: Commit,
     /// The mtime of what is made.
@@ -87,7 +87,7 @@ impl Meta {
     ///
     /// What somebody else put under a name before stays, a snapshot as well: `created` says whether this call made it.
     /// [`Kind::Exists`] if the folder is something other than this repository, [`Kind::NotFound`] while the folder has a
-    /// tombstone, [`Kind::Invalid`] for a plan that cannot be a tree. After any error what was written is dropped, or
+    /// tombstone, [`Kind::Stale`] if the repository's directory is gone, [`Kind::Invalid`] for a plan that cannot be a tree. After any error what was written is dropped, or
     /// noted to be dropped when the session ends.
     pub async fn publish_commit(&self, plan: CommitPlan) -> Result<Published> {
         let words = || format!("publishing {} at {}", plan.repo, plan.commit);
