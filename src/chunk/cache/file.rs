@@ -51,6 +51,9 @@ pub struct CacheFile {
     /// Raised when a record was cleared, before the data under it changes: a reader that raced with it looks again.
     changes: AtomicU64,
     dirty: AtomicBool,
+    /// Held while a chunk is taken from a content in use, and while it is said to be dirty: no chunk goes once that is
+    /// said.
+    punching: Mutex<()>,
     passthrough: AtomicBool,
     verified: AtomicBool,
     unaccounted: AtomicU64,
@@ -83,6 +86,7 @@ impl CacheFile {
             filled: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
+            punching: Mutex::new(()),
             passthrough: AtomicBool::new(header.passthrough),
             verified: AtomicBool::new(header.verified),
             unaccounted: AtomicU64::new(0),
@@ -277,7 +281,12 @@ impl CacheFile {
         }
         self.dir.check_file_size(offset + len).context(|| self.what())?;
         let size = u64::from(self.chunk_size);
-        self.clear(offset / size, (offset + len).div_ceil(size))?;
+        {
+            // What has no record is not punched: from here on the bytes are safe.
+            let _none_going = lock(&self.punching);
+            self.clear(offset / size, (offset + len).div_ceil(size))?;
+        }
+        self.changes.fetch_add(1, SeqCst);
         let mut at = offset;
         while !slices.is_empty() {
             let n = match pwritev(&self.data, &slices[..slices.len().min(1024)], at) {
@@ -477,8 +486,10 @@ impl CacheFile {
         self.passthrough.load(Relaxed)
     }
 
-    /// Holds data that is nowhere else: nothing of it is evicted, in use or not, until this is taken back.
+    /// Holds data that is nowhere else: nothing of it is evicted, in use or not, until this is taken back. When this
+    /// returns, no chunk is about to go either.
     pub fn set_dirty(&self, dirty: bool) {
+        let _none_going = lock(&self.punching);
         self.dirty.store(dirty, Relaxed);
     }
 
@@ -518,6 +529,14 @@ impl CacheFile {
             let idx = hand;
             hand = (hand + 1) % chunks;
             if self.presence(idx) == Presence::Absent || read(&self.bits).take_used(idx) {
+                continue;
+            }
+            let _going = lock(&self.punching);
+            if self.is_dirty() {
+                break;
+            }
+            // A writer was faster.
+            if self.presence(idx) == Presence::Absent {
                 continue;
             }
             self.clear(idx, idx + 1)?;
