@@ -119,8 +119,7 @@ async fn stream(
             }
             let poured = chunk.finish().await?;
             land(flights, last.take()).await?;
-            // Without the Hub the bucket comes last; it only repeats what somebody recorded.
-            let is_origin = n + 1 == shared.sources.len() && !from_bucket;
+            let is_origin = shared.is_origin(n);
             let finding = Finding {
                 is_origin,
                 stored: task.row(idx).stored,
