@@ -47,7 +47,7 @@ impl Meta {
 
     /// The directory `name` in `parent`, made if it is not there; one that is there stays as it is.
     /// [`Kind::NotDirectory`] if the name is of something else.
-    pub(super) async fn ensure_hub_dir(
+    pub async fn ensure_hub_dir(
         &self,
         parent: Ino,
         name: &[u8],
