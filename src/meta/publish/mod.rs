@@ -154,8 +154,8 @@ impl Meta {
         }
     }
 
-    /// Gives the directories their numbers and writes them, the top one excepted: its number is given, and `with_top` says
-    /// whether its row is written as well.
+    /// Gives the directories their numbers and writes them. The top one lies in `above`; without one it has its number
+    /// already, and gets its row when it is published.
     async fn stage_dirs(
         &self,
         stage: &mut Stage<'_>,
@@ -166,7 +166,6 @@ impl Meta {
         for at in 0..tree.dirs.len() {
             let parent = match tree.dirs[at].parent {
                 Some(parent) => tree.dirs[parent].ino,
-                // A top without one above has its number already, and gets its row when it is published.
                 None => match above {
                     Some(above) => above,
                     None => continue,
