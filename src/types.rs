@@ -287,6 +287,21 @@ impl fmt::Debug for Commit {
     }
 }
 
+/// Where the Hub has a blob: a path in a commit of a repository. A blob may have many.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    pub repo: RepoId,
+    pub commit: Commit,
+    /// Relative, `/`-separated, not encoded.
+    pub path: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}/{}", self.repo, self.commit, self.path)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,261 @@
+//! The content of one file: what all handles of the process share, and the small things about it.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::flight::Flights;
+use super::read::Readahead;
+use super::state::{Local, State};
+use super::{Shared, permits};
+use crate::chunk::cache::{CacheFile, ContentKey, Presence};
+use crate::error::{Error, Kind, Result};
+use crate::meta::Attr;
+use crate::types::{Ino, Version};
+
+/// The data of one file as this mount sees it. Get it from [`Files::open`](super::Files::open); drop it at release.
+#[derive(Debug)]
+pub struct FileContent {
+    pub(super) ino: Ino,
+    pub(super) shared: Arc<Shared>,
+    /// Never held across an await or I/O.
+    state: Mutex<State>,
+    /// Made when first needed: most small files never touch the cache.
+    cache: OnceLock<Arc<CacheFile>>,
+    opening: Mutex<()>,
+    /// Held while bytes are written into the cache's file, and never during network I/O: what is fetched must not land
+    /// on what is written.
+    pub(super) landing: Arc<tokio::sync::Mutex<()>>,
+    pub(super) fills: Flights,
+    pub(super) uploads: Flights,
+    pub(super) flushing: tokio::sync::Mutex<()>,
+    pub(super) readahead: Mutex<Readahead>,
+}
+
+impl FileContent {
+    pub(super) fn new(shared: Arc<Shared>, attr: Attr) -> Arc<Self> {
+        let chunk_size = shared.chunk_size;
+        Arc::new(FileContent {
+            ino: attr.ino,
+            shared,
+            state: Mutex::new(State::new(attr, chunk_size)),
+            cache: OnceLock::new(),
+            opening: Mutex::default(),
+            landing: Arc::default(),
+            fills: Flights::default(),
+            uploads: Flights::default(),
+            flushing: tokio::sync::Mutex::default(),
+            readahead: Mutex::default(),
+        })
+    }
+
+    /// The inode.
+    #[must_use]
+    pub fn ino(&self) -> Ino {
+        self.ino
+    }
+
+    /// Bytes, with what was written here and is not flushed.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.state().size
+    }
+
+    /// Whether something was written, cut or added that is not committed.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.state().is_modified()
+    }
+
+    /// The version that the data is based on: what the metadata said last.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.state().attr.version
+    }
+
+    /// The attributes as the metadata said them last, with the size and mtime of what is not flushed yet.
+    #[must_use]
+    pub fn attr(&self) -> Attr {
+        let state = self.state();
+        let mut attr = state.attr.clone();
+        attr.size = state.size;
+        attr.blocks = state.size.div_ceil(512);
+        let committing = state.committing.as_ref().and_then(|d| d.mtime);
+        if let Some(mtime) = state.delta.mtime.or(committing) {
+            attr.mtime = mtime;
+            attr.ctime = attr.ctime.max(mtime);
+        }
+        attr
+    }
+
+    /// New attributes were read, at open or because somebody said that the file changed. If nothing is new here, their
+    /// data is the data from now on; else the next flush merges.
+    pub fn refresh(&self, attr: &Attr) {
+        let mut state = self.state();
+        if state.attr.version == attr.version {
+            state.attr = attr.clone();
+        } else if !state.is_modified() && state.committing.is_none() {
+            state.rebase(attr.clone());
+        }
+    }
+
+    /// Somebody set the file's times: the flush of earlier writes must not set them again.
+    pub fn forget_mtime(&self) {
+        let mut state = self.state();
+        state.delta.mtime = None;
+        if let Some(committing) = &mut state.committing {
+            committing.mtime = None;
+        }
+    }
+
+    /// Drops what is new: the inode is gone.
+    pub(super) async fn abandon(self: &Arc<Self>) {
+        let _landing = self.landing.lock().await;
+        let objects = {
+            let mut state = self.state();
+            state.flushed = state.changes;
+            let pending = state.chunks.values().flat_map(|c| c.pending.iter().map(|e| e.object));
+            let mut objects: Vec<_> = if state.uncertain { Vec::new() } else { pending.collect() };
+            state.chunks.clear();
+            objects.append(&mut state.discarded);
+            objects.sort_unstable();
+            objects.dedup();
+            objects
+        };
+        self.shared.unpin(self.ino);
+        if let Some(cache) = self.cache.get() {
+            cache.set_dirty(false);
+        }
+        self.delete_objects(objects);
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn what(&self) -> String {
+        format!("data of inode {}", self.ino)
+    }
+
+    pub(super) fn offset(&self, idx: u64, within: u32) -> u64 {
+        idx * u64::from(self.shared.chunk_size) + u64::from(within)
+    }
+
+    /// The chunks that a range of the file touches.
+    pub(super) fn touched(&self, range: &Range<u64>) -> Range<u64> {
+        let size = u64::from(self.shared.chunk_size);
+        range.start / size..range.end.div_ceil(size).max(range.start / size)
+    }
+
+    /// The cache's file if it was opened. No I/O.
+    pub(super) fn opened_cache(&self) -> Option<&Arc<CacheFile>> {
+        self.cache.get()
+    }
+
+    /// The cache's file. Blocks on the disk.
+    pub(super) fn cache(&self) -> Result<&Arc<CacheFile>> {
+        if let Some(cache) = self.cache.get() {
+            return Ok(cache);
+        }
+        let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = self.cache.get() {
+            return Ok(cache);
+        }
+        let size = u64::from(self.shared.chunk_size);
+        // In whole chunks: its exact size is ours to keep, and changing it costs a sync.
+        let rounded = self.size().div_ceil(size).max(1) * size;
+        let cache =
+            self.shared.cache.open_content(ContentKey::File(self.ino), rounded, self.shared.chunk_size)?;
+        Ok(self.cache.get_or_init(|| cache))
+    }
+
+    /// Whether the cache has chunk `idx` under `tag`. Blocks on the disk: a chunk of a run that crashed is read.
+    pub(super) fn has_recorded(&self, idx: u64, tag: &[u8; 16]) -> bool {
+        let look = || -> Result<bool> {
+            let key = ContentKey::File(self.ino);
+            if self.cache.get().is_none() && !self.shared.cache.knows(&key) {
+                return Ok(false);
+            }
+            let cache = self.cache()?;
+            if cache.presence(idx) == Presence::Suspect && !cache.verify(idx)? {
+                return Ok(false);
+            }
+            cache.has(idx, tag)
+        };
+        look().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the cache cannot be read");
+            false
+        })
+    }
+
+    /// Takes chunks of `range` out of the hands of the index, before they are changed: the evictor must not touch them any
+    /// more. Blocks on the disk; `landing` is held.
+    pub(super) fn take_over(&self, range: Range<u64>) -> Result<()> {
+        let cache = self.cache()?;
+        cache.set_dirty(true);
+        let recorded: Vec<(u64, u64)> = {
+            let state = self.state();
+            let recorded =
+                state.chunks.iter().filter(|(i, c)| range.contains(i) && c.local == Local::Recorded);
+            recorded.map(|(idx, c)| (*idx, c.generation)).collect()
+        };
+        for (idx, generation) in recorded {
+            let present = cache.presence(idx) == Presence::Present;
+            self.state().taken_over(idx, generation, present);
+        }
+        cache.clear(range.start, range.end.min(cache.chunks()).max(range.start))
+    }
+
+    /// Runs `work`, which blocks on the disk, while nothing else is written into the cache's file. Goes on though the
+    /// caller stops waiting, so that the state never tells less than the disk.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<FileContent>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let guard: OwnedMutexGuard<()> = self.landing.clone().lock_owned().await;
+        let content = self.clone();
+        let task = self.shared.runtime.spawn_blocking(move || {
+            let _guard = guard;
+            work(&content)
+        });
+        task.await.map_err(|e| Error::with_source(Kind::Internal, self.what(), e))?
+    }
+
+    /// The same for reading, which disturbs nobody.
+    pub(super) async fn read_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<FileContent>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let content = self.clone();
+        let task = self.shared.runtime.spawn_blocking(move || work(&content));
+        task.await.map_err(|e| Error::with_source(Kind::Internal, self.what(), e))?
+    }
+
+    /// Waits until `bytes` more may be fetched.
+    pub(super) async fn fetch_permit(&self, bytes: usize) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        let permit = self.shared.fetches.acquire_many(permits(bytes, super::FETCH_BYTES)).await;
+        permit.map_err(|e| Error::with_source(Kind::Internal, self.what(), e))
+    }
+
+    /// Deletes objects that nothing refers to, in the background. What fails is left to the tools.
+    pub(super) fn delete_objects(self: &Arc<Self>, objects: Vec<crate::types::ObjectId>) {
+        if objects.is_empty() {
+            return;
+        }
+        let bucket = self.shared.bucket.clone();
+        self.shared.runtime.spawn(async move {
+            for object in objects {
+                if let Err(error) = bucket.delete(&crate::source::bucket::Object::FileChunk(object)).await {
+                    tracing::debug!(%error, "cannot delete an object that nothing refers to");
+                }
+            }
+        });
+    }
+}
+
+impl Drop for FileContent {
+    fn drop(&mut self) {
+        self.shared.closed(self.ino);
+    }
+}

@@ -1,0 +1,230 @@
+//! Flush: the rest to the bucket, then one transaction that says what the file consists of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::content::FileContent;
+use super::state::{Base, Plan, Step};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::meta::{Attr, Committed, DataChange, INLINE_MAX};
+
+/// Chunk rows in one transaction.
+const ROWS_PER_COMMIT: usize = 1000;
+/// Chunks whose upload is waited for at once.
+const CHUNKS_AT_ONCE: usize = 16;
+/// How often a flush begins again because others commit to the same file.
+const CONFLICTS: u32 = 32;
+
+impl FileContent {
+    /// Brings all that was written before this call to the bucket and commits it; the attributes afterwards. Nothing new:
+    /// no I/O. Flushes that overlap share the work. On an error everything stays as it is, and the next flush tries again.
+    ///
+    /// [`Kind::Stale`]: the inode is gone, and nothing will ever be committed.
+    pub async fn flush(self: &Arc<Self>) -> Result<Attr> {
+        if !self.is_dirty() {
+            return Ok(self.attr());
+        }
+        let wanted = self.state().changes;
+        let content = self.clone();
+        // A task of its own: the caller may stop waiting, the bookkeeping may not stop half-way.
+        let task = self.shared.runtime.spawn(async move { content.flush_upto(wanted).await });
+        task.await
+            .map_err(|e| Error::with_source(Kind::Internal, "a flush", e))
+            .flatten()
+            .context(|| self.what())
+    }
+
+    async fn flush_upto(self: &Arc<Self>, wanted: u64) -> Result<Attr> {
+        let _one = self.flushing.lock().await;
+        // Somebody's flush that began after our write has done it.
+        if self.state().flushed < wanted
+            && let Err(e) = self.store_and_commit().await
+        {
+            if e.kind() == Kind::Stale {
+                self.abandon().await;
+            }
+            return Err(e);
+        }
+        self.clean_up().await;
+        Ok(self.attr())
+    }
+
+    async fn store_and_commit(self: &Arc<Self>) -> Result<()> {
+        let (upto, size) = {
+            let state = self.state();
+            (state.changes, state.size)
+        };
+        let mut conflicts = 0;
+        loop {
+            let inline = (1..=INLINE_MAX as u64).contains(&self.size());
+            if !inline {
+                self.store().await?;
+            }
+            let step =
+                if inline { self.commit_inline().await? } else { self.commit_rows(upto, size).await? };
+            match step {
+                Some(Step::Last) => return Ok(()),
+                Some(_) => {}
+                None => {
+                    conflicts += 1;
+                    if conflicts > CONFLICTS {
+                        return Err(Error::with_source(
+                            Kind::Unavailable,
+                            self.what(),
+                            "other mounts commit to it all the time",
+                        ));
+                    }
+                    let pause = rand::random_range(0..=(1u64 << conflicts.min(7)));
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+            }
+        }
+    }
+
+    /// Uploads all that is new, and reads the lists that the commit needs.
+    async fn store(self: &Arc<Self>) -> Result<()> {
+        loop {
+            let rows = self.state().rows_to_plan();
+            for idx in rows {
+                self.learn_rows(idx..idx + 1).await?;
+            }
+            let chunks = {
+                let state = self.state();
+                let mut chunks = state.to_upload();
+                // What is still a blob or in the row becomes objects with the first change.
+                chunks.extend(state.bare_chunks());
+                chunks.sort_unstable();
+                chunks.dedup();
+                chunks.retain(|&idx| state.is_unstored(idx));
+                chunks
+            };
+            let upload = async |idx: &u64| self.upload(*idx).await;
+            stream::iter(&chunks).map(upload).buffer_unordered(CHUNKS_AT_ONCE).try_collect::<()>().await?;
+            // Writers may go on: what was new at the beginning is what counts, and one round has it.
+            let state = self.state();
+            if state.rows_to_plan().is_empty() && !chunks.iter().any(|&idx| state.must_store(idx)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One commit of chunk rows. `None`: somebody else committed; what they did is the base now.
+    async fn commit_rows(self: &Arc<Self>, upto: u64, size: u64) -> Result<Option<Step>> {
+        let (plan, base) = {
+            let mut state = self.state();
+            if !state.rows_to_plan().is_empty() {
+                // A chunk landed since: its list comes first.
+                drop(state);
+                return Ok(Some(Step::Some));
+            }
+            let plan = state.plan(ROWS_PER_COMMIT, size);
+            state.begin_commit();
+            (plan, state.attr.version)
+        };
+        let change = DataChange {
+            size: plan.size,
+            inline: None,
+            chunks: plan.chunks.clone(),
+            mtime: self.commit_mtime(),
+            clear_suid: false,
+        };
+        self.commit(base, change, plan, upto).await
+    }
+
+    /// The commit of a file that fits into its row.
+    async fn commit_inline(self: &Arc<Self>) -> Result<Option<Step>> {
+        // Brings here what is elsewhere, so that the lock is held for short.
+        self.read(0, INLINE_MAX as u32).await?;
+        let landing = self.landing.lock().await;
+        let Some((len, parts)) = self.parts(0, INLINE_MAX) else { return Ok(Some(Step::Some)) };
+        let Some(bytes) = self.gather(len, parts).await? else { return Ok(Some(Step::Some)) };
+        let (plan, base, upto) = {
+            let mut state = self.state();
+            if bytes.is_empty() || state.size != bytes.len() as u64 {
+                // It grew or was cut meanwhile.
+                return Ok(Some(Step::Some));
+            }
+            let plan = state.plan_inline();
+            state.begin_commit();
+            (plan, state.attr.version, state.changes)
+        };
+        drop(landing);
+        let change = DataChange {
+            size: plan.size,
+            inline: Some(bytes),
+            chunks: Vec::new(),
+            mtime: self.commit_mtime(),
+            clear_suid: false,
+        };
+        self.commit(base, change, plan, upto).await
+    }
+
+    fn commit_mtime(&self) -> Option<crate::types::Timestamp> {
+        self.state().committing.as_ref().and_then(|d| d.mtime)
+    }
+
+    async fn commit(
+        self: &Arc<Self>,
+        base: crate::types::Version,
+        change: DataChange,
+        plan: Plan,
+        upto: u64,
+    ) -> Result<Option<Step>> {
+        let committed = self.shared.meta.commit_data(self.ino, base, change).await;
+        let mut state = self.state();
+        match committed {
+            Ok(Committed::Applied(attr)) => {
+                state.end_commit_applied(attr, &plan, upto);
+                let settled: Vec<u64> = plan.chunks.iter().map(|(idx, _)| *idx).collect();
+                drop(state);
+                self.settle_behind(settled);
+                Ok(Some(plan.kind))
+            }
+            Ok(Committed::Conflict(attr)) => {
+                state.rebase(attr);
+                Ok(None)
+            }
+            Err(e) => {
+                state.end_commit_failed();
+                // It may have been applied all the same.
+                state.uncertain |= e.kind().is_transient();
+                Err(e)
+            }
+        }
+    }
+
+    /// Hands committed chunks to the cache's index, in the background: nobody waits for it.
+    fn settle_behind(self: &Arc<Self>, chunks: Vec<u64>) {
+        if self.opened_cache().is_none() || self.state().base != Base::Rows {
+            return;
+        }
+        let content = self.clone();
+        self.shared.runtime.spawn(async move {
+            for idx in chunks {
+                if let Err(error) = content.on_disk(move |content| content.settle(idx)).await {
+                    tracing::warn!(%error, "the cache cannot keep what was written");
+                    return;
+                }
+            }
+        });
+    }
+
+    /// After a flush: deletes what nobody refers to, and lets go if nothing is new.
+    async fn clean_up(self: &Arc<Self>) {
+        // No write is half-way.
+        let _landing = self.landing.lock().await;
+        let (objects, clean) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.discarded), !state.is_modified())
+        };
+        self.delete_objects(objects);
+        if clean {
+            self.shared.unpin(self.ino);
+            if let Some(cache) = self.opened_cache() {
+                cache.set_dirty(false);
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! From the local disk to the bucket: one object for each range that is new.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::content::FileContent;
+use super::state::Upload;
+use super::{UPLOAD_BYTES, permits};
+use crate::error::{Error, Kind, Result};
+use crate::source::bucket::Object;
+use crate::types::{Extent, ObjectId};
+
+/// Ranges of one chunk that are uploaded at once.
+const RANGES_AT_ONCE: usize = 4;
+
+/// Uploads of others that are waited for before one's own.
+const JOINS: usize = 100;
+
+/// A range that is in the bucket, and its hash if that is the chunk's.
+type Uploaded = (Extent, Option<(u32, [u8; 32])>);
+
+impl FileContent {
+    /// Uploads what is new in chunk `idx`, in the background. Waits while too many are queued: a writer that is faster than
+    /// the bucket fills the disk no further.
+    pub(super) async fn upload_behind(self: &Arc<Self>, idx: u64) {
+        let Ok(place) = self.shared.queue.clone().acquire_owned().await else { return };
+        let content = self.clone();
+        self.shared.runtime.spawn(async move {
+            let _place = place;
+            if let Err(error) = content.upload(idx).await {
+                // It is still new: the flush tries again and tells whoever closes the file.
+                tracing::debug!(%error, ino = %content.ino(), "an upload ahead of the flush failed");
+            }
+        });
+    }
+
+    /// Uploads what is new in chunk `idx` when this is called. One at a time for each chunk.
+    pub(super) async fn upload(self: &Arc<Self>, idx: u64) -> Result<()> {
+        for _ in 0..JOINS {
+            let content = self.clone();
+            let work = move || async move { content.upload_once(idx).await };
+            let boarded = self.uploads.board(&self.shared.runtime, idx, work);
+            let began = boarded.began;
+            let result = boarded.landed().await;
+            // One that was under way may have begun before the last write: what became of it does not matter.
+            if began {
+                return result;
+            }
+        }
+        Err(Error::with_source(Kind::Unavailable, self.what(), "others upload it all the time"))
+    }
+
+    async fn upload_once(self: Arc<Self>, idx: u64) -> Result<()> {
+        // Each round brings what the round before found missing.
+        for _ in 0..8 {
+            let upload = self.state().begin_upload(idx);
+            match upload {
+                Upload::Nothing | Upload::Busy => return Ok(()),
+                Upload::NeedRows => {
+                    self.learn_rows(idx..idx + 1).await?;
+                }
+                Upload::NeedWhole => {
+                    self.bring(idx, true).await?;
+                    self.state().rewrite(idx);
+                }
+                Upload::Ranges { id, ranges, whole } => {
+                    return self.upload_ranges(idx, id, ranges, whole).await;
+                }
+            }
+        }
+        Err(Error::with_source(Kind::Unavailable, self.what(), "it changes faster than it can be stored"))
+    }
+
+    async fn upload_ranges(
+        self: &Arc<Self>,
+        idx: u64,
+        id: u64,
+        ranges: Vec<Range<u32>>,
+        whole: u32,
+    ) -> Result<()> {
+        let upload = async |range: Range<u32>| self.upload_range(idx, range, whole).await;
+        let results: Vec<Result<Uploaded>> =
+            stream::iter(ranges).map(upload).buffer_unordered(RANGES_AT_ONCE).collect().await;
+        let (mut done, mut hash, mut failed) = (Vec::new(), None, None);
+        for result in results {
+            match result {
+                Ok((extent, h)) => {
+                    done.push(extent);
+                    hash = hash.or(h);
+                }
+                Err(e) => failed = failed.or(Some(e)),
+            }
+        }
+        let discarded = {
+            let mut state = self.state();
+            match &failed {
+                None => state.landed(idx, id, &done, hash),
+                Some(_) => state.failed(idx, id, &done),
+            }
+            std::mem::take(&mut state.discarded)
+        };
+        self.delete_objects(discarded);
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn upload_range(self: &Arc<Self>, idx: u64, range: Range<u32>, whole: u32) -> Result<Uploaded> {
+        let permit = self.shared.uploads.acquire_many(permits(range.len(), UPLOAD_BYTES)).await;
+        let _permit = permit.map_err(|e| Error::with_source(Kind::Internal, self.what(), e))?;
+        let wanted = range.clone();
+        let read = move |content: &Arc<FileContent>| {
+            let mut bytes = vec![0; wanted.len()];
+            // What was cut off meanwhile is not there; it does not count when the upload lands.
+            content.cache()?.read_at(content.offset(idx, wanted.start), &mut bytes)?;
+            let all = wanted.start == 0 && wanted.end == whole;
+            let hash = all.then(|| (whole, *blake3::hash(&bytes).as_bytes()));
+            Ok((Bytes::from(bytes), hash))
+        };
+        let (bytes, hash) = self.read_disk(read).await?;
+        let object: ObjectId = self.shared.meta.next_object();
+        self.shared.bucket.put(&Object::FileChunk(object), bytes).await?;
+        let extent = Extent { start: range.start, len: range.end - range.start, object, object_offset: 0 };
+        Ok((extent, hash))
+    }
+}

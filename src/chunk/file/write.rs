@@ -1,0 +1,141 @@
+//! Writing and cutting: into the local disk's file. What becomes complete goes to the bucket at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::content::FileContent;
+use super::state::Base;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::types::Timestamp;
+
+/// The largest file: offsets are signed 64-bit numbers to programs.
+const MAX_SIZE: u64 = i64::MAX as u64;
+/// Separate new ranges in a chunk, beyond which the chunk is fetched and they become one.
+const MAX_RANGES: usize = 64;
+/// Chunks that wait for a commit, beyond which one is made on the way.
+const MAX_PENDING: usize = 2048;
+
+impl FileContent {
+    /// Writes at `offset`. When it returns the bytes are on this mount's disk and in every read of this mount; in the
+    /// bucket and for other mounts after [`FileContent::flush`].
+    ///
+    /// [`Kind::NoSpace`]: the local disk is full and nothing can be evicted; [`Kind::TooLarge`]: beyond what a file may
+    /// be. Bytes that were there before and are not wholly overwritten are kept.
+    pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<u32> {
+        let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, self.what(), e))?;
+        self.put(Some(offset), data).await?;
+        Ok(len)
+    }
+
+    /// Writes at the end of the file as this mount sees it; returns where that was. Two appends never overlap.
+    pub async fn append(self: &Arc<Self>, data: Bytes) -> Result<u64> {
+        self.put(None, data).await
+    }
+
+    async fn put(self: &Arc<Self>, offset: Option<u64>, data: Bytes) -> Result<u64> {
+        let near = offset.unwrap_or_else(|| self.size());
+        if data.is_empty() {
+            return Ok(near);
+        }
+        if near.checked_add(data.len() as u64).is_none_or(|end| end > MAX_SIZE) {
+            return Err(Error::new(Kind::TooLarge, self.what()));
+        }
+        self.keep_known(near..near + data.len() as u64).await?;
+        let len = data.len() as u64;
+        let write = move |content: &Arc<FileContent>| {
+            let offset = offset.unwrap_or_else(|| content.size());
+            let range = offset..offset + len;
+            content.take_over(content.touched(&range))?;
+            let cache = content.cache()?;
+            if let Err(e) = content.write_cache(cache, offset, &data) {
+                content.state().spoiled(range);
+                return Err(e);
+            }
+            content.shared.pin(content);
+            content.state().wrote(range, Timestamp::now());
+            Ok(offset)
+        };
+        let offset = self.on_disk(write).await.context(|| self.what())?;
+        self.after_write(offset..offset + len).await;
+        Ok(offset)
+    }
+
+    /// Reads the lists of chunks that are about to be overwritten in part, if the cache may have the rest of them.
+    async fn keep_known(self: &Arc<Self>, range: std::ops::Range<u64>) -> Result<()> {
+        let known = {
+            let state = self.state();
+            let mut touched = self.touched(&range);
+            state.base == Base::Rows
+                && touched.any(|idx| state.needs_rows(idx))
+                && (self.opened_cache().is_some()
+                    || self.shared.cache.knows(&crate::chunk::cache::ContentKey::File(self.ino)))
+        };
+        if known {
+            // Without the lists the write goes on; the rest is fetched again when it is needed.
+            if let Err(error) = self.learn_rows(self.touched(&range)).await {
+                tracing::debug!(%error, "cannot read what a write goes over");
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends off chunks that are complete, and keeps the bookkeeping small.
+    async fn after_write(self: &Arc<Self>, range: std::ops::Range<u64>) {
+        for idx in self.touched(&range) {
+            let (full, torn) = {
+                let mut state = self.state();
+                let size = state.chunk_size;
+                let chunk = state.chunk(idx);
+                (chunk.dirty.covers(0..size) && chunk.upload.is_none(), chunk.dirty.count() > MAX_RANGES)
+            };
+            if full {
+                self.upload_behind(idx).await;
+            } else if torn && self.bring(idx, true).await.is_ok() {
+                self.state().rewrite(idx);
+            }
+        }
+        if self.state().pending_chunks() > MAX_PENDING {
+            let content = self.clone();
+            self.shared.runtime.spawn(async move {
+                if let Err(error) = content.flush().await {
+                    tracing::debug!(%error, ino = %content.ino(), "cannot commit on the way");
+                }
+            });
+        }
+    }
+
+    /// Sets the size: what is cut off is gone, what is added reads as zeros. For other mounts after
+    /// [`FileContent::flush`].
+    pub async fn truncate(self: &Arc<Self>, size: u64) -> Result<()> {
+        if size > MAX_SIZE {
+            return Err(Error::new(Kind::TooLarge, self.what()));
+        }
+        if size > 0 && size < self.size() {
+            let cut = size / u64::from(self.shared.chunk_size);
+            self.keep_known(self.offset(cut, 0)..size).await?;
+        }
+        let resize = move |content: &Arc<FileContent>| {
+            let old = content.size();
+            // A file that the cache never saw has nothing there to cut.
+            if size < old && (content.opened_cache().is_some() || content.in_cache()) {
+                let unit = u64::from(content.shared.chunk_size);
+                let chunks = size / unit..old.div_ceil(unit);
+                content.take_over(chunks.clone())?;
+                let cache = content.cache()?;
+                if cache.chunks() > size.div_ceil(unit).max(1) {
+                    // Gives the space back; the bytes on the disk up to `size` stay.
+                    cache.set_size(size.div_ceil(unit).max(1) * unit)?;
+                }
+            }
+            content.shared.pin(content);
+            content.state().resize(size, Timestamp::now());
+            Ok(())
+        };
+        self.on_disk(resize).await.context(|| self.what())
+    }
+
+    fn in_cache(&self) -> bool {
+        self.shared.cache.knows(&crate::chunk::cache::ContentKey::File(self.ino))
+    }
+}

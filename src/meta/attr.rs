@@ -1,0 +1,109 @@
+//! The attributes of an inode as the layers above see them, and reading them.
+
+use bytes::Bytes;
+
+use super::Meta;
+use super::kv::number;
+use super::schema::{self, Content, InodeRow, Role};
+use crate::error::{Error, Kind, Result};
+use crate::types::{FileType, Ino, Timestamp, Version};
+
+/// The attributes of an inode: its row, with what directories keep apart merged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attr {
+    pub ino: Ino,
+    pub kind: FileType,
+    /// Permission bits with set-user-id, set-group-id and sticky.
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    /// Belongs to nobody in particular: presented with the mount's own `--uid`, `--gid` and, unless
+    /// [`mode_set`](Self::mode_set), `--umask`.
+    pub hub: bool,
+    /// Of a private or gated repository.
+    pub restricted: bool,
+    /// Somebody set the mode of this hub-owned inode: show it as it is.
+    pub mode_set: bool,
+    /// Links; of directories 2 and one for each subdirectory. 0: an orphan, alive only for who has it open.
+    pub nlink: u32,
+    pub rdev: u32,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte units that `size` would take.
+    pub blocks: u64,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    pub version: Version,
+    pub content: Content,
+    pub role: Option<Role>,
+    /// The directory that holds this directory; of other inodes the one that it was made in.
+    pub parent: Ino,
+}
+
+impl Attr {
+    /// Merges a row with a directory's time of last change (ns) and number of subdirectories.
+    pub(super) fn new(ino: Ino, row: InodeRow, changed: Option<i64>, subdirs: u32) -> Self {
+        let is_dir = row.kind == FileType::Dir;
+        let changed = changed.map(Timestamp);
+        Attr {
+            ino,
+            kind: row.kind,
+            mode: row.mode,
+            uid: row.uid,
+            gid: row.gid,
+            hub: row.hub,
+            restricted: row.restricted,
+            mode_set: row.mode_set,
+            nlink: if is_dir { 2 + subdirs } else { row.nlink },
+            rdev: row.rdev,
+            size: row.size,
+            blocks: row.size.div_ceil(512),
+            atime: row.atime,
+            // Setting the time of a directory drops `changed`: if it is there, it is younger.
+            mtime: changed.unwrap_or(row.mtime),
+            ctime: changed.map_or(row.ctime, |c| c.max(row.ctime)),
+            version: row.version,
+            content: row.content,
+            role: row.role,
+            parent: row.parent,
+        }
+    }
+
+    /// From the values of [`schema::ATTR_FIELDS`]; `None` if the row is absent.
+    pub(super) fn from_fields(ino: Ino, fields: &[Option<Bytes>]) -> Result<Option<Self>> {
+        let [Some(row), changed, subdirs] = fields else { return Ok(None) };
+        let row = schema::decode_row(ino, row)?;
+        let changed = changed.as_ref().map(|c| number(Some(c))).transpose()?;
+        let subdirs = u32::try_from(number(subdirs.as_ref())?)
+            .map_err(|e| Error::with_source(Kind::Corrupt, format!("subdirectories of inode {ino}"), e))?;
+        Ok(Some(Attr::new(ino, row, changed, subdirs)))
+    }
+}
+
+impl Meta {
+    /// The attributes of an inode, in one round trip. [`Kind::Stale`] if it is gone.
+    pub async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        let fields = self.kv().get(&schema::attr_keys(ino)).await?;
+        let attr = Attr::from_fields(ino, &fields)?.ok_or_else(|| gone(ino))?;
+        if let Some(row) = &fields[0] {
+            self.hints().learn_row(ino, row);
+        }
+        Ok(attr)
+    }
+
+    /// The attributes of many inodes, in their order, in one round trip; `None` for those that are gone.
+    pub async fn getattrs(&self, inos: &[Ino]) -> Result<Vec<Option<Attr>>> {
+        if inos.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = inos.iter().flat_map(|&ino| schema::attr_keys(ino)).collect();
+        let values = self.kv().get(&keys).await?;
+        inos.iter().zip(values.chunks(3)).map(|(&ino, fields)| Attr::from_fields(ino, fields)).collect()
+    }
+}
+
+/// The error of an inode that is not there any more.
+pub(super) fn gone(ino: Ino) -> Error {
+    Error::new(Kind::Stale, format!("inode {ino}"))
+}

@@ -1,0 +1,192 @@
+//! The data of files as rows: inline bytes, lists of extents, size and version. The bytes themselves are elsewhere.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use super::Meta;
+use super::attr::Attr;
+use super::kv::Outcome;
+use super::retry::Tries;
+use super::schema::{self, Content, INLINE_MAX, InodeRow};
+use super::setattr::clear_suid;
+use super::txn::{Build, usage};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::types::{Extent, FileType, Ino, ObjectId, Timestamp, Version};
+
+/// How many chunk rows are read in one round trip.
+pub(super) const CHUNKS_AT_ONCE: u64 = 1000;
+
+/// A change of a file's data, all of it in one transaction.
+///
+/// The content becomes [`Content::Inline`] if there are inline bytes, else [`Content::None`] if the size is 0, else
+/// [`Content::Extents`]. In the first two cases all chunk rows go, listed or not.
+///
+/// What was inline or a blob before is not carried over: when the content becomes extents, the caller lists all chunks
+/// that have bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataChange {
+    /// The new size, bytes.
+    pub size: u64,
+    /// The whole content, at most [`INLINE_MAX`] bytes; shorter than `size`: zeros behind.
+    pub inline: Option<Bytes>,
+    /// The new lists of the chunks that changed; an empty list is a hole. Chunks beyond a smaller size are listed
+    /// with an empty list by the caller.
+    pub chunks: Vec<(u64, Vec<Extent>)>,
+    /// `None`: it stays.
+    pub mtime: Option<Timestamp>,
+    /// Takes the set-user-id and set-group-id bits, as a write by who is not privileged does.
+    pub clear_suid: bool,
+}
+
+/// How a data commit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Committed {
+    /// Done; the attributes afterwards.
+    Applied(Attr),
+    /// The data is not the one that the change was made for; the attributes as they are now.
+    Conflict(Attr),
+}
+
+impl Meta {
+    /// The extent lists of some chunks of a file, in their order, in one round trip; a hole is an empty list.
+    pub async fn extents(&self, ino: Ino, chunks: &[u64]) -> Result<Vec<Vec<Extent>>> {
+        if chunks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = chunks.iter().map(|&index| schema::chunk_key(ino, index)).collect();
+        let values = self.kv().get(&keys).await?;
+        let decode =
+            |(&index, value): (_, &Option<Bytes>)| schema::decode_extents(ino, index, value.as_ref());
+        chunks.iter().zip(&values).map(decode).collect()
+    }
+
+    /// Replaces data of a file iff its version is still `base`. ctime is now, the version new. One round trip if the row was
+    /// seen before and no chunk that has extents is changed. Objects that no extent refers to any more go to the
+    /// trash in the same transaction.
+    ///
+    /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many.
+    pub async fn commit_data(&self, ino: Ino, base: Version, change: DataChange) -> Result<Committed> {
+        let words = || format!("data of inode {ino}");
+        if change.inline.as_ref().is_some_and(|b| b.len() > INLINE_MAX || b.len() as u64 > change.size) {
+            return Err(Error::new(Kind::Invalid, "too many inline bytes").context(words()));
+        }
+        let mut tries = Tries::new();
+        loop {
+            let committed = self.try_commit_data(ino, base, &change, tries.fresh()).await;
+            if let Some(committed) = committed.context(words)? {
+                return Ok(committed);
+            }
+            tries.again().await.context(words)?;
+        }
+    }
+
+    async fn try_commit_data(
+        &self,
+        ino: Ino,
+        base: Version,
+        change: &DataChange,
+        fresh: bool,
+    ) -> Result<Option<Committed>> {
+        let (raw, guessed) = self.raw_row(ino, fresh).await?;
+        let old = schema::decode_row(ino, &raw)?;
+        if old.kind != FileType::File {
+            return Err(Kind::Invalid.into());
+        }
+        if old.version != base {
+            return if guessed {
+                Ok(None)
+            } else {
+                Ok(Some(Committed::Conflict(Attr::new(ino, old, None, 0))))
+            };
+        }
+        let mut build = self.build();
+        build.equals(schema::attr_key(ino), &raw);
+        let row = self.changed_row(&old, change);
+        self.change_chunks(&mut build, ino, &old, &row, change).await?;
+        let raw = build.set_row(ino, &row)?;
+        if row.nlink > 0 {
+            build.add(schema::bytes_key(), usage(&row) - usage(&old));
+        }
+        build.inode_changed(ino);
+        match self.commit(build).await? {
+            Outcome::Applied => {
+                self.hints().learn_row(ino, &raw);
+                Ok(Some(Committed::Applied(Attr::new(ino, row, None, 0))))
+            }
+            Outcome::Conflict(_) => {
+                self.hints().forget_row(ino);
+                Ok(None)
+            }
+            Outcome::Full => Err(Kind::NoSpace.into()),
+        }
+    }
+
+    fn changed_row(&self, old: &InodeRow, change: &DataChange) -> InodeRow {
+        let mut row = old.clone();
+        row.content = match &change.inline {
+            Some(bytes) if !bytes.is_empty() => Content::Inline(bytes.clone()),
+            _ if change.size == 0 => Content::None,
+            _ => Content::Extents,
+        };
+        row.chunks = if row.content == Content::Extents {
+            let written = change.chunks.iter().filter(|(_, list)| !list.is_empty());
+            written.map(|(index, _)| index + 1).fold(old.chunks, u64::max)
+        } else {
+            0
+        };
+        row.size = change.size;
+        row.version = self.next_version();
+        row.ctime = Timestamp::now();
+        row.mtime = change.mtime.unwrap_or(row.mtime);
+        if change.clear_suid {
+            clear_suid(&mut row);
+        }
+        row
+    }
+
+    /// Writes the chunk rows, and the trash for what they no longer refer to.
+    async fn change_chunks(
+        &self,
+        build: &mut Build,
+        ino: Ino,
+        old: &InodeRow,
+        row: &InodeRow,
+        change: &DataChange,
+    ) -> Result<()> {
+        let kept = if row.content == Content::Extents { &change.chunks[..] } else { &[] };
+        let dropped: Vec<u64> = if row.content == Content::Extents {
+            kept.iter().map(|(index, _)| *index).filter(|index| *index < old.chunks).collect()
+        } else {
+            (0..old.chunks).collect()
+        };
+        let alive: HashSet<ObjectId> = kept.iter().flat_map(|(_, list)| objects(list)).collect();
+        let mut dead = HashSet::new();
+        for some in dropped.chunks(CHUNKS_AT_ONCE as usize) {
+            for (index, list) in some.iter().zip(self.extents(ino, some).await?) {
+                dead.extend(objects(&list).filter(|object| !alive.contains(object)));
+                if !list.is_empty() && kept.is_empty() {
+                    build.del(schema::chunk_key(ino, *index));
+                }
+            }
+        }
+        for (index, list) in kept {
+            let key = schema::chunk_key(ino, *index);
+            if list.is_empty() {
+                build.del(key);
+            } else {
+                build.set(key, schema::encode(list)?);
+            }
+        }
+        let now = schema::time_value(row.ctime);
+        for object in dead {
+            build.set(schema::trash_key(object), now.clone());
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn objects(list: &[Extent]) -> impl Iterator<Item = ObjectId> + '_ {
+    list.iter().map(|extent| extent.object)
+}

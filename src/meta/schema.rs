@@ -1,0 +1,384 @@
+//! Where everything lies in the metadata, and how rows are written: the one place that knows map names and encodings.
+//!
+//! | map | kind | field → value |
+//! |---|---|---|
+//! | `i<ino>` | plain | `a` → [`InodeRow`]; of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>` |
+//! | `d<ino>/` | ordered | name → 8 bytes big-endian inode number, 1 byte type |
+//! | `b<blob>` | plain | `a` → [`BlobRow`], `h<index>` → BLAKE3 of a chunk, `s<index>` → the chunk is in the bucket, `v` → the whole was verified |
+//! | `l<ino>` | plain | `flock` → `Vec<Holder>` |
+//! | `held<session>/` | ordered | inode number → empty: where the session holds locks |
+//! | `sessions/` | ordered | session → [`SessionRow`] |
+//! | `dead/` | ordered | session → when it was declared dead; while what it held is being released |
+//! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
+//! | `orphans/` | ordered | inode number → [`OrphanRow`] |
+//! | `trash/` | ordered | object → since when nobody refers to it (ns) |
+//! | `jobs` | plain | background job → when somebody last took it on (ns) |
+//! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
+//! | `ids` | plain | `ino` → the last inode number given out |
+//! | `v` | plain | `settings`, `schema`, `bytes`, `inodes`, `epoch` |
+//!
+//! Rows are MessagePack arrays. A field is only ever appended, with a serde default, and raises [`SCHEMA`]
+//! if older clients must not write the row any more.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::kv::{Key, inode_map};
+use crate::error::{Error, Kind, Result};
+use crate::types::{BlobId, Commit, Extent, FileType, Ino, ObjectId, RepoId, SessionId, Timestamp, Version};
+
+/// The layout that this binary writes.
+pub const SCHEMA: u32 = 1;
+
+/// The longest name of an entry, bytes.
+pub const NAME_MAX: usize = 255;
+
+/// The longest target of a symlink, bytes.
+pub const TARGET_MAX: usize = 4095;
+
+/// The largest content that lies in an inode's row, bytes.
+pub const INLINE_MAX: usize = 4096;
+
+/// The most links that an inode may have.
+pub const LINK_MAX: u32 = 65_000;
+
+/// How many places of origin a blob's row remembers.
+pub const ORIGINS_MAX: usize = 8;
+
+/// What the layout demands of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaRow {
+    /// The layout that the volume has.
+    pub version: u32,
+    /// The oldest [`SCHEMA`] that may use it.
+    pub oldest: u32,
+}
+
+/// What a directory stands for. Set when it is made, moved with it, never derived from its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    Root,
+    Repo(RepoId),
+    /// `refs` (empty prefix) or a directory in it: `prefix` is `feature/` for `refs/feature`.
+    Refs {
+        repo: RepoId,
+        prefix: String,
+    },
+    Snapshots(RepoId),
+    /// The directory of a commit, or one within it.
+    Snapshot {
+        repo: RepoId,
+        commit: Commit,
+    },
+    NoExist(RepoId),
+    Trees(RepoId),
+    Blobs(RepoId),
+    /// Directories in it are 0777 and files 0666 whatever the umask. Inherited by mkdir.
+    Locks,
+    /// Directories in it are 0777 whatever the umask. Inherited by mkdir.
+    SharedBlobs,
+}
+
+/// Where the bytes of an inode are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// No bytes: an empty file, or what is neither file nor symlink.
+    None,
+    /// At most [`INLINE_MAX`] bytes; shorter than the size means zeros behind.
+    Inline(Bytes),
+    /// Chunk rows of the inode.
+    Extents,
+    Blob(#[serde(with = "blob_bytes")] BlobId),
+    /// The target.
+    Symlink(Bytes),
+}
+
+/// The row of an inode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InodeRow {
+    pub kind: FileType,
+    /// Permission bits with set-user-id, set-group-id and sticky.
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    /// Belongs to nobody in particular: every mount presents it as owned by its own `--uid` and `--gid`.
+    pub hub: bool,
+    /// Of a private or gated repository: no rights for others.
+    pub restricted: bool,
+    /// Names of it. Unused for directories.
+    pub nlink: u32,
+    pub rdev: u32,
+    pub size: u64,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    /// Changes with the data, and with nothing else.
+    pub version: Version,
+    pub content: Content,
+    pub role: Option<Role>,
+    /// The directory that holds this directory; of other inodes the one that it was made in.
+    pub parent: Ino,
+    /// Somebody set the mode of a hub-owned inode: it is presented as it is, without the mount's umask.
+    #[serde(default)]
+    pub mode_set: bool,
+    /// One more than the highest chunk index that may have a row.
+    #[serde(default)]
+    pub chunks: u64,
+}
+
+/// Where a blob can be had from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    pub repo: RepoId,
+    pub commit: Commit,
+    /// The path in the repository.
+    pub path: String,
+}
+
+/// What is known of a blob from the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BlobBase {
+    pub size: u64,
+    pub origins: Vec<Origin>,
+}
+
+/// One holder of a flock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Holder {
+    pub session: SessionId,
+    pub owner: u64,
+    pub exclusive: bool,
+}
+
+/// An inode without names that may still be open somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OrphanRow {
+    pub since: Timestamp,
+    pub held_until: Timestamp,
+    /// The reaper has dropped the inode and is at its chunk rows, so many at most.
+    #[serde(default)]
+    pub reaping: Option<u64>,
+}
+
+/// Inodes that a publication has written and that nothing refers to yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StagingRow {
+    pub session: SessionId,
+    pub since: Timestamp,
+    /// Directories are written before their entries.
+    pub first: Ino,
+    pub count: u64,
+    /// A directory that has entries and gets its row when it is published.
+    pub root: Option<Ino>,
+    /// They are being deleted: it is too late to publish them.
+    #[serde(default)]
+    pub dropping: bool,
+}
+
+/// Encodes a row.
+pub(super) fn encode<T: Serialize>(row: &T) -> Result<Bytes> {
+    rmp_serde::to_vec(row)
+        .map(Bytes::from)
+        .map_err(|e| Error::with_source(Kind::Internal, "encoding a metadata row", e))
+}
+
+/// Decodes a row; `what` names it for the error.
+pub(super) fn decode<T: DeserializeOwned>(value: &[u8], what: impl FnOnce() -> String) -> Result<T> {
+    rmp_serde::from_slice(value).map_err(|e| Error::with_source(Kind::Corrupt, what(), e))
+}
+
+/// The field of an inode's row in its map.
+pub(super) const ATTR: &[u8] = b"a";
+/// The fields that make an [`Attr`](super::Attr).
+pub(super) const ATTR_FIELDS: [Bytes; 3] =
+    [Bytes::from_static(ATTR), Bytes::from_static(b"m"), Bytes::from_static(b"n")];
+
+pub(super) const ORPHANS: &str = "orphans/";
+pub(super) const TRASH: &str = "trash/";
+pub(super) const STAGING: &str = "staging/";
+pub(super) const DEAD: &str = "dead/";
+const VOLUME: &str = "v";
+
+pub(super) fn attr_key(ino: Ino) -> Key {
+    Key::new(inode_map(ino.0), ATTR)
+}
+
+pub(super) fn changed_key(dir: Ino) -> Key {
+    Key::new(inode_map(dir.0), &b"m"[..])
+}
+
+pub(super) fn subdirs_key(dir: Ino) -> Key {
+    Key::new(inode_map(dir.0), &b"n"[..])
+}
+
+pub(super) fn attr_keys(ino: Ino) -> [Key; 3] {
+    [attr_key(ino), changed_key(ino), subdirs_key(ino)]
+}
+
+pub(super) fn chunk_key(ino: Ino, index: u64) -> Key {
+    Key::new(inode_map(ino.0), format!("c{index}"))
+}
+
+pub(super) fn dir_map(dir: Ino) -> String {
+    format!("d{dir}/")
+}
+
+pub(super) fn entry_key(dir: Ino, name: &[u8]) -> Key {
+    Key::new(dir_map(dir), Bytes::copy_from_slice(name))
+}
+
+pub(super) fn blob_map(blob: BlobId) -> String {
+    format!("b{blob}")
+}
+
+pub(super) fn flock_key(ino: Ino) -> Key {
+    Key::new(format!("l{ino}"), &b"flock"[..])
+}
+
+pub(super) fn held_map(session: SessionId) -> String {
+    format!("held{session}/")
+}
+
+pub(super) fn ino_field(ino: Ino) -> Bytes {
+    Bytes::copy_from_slice(&ino.0.to_be_bytes())
+}
+
+pub(super) fn field_ino(field: &[u8]) -> Result<Ino> {
+    <[u8; 8]>::try_from(field)
+        .map(|b| Ino(u64::from_be_bytes(b)))
+        .map_err(|e| Error::with_source(Kind::Corrupt, format!("inode number {field:?}"), e))
+}
+
+pub(super) fn orphan_key(ino: Ino) -> Key {
+    Key::new(ORPHANS, ino_field(ino))
+}
+
+pub(super) fn trash_key(object: ObjectId) -> Key {
+    let mut field = [0; 16];
+    field[..8].copy_from_slice(&object.session.0.to_be_bytes());
+    field[8..].copy_from_slice(&object.seq.to_be_bytes());
+    Key::new(TRASH, Bytes::copy_from_slice(&field))
+}
+
+pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
+    let bad = || Error::new(Kind::Corrupt, format!("object {field:?} in the trash"));
+    let number = |b: &[u8]| b.try_into().map(u64::from_be_bytes).map_err(|_| bad());
+    match field.split_at_checked(8) {
+        Some((session, seq)) => Ok(ObjectId { session: SessionId(number(session)?), seq: number(seq)? }),
+        None => Err(bad()),
+    }
+}
+
+pub(super) fn tombstone_key(name: &[u8]) -> Key {
+    Key::new("tombstones/", Bytes::copy_from_slice(name))
+}
+
+pub(super) fn last_ino_key() -> Key {
+    Key::new("ids", &b"ino"[..])
+}
+
+pub(super) fn settings_key() -> Key {
+    Key::new(VOLUME, &b"settings"[..])
+}
+
+pub(super) fn schema_key() -> Key {
+    Key::new(VOLUME, &b"schema"[..])
+}
+
+pub(super) fn bytes_key() -> Key {
+    Key::new(VOLUME, &b"bytes"[..])
+}
+
+pub(super) fn inodes_key() -> Key {
+    Key::new(VOLUME, &b"inodes"[..])
+}
+
+pub(super) fn job_key(job: &str) -> Key {
+    Key::new("jobs", Bytes::copy_from_slice(job.as_bytes()))
+}
+
+/// Changes with every move of a directory to another directory.
+pub(super) fn epoch_key() -> Key {
+    Key::new(VOLUME, &b"epoch"[..])
+}
+
+/// A time as a plain number in a value.
+pub(super) fn time_value(time: Timestamp) -> Bytes {
+    Bytes::copy_from_slice(&time.0.to_be_bytes())
+}
+
+pub(super) fn value_time(value: &[u8]) -> Result<Timestamp> {
+    <[u8; 8]>::try_from(value)
+        .map(|b| Timestamp(i64::from_be_bytes(b)))
+        .map_err(|e| Error::with_source(Kind::Corrupt, format!("time {value:?}"), e))
+}
+
+/// The value of a directory's entry.
+pub(super) fn entry_value(ino: Ino, kind: FileType) -> Bytes {
+    let mut value = [0; 9];
+    value[..8].copy_from_slice(&ino.0.to_be_bytes());
+    value[8] = match kind {
+        FileType::File => 0,
+        FileType::Dir => 1,
+        FileType::Symlink => 2,
+        FileType::Fifo => 3,
+        FileType::Socket => 4,
+        FileType::CharDevice => 5,
+        FileType::BlockDevice => 6,
+    };
+    Bytes::copy_from_slice(&value)
+}
+
+/// What a directory's entry refers to.
+pub(super) fn parse_entry(value: &[u8]) -> Result<(Ino, FileType)> {
+    let bad = || Error::new(Kind::Corrupt, format!("directory entry {value:?}"));
+    let (ino, kind) = value.split_at_checked(8).ok_or_else(bad)?;
+    let kind = match kind {
+        [0] => FileType::File,
+        [1] => FileType::Dir,
+        [2] => FileType::Symlink,
+        [3] => FileType::Fifo,
+        [4] => FileType::Socket,
+        [5] => FileType::CharDevice,
+        [6] => FileType::BlockDevice,
+        _ => return Err(bad()),
+    };
+    Ok((field_ino(ino)?, kind))
+}
+
+pub(super) fn decode_row(ino: Ino, value: &[u8]) -> Result<InodeRow> {
+    decode(value, || format!("row of inode {ino}"))
+}
+
+pub(super) fn decode_extents(ino: Ino, index: u64, value: Option<&Bytes>) -> Result<Vec<Extent>> {
+    value.map_or(Ok(Vec::new()), |v| decode(v, || format!("chunk {index} of inode {ino}")))
+}
+
+/// A blob id as 32 or 20 plain bytes instead of an array of numbers.
+mod blob_bytes {
+    use serde::de::Error as _;
+    use serde::{Deserializer, Serializer};
+
+    use crate::types::BlobId;
+
+    pub fn serialize<S: Serializer>(blob: &BlobId, s: S) -> Result<S::Ok, S::Error> {
+        match blob {
+            BlobId::Sha256(b) => s.serialize_bytes(b),
+            BlobId::Git(b) => s.serialize_bytes(b),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<BlobId, D::Error> {
+        let bytes: serde_bytes::ByteBuf = serde::Deserialize::deserialize(d)?;
+        if let Ok(b) = <[u8; 32]>::try_from(bytes.as_slice()) {
+            return Ok(BlobId::Sha256(b));
+        }
+        <[u8; 20]>::try_from(bytes.as_slice())
+            .map(BlobId::Git)
+            .map_err(|_| D::Error::custom("a blob id has 32 or 20 bytes"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Sessions: a mount registers, says again and again that it lives, and declares dead those who do not.
+//!
+//! A session is declared dead by taking away its row, which fences it: the engines refuse its commits from then on. Only
+//! then is released what it held. Who declares must have seen it silent for a full TTL while connected itself.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::hints::Hints;
+use super::ids::Ids;
+use super::kv::{Event, Expect, Key, Kv, Outcome, SESSIONS, Txn, Write, session_field};
+use super::locks::HeldLocks;
+use super::schema::{self, DEAD};
+use super::settings::{TOMBSTONE_TTL, prepare};
+use super::{Inner, Meta};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::types::{SessionId, Timestamp};
+
+/// How many rows are read at once.
+const AT_ONCE: usize = 256;
+
+/// What a mount says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    pub host: String,
+    pub pid: u32,
+    pub mountpoint: String,
+    pub started: Timestamp,
+    /// Of hfmount.
+    pub version: String,
+    pub read_only: bool,
+}
+
+/// A registered session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionStatus {
+    pub id: SessionId,
+    pub info: SessionInfo,
+    /// Its heartbeat has not run out.
+    pub alive: bool,
+}
+
+/// All registered sessions. For `status`, which has none itself.
+pub async fn list_sessions(kv: &dyn Kv) -> Result<Vec<SessionStatus>> {
+    let mut sessions = Vec::new();
+    let mut after = 0;
+    loop {
+        let entries = kv.scan(SESSIONS, after, AT_ONCE).await?;
+        let Some(last) = entries.last() else { return Ok(sessions) };
+        after = last.id;
+        let mut some = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let id: SessionId = String::from_utf8_lossy(&entry.field).parse()?;
+            some.push((id, schema::decode(&entry.value, || format!("row of session {id}"))?));
+        }
+        let ids: Vec<SessionId> = some.iter().map(|(id, _)| *id).collect();
+        let alive = kv.alive(&ids).await?;
+        sessions.extend(some.into_iter().zip(alive).map(|((id, info), alive)| SessionStatus {
+            id,
+            info,
+            alive,
+        }));
+    }
+}
+
+impl Meta {
+    /// Registers a session, in a volume that is made if the metadata holds none, and starts its heartbeats, one every third
+    /// of `ttl`. [`Kind::Config`] if the volume's layout is newer than this binary.
+    ///
+    /// Needs a tokio runtime. Without [`Meta::close`] the session ends when its heartbeats do and somebody notices.
+    pub async fn open(kv: Arc<dyn Kv>, info: SessionInfo, ttl: Duration) -> Result<Meta> {
+        prepare(&*kv).await?;
+        let session = SessionId::random();
+        // Before it is registered, so that nobody ever sees it silent.
+        kv.beat(session, ttl).await?;
+        let key = session_key(session);
+        let write = vec![Write::Set(key.clone(), schema::encode(&info)?)];
+        let txn = Txn { expect: vec![Expect::Absent(key)], write, ..Txn::default() };
+        if kv.commit(txn).await? != Outcome::Applied {
+            return Err(Error::new(Kind::Internal, format!("session {session} is registered already")));
+        }
+        let meta = Meta(Arc::new(Inner {
+            kv,
+            session,
+            info,
+            ttl,
+            hints: Hints::new(),
+            ids: Ids::new(),
+            held: HeldLocks::new(),
+            last_version: AtomicU64::new(0),
+            last_object: AtomicU64::new(0),
+            tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
+            fenced: AtomicBool::new(false),
+            tasks: Mutex::default(),
+        }));
+        let watch = meta.kv().watch().await?;
+        let tasks = [
+            tokio::spawn(live(Arc::downgrade(&meta.0), ttl)),
+            tokio::spawn(listen(Arc::downgrade(&meta.0), watch)),
+        ];
+        meta.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+        Ok(meta)
+    }
+
+    /// Ends the session: its locks are released, its row goes, its heartbeats stop. Commits of it fail from then on
+    /// with [`Kind::Fenced`].
+    pub async fn close(&self) -> Result<()> {
+        for task in self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        self.bury(self.session()).await?;
+        self.clean_up(self.session()).await
+    }
+
+    /// What this session said of itself.
+    #[must_use]
+    pub fn info(&self) -> &SessionInfo {
+        &self.0.info
+    }
+
+    /// The others have declared this session dead: nothing can be written under it any more. Noticed by the next
+    /// commit or heartbeat.
+    #[must_use]
+    pub fn fenced(&self) -> bool {
+        self.0.fenced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_fenced(&self) {
+        if !self.0.fenced.swap(true, Ordering::Relaxed) {
+            tracing::error!(session = %self.session(), "this session is closed, or was declared dead by other mounts");
+        }
+    }
+
+    /// All registered sessions.
+    pub async fn sessions(&self) -> Result<Vec<SessionStatus>> {
+        list_sessions(&**self.kv()).await
+    }
+
+    /// Takes away the row of a session and notes that there is something to clean up.
+    async fn bury(&self, session: SessionId) -> Result<()> {
+        let key = session_key(session);
+        let txn = Txn {
+            expect: vec![Expect::Present(key.clone())],
+            write: vec![
+                Write::Del(key),
+                Write::Set(Key::new(DEAD, session_field(session)), schema::time_value(Timestamp::now())),
+            ],
+            ..Txn::default()
+        };
+        // A conflict means that somebody else has done it.
+        let _ = self.kv().commit(txn).await?;
+        Ok(())
+    }
+
+    /// Releases what a dead session held. Several mounts may do so at once.
+    async fn clean_up(&self, session: SessionId) -> Result<()> {
+        let held = schema::held_map(session);
+        loop {
+            // What is released leaves the list.
+            let entries = self.kv().scan(&held, 0, AT_ONCE).await?;
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                self.release_locks_of(session, schema::field_ino(&entry.field)?).await?;
+            }
+        }
+        self.drop_staged_by(session).await?;
+        let write = vec![Write::DelMap(held), Write::Del(Key::new(DEAD, session_field(session)))];
+        // Without an expectation there is nothing to lose to.
+        let _ = self.kv().commit(Txn { write, ..Txn::default() }).await?;
+        Ok(())
+    }
+
+    /// One look at the other sessions. `silent` says since when this mount has seen which silent.
+    async fn look_around(&self, silent: &mut HashMap<SessionId, Instant>) -> Result<()> {
+        let now = Instant::now();
+        let sessions = self.sessions().await?;
+        if !sessions.iter().any(|s| s.id == self.session()) {
+            self.note_fenced();
+        }
+        silent.retain(|id, _| sessions.iter().any(|s| s.id == *id && !s.alive));
+        for session in sessions.iter().filter(|s| !s.alive && s.id != self.session()) {
+            let since = *silent.entry(session.id).or_insert(now);
+            if now.duration_since(since) >= self.ttl() {
+                let SessionInfo { host, pid, mountpoint, .. } = &session.info;
+                tracing::warn!(session = %session.id, host, pid, mountpoint, "a dead session is cleaned up");
+                self.bury(session.id).await?;
+                silent.remove(&session.id);
+            }
+        }
+        for entry in self.kv().scan(DEAD, 0, AT_ONCE).await? {
+            let id: SessionId = String::from_utf8_lossy(&entry.field).parse()?;
+            self.clean_up(id).await.context(|| format!("session {id}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn session_key(session: SessionId) -> Key {
+    Key::new(SESSIONS, session_field(session))
+}
+
+/// Beats and looks around until the session ends.
+async fn live(inner: Weak<Inner>, ttl: Duration) {
+    let mut tick = tokio::time::interval((ttl / 3).max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silent = HashMap::new();
+    loop {
+        tick.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let meta = Meta(inner);
+        let beaten = meta.kv().beat(meta.session(), ttl).await;
+        let done = match beaten {
+            Ok(()) => meta.look_around(&mut silent).await,
+            Err(e) => Err(e),
+        };
+        if let Err(error) = done {
+            tracing::warn!(session = %meta.session(), %error, "heartbeat");
+            // Silence counts only while this mount could have heard.
+            silent.clear();
+        }
+    }
+}
+
+/// Keeps the hints near the truth.
+async fn listen(inner: Weak<Inner>, mut watch: super::kv::Watch) {
+    loop {
+        let event = watch.next().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let meta = Meta(inner);
+        match event {
+            Ok(Event::Changed { by, .. }) if by == Some(meta.session()) => {}
+            Ok(Event::Changed { change, .. }) => meta.hints().heard(&change),
+            Ok(Event::Lost) => {
+                meta.hints().clear();
+                meta.0.ids.forget().await;
+            }
+            Err(_) => return,
+        }
+    }
+}

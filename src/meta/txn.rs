@@ -1,0 +1,91 @@
+//! Building a transaction: small words for the changes that several verbs make alike.
+
+use bytes::Bytes;
+
+use super::Meta;
+use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
+use super::schema::{self, Content, InodeRow};
+use crate::error::{Kind, Result};
+use crate::types::{FileType, Ino, Timestamp};
+
+/// A transaction in the making.
+pub(super) struct Build(pub Txn);
+
+impl Build {
+    /// The index of the expectation, as [`Outcome::Conflict`] names it.
+    pub fn expect(&mut self, expect: Expect) -> usize {
+        self.0.expect.push(expect);
+        self.0.expect.len() - 1
+    }
+
+    pub fn equals(&mut self, key: Key, value: &Bytes) -> usize {
+        self.expect(Expect::Equals(key, value.clone()))
+    }
+
+    pub fn set(&mut self, key: Key, value: Bytes) {
+        self.0.write.push(Write::Set(key, value));
+    }
+
+    pub fn del(&mut self, key: Key) {
+        self.0.write.push(Write::Del(key));
+    }
+
+    pub fn del_map(&mut self, map: String) {
+        self.0.write.push(Write::DelMap(map));
+    }
+
+    pub fn add(&mut self, key: Key, n: i64) {
+        if n != 0 {
+            self.0.write.push(Write::Add(key, n));
+        }
+    }
+
+    pub fn set_row(&mut self, ino: Ino, row: &InodeRow) -> Result<Bytes> {
+        let value = schema::encode(row)?;
+        self.set(schema::attr_key(ino), value.clone());
+        Ok(value)
+    }
+
+    /// The list of names of `dir` changed, and its number of subdirectories by `subdirs`.
+    pub fn touch_dir(&mut self, dir: Ino, now: Timestamp, subdirs: i64) {
+        let nanos = u64::try_from(now.0).unwrap_or(0);
+        self.0.write.push(Write::Max(schema::changed_key(dir), nanos));
+        self.add(schema::subdirs_key(dir), subdirs);
+    }
+
+    /// Others should hear that the name means something else now.
+    pub fn entry_changed(&mut self, parent: Ino, name: &[u8]) {
+        self.0.publish.push(Change::Entry { parent, name: Bytes::copy_from_slice(name) });
+    }
+
+    pub fn inode_changed(&mut self, ino: Ino) {
+        self.0.publish.push(Change::Inode { ino });
+    }
+}
+
+impl Meta {
+    /// A transaction of this session.
+    pub(super) fn build(&self) -> Build {
+        Build(Txn { session: Some(self.session()), ..Txn::default() })
+    }
+
+    pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
+        let outcome = self.kv().commit(build.0).await;
+        if let Err(error) = &outcome
+            && error.kind() == Kind::Fenced
+        {
+            self.note_fenced();
+        }
+        outcome
+    }
+}
+
+/// The bytes that an inode counts for in the volume's usage. Blobs are counted apart: many names share one.
+pub(super) fn usage(row: &InodeRow) -> i64 {
+    match (row.kind, &row.content) {
+        (FileType::File, Content::Inline(_) | Content::Extents) => {
+            i64::try_from(row.size).unwrap_or(i64::MAX)
+        }
+        _ => 0,
+    }
+}

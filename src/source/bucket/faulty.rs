@@ -1,0 +1,160 @@
+//! A store that fails on demand, around any other: for tests.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+use super::{Bucket, Patience};
+
+/// Switches of a faulty store, and what was asked of it.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// This many next uploads answer 503.
+    pub fail_puts: AtomicU32,
+    /// This many next uploads are applied, and answer 503.
+    pub lose_replies: AtomicU32,
+    /// This many next reads answer 503.
+    pub fail_gets: AtomicU32,
+    /// This many next bodies break off after half.
+    pub cut_bodies: AtomicU32,
+    /// Every request waits this long first, in ms.
+    pub delay: AtomicU64,
+    pub put_bytes: AtomicU64,
+    pub puts: AtomicU64,
+    pub gets: AtomicU64,
+    /// Names that were deleted.
+    pub deleted: Mutex<Vec<String>>,
+    /// Only uploads at or above this many bytes fail.
+    pub fail_from: AtomicU64,
+}
+
+/// Takes one of `n`, if there is one.
+fn take(n: &AtomicU32) -> bool {
+    n.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok()
+}
+
+fn unavailable() -> object_store::Error {
+    let source = "Server returned non-2xx status code: 503 Service Unavailable: SlowDown".into();
+    object_store::Error::Generic { store: "faulty", source }
+}
+
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: Arc<dyn ObjectStore>,
+    faults: Arc<Faults>,
+}
+
+/// A bucket in memory that fails on demand, with the patience of a test.
+pub(crate) fn faulty_bucket() -> (Bucket, Arc<Faults>) {
+    let faults = Arc::new(Faults::default());
+    let store = Faulty { inner: Arc::new(InMemory::new()), faults: faults.clone() };
+    let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(600) };
+    (Bucket::in_store(Arc::new(store), "vol").with_patience(patience), faults)
+}
+
+impl Faulty {
+    async fn delay(&self) {
+        match self.faults.delay.load(SeqCst) {
+            0 => {}
+            ms => tokio::time::sleep(Duration::from_millis(ms)).await,
+        }
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "faulty {}", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.delay().await;
+        let bytes = payload.content_length() as u64;
+        self.faults.puts.fetch_add(1, SeqCst);
+        if bytes >= self.faults.fail_from.load(SeqCst) && take(&self.faults.fail_puts) {
+            return Err(unavailable());
+        }
+        self.faults.put_bytes.fetch_add(bytes, SeqCst);
+        let result = self.inner.put_opts(location, payload, opts).await;
+        if take(&self.faults.lose_replies) { Err(unavailable()) } else { result }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.delay().await;
+        self.faults.gets.fetch_add(1, SeqCst);
+        if take(&self.faults.fail_gets) {
+            return Err(unavailable());
+        }
+        let result = self.inner.get_opts(location, options).await?;
+        if !take(&self.faults.cut_bodies) {
+            return Ok(result);
+        }
+        let (meta, range, attributes) =
+            (result.meta.clone(), result.range.clone(), result.attributes.clone());
+        let extensions = result.extensions.clone();
+        let all = result.bytes().await?;
+        let half = [Ok(all.slice(..all.len() / 2)), Err(unavailable())];
+        let payload = GetResultPayload::Stream(futures::stream::iter(half).boxed());
+        Ok(GetResult { payload, meta, range, attributes, extensions })
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let faults = self.faults.clone();
+        let noted = locations.inspect(move |l| {
+            if let Ok(l) = l {
+                faults.deleted.lock().unwrap_or_else(PoisonError::into_inner).push(l.to_string());
+            }
+        });
+        self.inner.delete_stream(noted.boxed())
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if take(&self.faults.fail_gets) {
+            return futures::future::ready(Err(unavailable())).into_stream().boxed();
+        }
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
