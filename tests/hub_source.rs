@@ -211,6 +211,16 @@ async fn busy_servers_are_waited_for() {
 }
 
 #[tokio::test]
+async fn a_slow_transfer_may_take_longer_than_the_deadline() {
+    let w = world().await;
+    w.hub.faults(|f| (f.only, f.slow) = (Target::Cdn, 250_000));
+    let begun = Instant::now();
+    assert_eq!(collect(&HubSource::new(w.client.clone()), &w.big).await.expect("slow"), w.bytes);
+    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(w.hub.counters().of("cdn_get"), 1);
+}
+
+#[tokio::test]
 async fn another_content_or_size_under_the_name_is_corrupt() {
     let w = world().await;
     let source = HubSource::new(w.client.clone());

@@ -20,10 +20,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
 
-from volume import Volume  # noqa: E402
-
 from hub import Hub  # noqa: E402
 from process import built  # noqa: E402
+from volume import Volume  # noqa: E402
 
 LARGE, SMALL = "bench/large", "bench/small"
 TARGETS = {"cold fill": (1.10, "at most"), "warm pread": (0.35, "at least"), "daemon peak RSS": (200.0, "at most")}
@@ -114,7 +113,9 @@ class Bench:
             drop_caches_if_root()
             warm_source(written)
             began = time.perf_counter()
-            subprocess.run(["curl", "--silent", "--fail", "--location", "--output", target, url], check=True, timeout=900)
+            subprocess.run(
+                ["curl", "--silent", "--fail", "--location", "--output", target, url], check=True, timeout=900
+            )
             return time.perf_counter() - began
 
         def by_mount():
@@ -130,8 +131,12 @@ class Bench:
                 volume.close()
 
         ours, theirs, ratio = self.rounds((by_mount, by_curl))
-        self.row("cold fill", ours, theirs, "s", ratio, f"curl -o from the same Hub, capped at {self.options.rate} bytes/s")
-        self.row("daemon peak RSS", max(peaks) / (1 << 20), None, "MiB", note=f"while filling {self.options.size >> 20} MiB")
+        self.row(
+            "cold fill", ours, theirs, "s", ratio, f"curl -o from the same Hub, capped at {self.options.rate} bytes/s"
+        )
+        self.row(
+            "daemon peak RSS", max(peaks) / (1 << 20), None, "MiB", note=f"while filling {self.options.size >> 20} MiB"
+        )
 
     def warm(self, volume):
         """The filled file against its copy on the local disk: hot, and with the page cache dropped."""
@@ -193,7 +198,9 @@ class Bench:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
             models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-        device = subprocess.run(["df", "--output=fstype,source", self.dir], capture_output=True, text=True).stdout.splitlines()
+        device = subprocess.run(
+            ["df", "--output=fstype,source", self.dir], capture_output=True, text=True
+        ).stdout.splitlines()
         version = subprocess.run([built("", "hfmount"), "--version"], capture_output=True, text=True).stdout.strip()
         return {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),

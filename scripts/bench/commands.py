@@ -92,7 +92,10 @@ def per_operation(volume, repo, commit):
 
         *counts, took = monitor.during(all_of_them)
         each = [
-            {command: count / len(names) - rest.get(command, 0) * (took + 0.3) / len(names) for command, count in kind.items()}
+            {
+                command: count / len(names) - rest.get(command, 0) * (took + 0.3) / len(names)
+                for command, count in kind.items()
+            }
             for kind, rest in zip(counts, idle)
         ]
         yield name, *({command: count for command, count in kind.items() if count >= 0.01} for kind in each)

@@ -33,14 +33,21 @@ class Volume:
     def _start_redis(self):
         port = free_port()
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.redis = Process("redis", [*command, "--dir", os.path.join(self.dir, "redis")], os.path.join(self.dir, "redis.log"))
+        self.redis = Process(
+            "redis", [*command, "--dir", os.path.join(self.dir, "redis")], os.path.join(self.dir, "redis.log")
+        )
         self.redis.port = port
         self.redis.until(lambda: self.redis_cli("ping") == "PONG", 10, "answers")
         self.env["HFMOUNT_META"] = f"redis://127.0.0.1:{port}/0"
 
     def _hfmount(self, *arguments):
         done = subprocess.run(
-            [built("", "hfmount"), *arguments], env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            [built("", "hfmount"), *arguments],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         if done.returncode != 0:
             raise Failed(f"hfmount {arguments}: {done.stdout}{done.stderr}")

@@ -142,6 +142,8 @@ async fn work(blob: Arc<Blob>) {
             tracing::warn!(blob = %blob.id, error = %e, "cannot note the outcome of the check");
         }
         *lock(&blob.check) = Check::default();
+        // After a mismatch readers may have fetched all of it again meanwhile.
+        blob.check_more();
         return;
     }
 }

@@ -87,6 +87,8 @@ pub fn refusal(status: StatusCode, headers: &HeaderMap, with_token: bool) -> Fai
         }
         (_, 401 | 403 | 451) => Kind::Access,
         (_, 404 | 410) => Kind::NotFound,
+        // The range was made from the size that the Hub itself told.
+        (_, 416) => Kind::Corrupt,
         // Whatever this is, it does not say that the name does not exist.
         _ => Kind::Unavailable,
     };

@@ -13,7 +13,7 @@
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
-//! | `t` | plain | name in the root → when its tombstone runs out (ns) |
+//! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
 //! | `ids` | plain | `ino` → the last inode number given out |
 //! | `v` | plain | `settings`, `schema`, `bytes`, `inodes`, `epoch` |
 //!
@@ -271,7 +271,7 @@ pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
 }
 
 pub(super) fn tombstone_key(name: &[u8]) -> Key {
-    Key::new("t", Bytes::copy_from_slice(name))
+    Key::new("tombstones/", Bytes::copy_from_slice(name))
 }
 
 pub(super) fn last_ino_key() -> Key {
@@ -379,3 +379,6 @@ mod blob_bytes {
             .map_err(|_| D::Error::custom("a blob id has 32 or 20 bytes"))
     }
 }
+
+#[cfg(test)]
+mod tests;

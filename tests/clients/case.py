@@ -54,7 +54,9 @@ class Case(unittest.TestCase):
             return
         reached = 0
         for start, end in sorted(seen.ranges_of(repo, name)):
-            self.assertEqual(start, reached, f"{name}: asked for twice, or left out; ranges {seen.ranges_of(repo, name)}")
+            self.assertEqual(
+                start, reached, f"{name}: asked for twice, or left out; ranges {seen.ranges_of(repo, name)}"
+            )
             reached = end
         self.assertEqual(reached, size, name)
 

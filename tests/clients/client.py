@@ -51,7 +51,6 @@ class Client:
             self.child.wait(10)
 
 
-
 _copies = None
 
 

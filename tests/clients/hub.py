@@ -85,7 +85,12 @@ class Hub:
         place = os.path.join(self.root, PLURAL[kind], repo_id)
         os.makedirs(place, exist_ok=True)
         path = os.path.join(place, "repo.json")
-        described = {"branches": {}, "tags": {}, "pr": {}, "tokens": [f"hf_{hashlib.sha256(repo_id.encode()).hexdigest()[:34]}"]}
+        described = {
+            "branches": {},
+            "tags": {},
+            "pr": {},
+            "tokens": [f"hf_{hashlib.sha256(repo_id.encode()).hexdigest()[:34]}"],
+        }
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
                 described = json.load(file)
@@ -98,7 +103,9 @@ class Hub:
         with open(path + ".tmp", "w", encoding="utf-8") as file:
             json.dump(described, file)
         os.rename(path + ".tmp", path)
-        return Repo(self, repo_id, kind, os.path.join(place, folder), described, f"refs/pr/{pr}" if pr else tag or branch)
+        return Repo(
+            self, repo_id, kind, os.path.join(place, folder), described, f"refs/pr/{pr}" if pr else tag or branch
+        )
 
     def move(self, old_id, new_id, kind="model"):
         """`old_id` redirects to `new_id` from now on."""
@@ -201,7 +208,9 @@ class Seen:
         return [
             (transfer["start"], transfer["end"])
             for transfer in self.ranges
-            if transfer["path"] == f"{repo.label}/{name}" and transfer["agent"] == "hfmount" and transfer["end"] > transfer["start"]
+            if transfer["path"] == f"{repo.label}/{name}"
+            and transfer["agent"] == "hfmount"
+            and transfer["end"] > transfer["start"]
         ]
 
 

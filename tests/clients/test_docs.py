@@ -21,7 +21,11 @@ class Semantics(unittest.TestCase):
             place = []
             for name in named:
                 # A bare method belongs to the class that was named before it.
-                parts = name.split(".") if os.path.exists(os.path.join(os.path.dirname(__file__), name.split(".")[0] + ".py")) else [*place, name]
+                parts = (
+                    name.split(".")
+                    if os.path.exists(os.path.join(os.path.dirname(__file__), name.split(".")[0] + ".py"))
+                    else [*place, name]
+                )
                 found = importlib.import_module(parts[0])
                 for part in parts[1:]:
                     self.assertTrue(hasattr(found, part), name)

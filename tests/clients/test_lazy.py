@@ -88,7 +88,9 @@ class Lazy(Case):
         for stack in BOTH_STACKS:
             found = self.world.act("try_to_load", repo_id=repo.id, filename="config.json", stack=stack)
             self.assertTrue(found.endswith(f"/snapshots/{repo.commit}/config.json"), found)
-            found = self.world.act("try_to_load", repo_id=repo.id, filename="config.json", revision=repo.commit, stack=stack)
+            found = self.world.act(
+                "try_to_load", repo_id=repo.id, filename="config.json", revision=repo.commit, stack=stack
+            )
             if self.world.lazy or found is not None:
                 self.assertTrue(found.endswith(f"/snapshots/{repo.commit}/config.json"), found)
             if self.world.lazy:
@@ -137,16 +139,36 @@ class Lazy(Case):
         self.assertFalse(os.path.exists(os.path.join(refs, repo.commit)))
         self.assertEqual(os.listdir(os.path.join(self.world.repo_dir(repo), "snapshots")), [repo.commit])
 
+
+class Deleting(Case):
+    def test_a_deleted_repository_stays_deleted(self):
+        repo = self.hub.add("acme/deleted", FILES)
+        self.world.act("snapshot", repo_id=repo.id, read=False)
+        status, output = self.world.hf("cache", "rm", f"model/{repo.id}", "--yes")
+        self.assertEqual(status, 0, output)
+        self.assertFalse(os.path.exists(self.world.repo_dir(repo)))
+        self.assertNotIn(repo.folder, os.listdir(self.world.cache()))
+        answer = self.world.act("download", repo_id=repo.id, filename="config.json")
+        self.assert_same(answer, FILES["config.json"], "a download brings it back")
+
+
+class Moving(Case):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.world.lazy:
+            cls.world.remount(0, "--ref-ttl", "2s")
+
     def test_a_branch_that_moves(self):
         """An online client gets the new commit at once; the mount's own answer follows within --ref-ttl (2 s here)."""
-        repo = self.repo("moves")
+        repo = self.hub.add("acme/moves", FILES)
         self.world.act("download", repo_id=repo.id, filename="config.json")
-        moved = self.repo("moves", FILES | {"config.json": b'{"moved": true}\n'})
+        moved = self.hub.add("acme/moves", FILES | {"config.json": b'{"moved": true}\n'})
         self.assertNotEqual(moved.commit, repo.commit)
         answer = self.world.act("download", repo_id=repo.id, filename="config.json")
         self.assert_same(answer, b'{"moved": true}\n')
         if self.world.lazy:
-            again = self.repo("moves", FILES | {"config.json": b'{"moved": "again"}\n'})
+            again = self.hub.add("acme/moves", FILES | {"config.json": b'{"moved": "again"}\n'})
             path = os.path.join(self.world.repo_dir(repo), "refs", "main")
 
             def followed():
@@ -219,16 +241,6 @@ class Looking(Case):
         os.mkdir(path)
         os.makedirs(os.path.join(path, "snapshots", "main"))
         self.assertEqual(os.listdir(path), ["snapshots"])
-
-    def test_a_deleted_repository_stays_deleted(self):
-        repo = self.hub.add("acme/deleted", FILES)
-        self.world.act("snapshot", repo_id=repo.id, read=False)
-        status, output = self.world.hf("cache", "rm", f"model/{repo.id}", "--yes")
-        self.assertEqual(status, 0, output)
-        self.assertFalse(os.path.exists(self.world.repo_dir(repo)))
-        self.assertNotIn(repo.folder, os.listdir(self.world.cache()))
-        answer = self.world.act("download", repo_id=repo.id, filename="config.json")
-        self.assert_same(answer, FILES["config.json"], "a download brings it back")
 
     def test_many_readers_of_one_cold_file(self):
         data = noise(24 * MIB, "crowd")

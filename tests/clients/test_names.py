@@ -66,7 +66,13 @@ class Names(Case):
 
     def test_branches_tags_and_pull_requests(self):
         """Each revision by its name and by its commit, online and offline."""
-        kinds = {"main": {}, "dev": {"branch": "dev"}, "feature/x": {"branch": "feature/x"}, "v1.0": {"tag": "v1.0"}, "refs/pr/1": {"pr": 1}}
+        kinds = {
+            "main": {},
+            "dev": {"branch": "dev"},
+            "feature/x": {"branch": "feature/x"},
+            "v1.0": {"tag": "v1.0"},
+            "refs/pr/1": {"pr": 1},
+        }
         repos = {}
         for revision, how in kinds.items():
             repos[revision] = self.hub.add("acme/revisions", {"which.txt": revision.encode()}, **how)
@@ -75,7 +81,9 @@ class Names(Case):
             for stack in ("new", "old"):
                 with self.subTest(revision=revision, stack=stack):
                     for wanted in (revision, repo.commit):
-                        answer = self.world.act("download", repo_id=repo.id, filename="which.txt", revision=wanted, stack=stack)
+                        answer = self.world.act(
+                            "download", repo_id=repo.id, filename="which.txt", revision=wanted, stack=stack
+                        )
                         self.assert_same(answer, revision.encode())
                         self.assertIn(f"/snapshots/{repo.commit}/", answer["path"])
                     answer = self.world.act(
@@ -88,7 +96,9 @@ class Names(Case):
         with open(os.path.join(refs, "refs", "pr", "1"), "rb") as file:
             self.assertEqual(file.read(), repos["refs/pr/1"].commit.encode())
         self.assert_no_warnings(self.world.act("scan"), repos["main"])
-        raised = self.world.refused("download", repo_id="acme/revisions", filename="which.txt", revision="no-such-branch")
+        raised = self.world.refused(
+            "download", repo_id="acme/revisions", filename="which.txt", revision="no-such-branch"
+        )
         self.assertEqual(raised, "RevisionNotFoundError")
 
     def test_lazily_by_branch_alone(self):
@@ -111,7 +121,9 @@ class Names(Case):
         if self.world.lazy:
             snapshot = os.path.join(self.world.repo_dir(repo), "snapshots", repo.commit)
             found = [
-                os.path.relpath(os.path.join(parent, name), snapshot) for parent, _, names in os.walk(snapshot) for name in names
+                os.path.relpath(os.path.join(parent, name), snapshot)
+                for parent, _, names in os.walk(snapshot)
+                for name in names
             ]
             self.assertEqual(sorted(found), sorted(files))
             self.assertEqual(len(os.listdir(os.path.join(self.world.repo_dir(repo), "blobs"))), len(files))
@@ -146,6 +158,19 @@ class Names(Case):
         self.assert_snapshot(second, {"other.bin": data})
         if self.world.lazy:
             self.assertEqual((self.hub.seen() - before).bytes, len(data))
+
+    def test_repositories_in_xet_storage(self):
+        """What the Hub says of Xet changes nothing: the mount has the bytes, the libraries do not reach for theirs."""
+        files = CONFIG | {"model.safetensors": noise(6 * MIB, "xet")}
+        for stack in ("new", "old"):
+            for offline in (False, True):
+                with self.subTest(stack=stack, offline=offline):
+                    repo = self.hub.add(f"acme/xet-{stack}-{offline}", files, xet=True)
+                    before = self.hub.seen()
+                    self.assert_snapshot(repo, files, stack=stack, offline=offline)
+                    answer = self.world.act("download", repo_id=repo.id, filename="model.safetensors", stack=stack)
+                    self.assert_same(answer, files["model.safetensors"])
+                    self.assert_no_content_for_clients(self.hub.seen() - before)
 
     def test_a_renamed_repository(self):
         self.hub.add("acme/new-name", CONFIG)
@@ -186,7 +211,11 @@ class Private(Case):
         """Private and gated: 0750, the mount's --uid and --gid. Public: for everybody."""
         if os.geteuid() != 0:
             self.fail("acting as other users needs root")
-        for name, how, mode in (("public", {}, 0o755), ("private", {"private": True}, 0o750), ("gated", {"gated": "auto"}, 0o750)):
+        for name, how, mode in (
+            ("public", {}, 0o755),
+            ("private", {"private": True}, 0o750),
+            ("gated", {"gated": "auto"}, 0o750),
+        ):
             with self.subTest(name):
                 repo = self.hub.add(f"acme/modes-{name}", self.FILES, readers=[self.token], **how)
                 self.world.act("snapshot", repo_id=repo.id, offline=True)

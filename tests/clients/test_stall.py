@@ -39,11 +39,17 @@ class Stall(Case):
         root = self.world.cache()
         for round in range(3):
             within(1, "ls of the root", lambda: os.listdir(root))
-            within(1, "ls -l of the root", lambda: [entry.stat() for entry in os.scandir(root) if "unknown" not in entry.name])
+            within(
+                1,
+                "ls -l of the root",
+                lambda: [entry.stat() for entry in os.scandir(root) if "unknown" not in entry.name],
+            )
             within(1, "mkdir in the root", lambda: os.mkdir(os.path.join(root, f"made-{round}")))
             within(1, "a name that is not there", lambda: os.path.exists(os.path.join(root, f"nothing-{round}")))
             for name, data in FILES.items():
-                read = within(1, f"a warm read of {name}", lambda path=self.snapshot(warm, name): open(path, "rb").read())
+                read = within(
+                    1, f"a warm read of {name}", lambda path=self.snapshot(warm, name): open(path, "rb").read()
+                )
                 self.assertEqual(sha256(read), sha256(data))
         within(3, "a warm load by a client", lambda: self.world.act("snapshot", repo_id=warm.id, offline=True))
         for client in waiting:

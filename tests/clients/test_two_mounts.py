@@ -150,7 +150,9 @@ class TwoMounts(Case):
 
         status = json.loads(self.world.hfmount("status", "--json").stdout)
         sessions = [session for session in status["sessions"] if session["alive"]]
-        self.assertEqual(sorted(session["mountpoint"] for session in sessions), sorted(m.dir for m in self.world.mounts))
+        self.assertEqual(
+            sorted(session["mountpoint"] for session in sessions), sorted(m.dir for m in self.world.mounts)
+        )
         self.assertNotIn("standin-secret", json.dumps(status))
 
 

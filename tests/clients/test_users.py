@@ -62,7 +62,9 @@ class Users(Case):
         self.assertEqual(first.answer()["kind"], "UnixFileLock")
         os.chmod(counter, 0o666)
         running = [
-            self.world.start("count_under_lock", lock=lock, counter=counter, times=20, hold=0.001, user=user, stack=stack)
+            self.world.start(
+                "count_under_lock", lock=lock, counter=counter, times=20, hold=0.001, user=user, stack=stack
+            )
             for user in USERS
             for stack in ("new", "old")
         ]
@@ -125,7 +127,9 @@ class Tokens(Case):
         self.assertEqual(status, 0, output)
         answer = self.world.act("download", repo_id=repo.id, filename="config.json", use="home", user=USERS[0])
         self.assert_same(answer, data)
-        raised = self.world.refused("download", repo_id="acme/gated-other", filename="config.json", use="home", user=USERS[1])
+        raised = self.world.refused(
+            "download", repo_id="acme/gated-other", filename="config.json", use="home", user=USERS[1]
+        )
         self.assertEqual(raised, "RepositoryNotFoundError")
 
     def test_nobody_closes_the_root_for_others(self):

@@ -61,7 +61,9 @@ class Verbs(Case):
         self.assertIn(self.dir, self.hfmount("status").stdout)
         self.hfmount("umount", self.dir)
         self.assertFalse(mounted(self.dir))
-        wait_until(lambda: json.loads(self.hfmount("status", "--json").stdout)["sessions"] == [], 10, "the session ends")
+        wait_until(
+            lambda: json.loads(self.hfmount("status", "--json").stdout)["sessions"] == [], 10, "the session ends"
+        )
 
     def test_a_second_format_changes_nothing(self):
         self.format("first-name")
@@ -170,7 +172,9 @@ class Verbs(Case):
 
         def kept():
             used = sum(
-                os.stat(os.path.join(parent, name)).st_blocks * 512 for parent, _, names in os.walk(cache) for name in names
+                os.stat(os.path.join(parent, name)).st_blocks * 512
+                for parent, _, names in os.walk(cache)
+                for name in names
             )
             return used <= 20 << 20
 
@@ -189,11 +193,15 @@ class Secrets(Case):
         """Given in the URL, it is in no command line, no log, no error, no status."""
         password = "S3cr3tOfRedis"
         self.world.redis_cli("config", "set", "requirepass", password)
-        self.addCleanup(lambda: self.world.redis_cli("-a", password, "--no-auth-warning", "config", "set", "requirepass", ""))
+        self.addCleanup(
+            lambda: self.world.redis_cli("-a", password, "--no-auth-warning", "config", "set", "requirepass", "")
+        )
         port = self.world.redis.port
         url = f"redis://:{password}@127.0.0.1:{port}/2"
         env = {"HFMOUNT_META": ""}
-        said = self.world.hfmount("format", "--meta", url, "--storage", f"file://{self.world.dir}/secret-store", env=env)
+        said = self.world.hfmount(
+            "format", "--meta", url, "--storage", f"file://{self.world.dir}/secret-store", env=env
+        )
         self.assertNotIn(password, said.stdout + said.stderr)
         folder = self.world.folder("secret-mount")
         self.world.hfmount("mount", "-d", "--meta", url, folder, env=env)
@@ -221,7 +229,9 @@ class Secrets(Case):
         with open(path, "w", encoding="ascii") as file:
             file.write(password + "\n")
         self.world.redis_cli("config", "set", "requirepass", password)
-        self.addCleanup(lambda: self.world.redis_cli("-a", password, "--no-auth-warning", "config", "set", "requirepass", ""))
+        self.addCleanup(
+            lambda: self.world.redis_cli("-a", password, "--no-auth-warning", "config", "set", "requirepass", "")
+        )
         said = self.world.hfmount("status", "--json", env={"HFMOUNT_META_PASSWORD_FILE": path})
         self.assertEqual(json.loads(said.stdout)["volume"]["name"], "cluster")
 
@@ -238,7 +248,9 @@ class Secrets(Case):
         dump = os.path.join(self.world.dir, "redis", "dump.rdb")
         self.assertEqual(files_with(dump, b"standin-secret"), [])
         folder = self.world.folder("sealed-mount")
-        refused = self.world.hfmount("mount", "-d", folder, env=meta | keyless | {"HFMOUNT_PASSPHRASE": ""}, check=False)
+        refused = self.world.hfmount(
+            "mount", "-d", folder, env=meta | keyless | {"HFMOUNT_PASSPHRASE": ""}, check=False
+        )
         self.assertNotEqual(refused.returncode, 0)
         self.assertIn("HFMOUNT_PASSPHRASE", refused.stderr)
         self.world.hfmount("mount", "-d", folder, env=meta | keyless)

@@ -19,7 +19,9 @@ class Transformers(Case):
         super().setUpClass()
         cls.folder = weights()
         cls.repo = cls.hub.add_folder(MODEL, cls.folder)
-        cls.plain = cls.world.act("auto_encode", name=cls.folder, sentences=SENTENCES, stack="transformers", timeout=300)
+        cls.plain = cls.world.act(
+            "auto_encode", name=cls.folder, sentences=SENTENCES, stack="transformers", timeout=300
+        )
 
     def test_a_plain_folder_agrees_with_the_numpy_encoder(self):
         for ours, theirs in zip(bert.encode(self.folder, SENTENCES).tolist(), self.plain):
@@ -32,7 +34,13 @@ class Transformers(Case):
                 with self.subTest(offline=offline, use=use):
                     before = self.hub.seen()
                     got = self.world.act(
-                        "auto_encode", name=MODEL, sentences=SENTENCES, stack="transformers", use=use, offline=offline, timeout=300
+                        "auto_encode",
+                        name=MODEL,
+                        sentences=SENTENCES,
+                        stack="transformers",
+                        use=use,
+                        offline=offline,
+                        timeout=300,
                     )
                     self.assertEqual(got, self.plain)
                     seen = self.hub.seen() - before

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 
-from client import Client, VENVS, readable_by_all
+from client import VENVS, Client, readable_by_all
 from hub import Hub, s3_command
 from process import Failed, Process, built, free_port, mounted, wait_until
 
@@ -79,7 +79,19 @@ class World:
         folder = self.folder("redis")
         self.redis = self._start(
             "redis",
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"],
+            [
+                "redis-server",
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--dir",
+                folder,
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ],
         )
         self.redis.port = port
         self.redis.until(lambda: self.redis_cli("ping", check=False) == "PONG", 10, "answers")
@@ -93,7 +105,14 @@ class World:
         }
         self.hfmount(
             "format",
-            *("--storage", "s3://volumes/tests", "--endpoint", f"http://127.0.0.1:{self.s3.port}", "--region", "us-east-1"),
+            *(
+                "--storage",
+                "s3://volumes/tests",
+                "--endpoint",
+                f"http://127.0.0.1:{self.s3.port}",
+                "--region",
+                "us-east-1",
+            ),
             *("--hub-endpoint", self.hub.url),
             "cluster",
         )
@@ -122,7 +141,9 @@ class World:
 
     def environment(self):
         """What hfmount itself runs with: nothing of the caller's Hub settings, all of this world's."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HFMOUNT_", "AWS_", "XDG_"))}
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HFMOUNT_", "AWS_", "XDG_"))
+        }
         return kept | {"HOME": self.folder("root-home", 0o700), "RUST_BACKTRACE": "1"} | self._environment
 
     def hfmount(self, *arguments, check=True, env=None, timeout=60):
@@ -277,7 +298,7 @@ class Mount:
         self.world, self.number = world, number
         self.dir = world.folder(f"mount-{number}")
         self.cache = world.folder(f"disk-cache-{number}", 0o700)
-        command = [built("", "hfmount"), "mount", "--cache-dir", self.cache, "--ref-ttl", "2s", *options, self.dir]
+        command = [built("", "hfmount"), "mount", "--cache-dir", self.cache, *options, self.dir]
         self.process = world._start(f"mount-{number}", command, world.environment() | (env or {}))
         self.process.until(lambda: mounted(self.dir), 30, "mounts")
         self.process.until(lambda: os.path.isdir(self.dir), 30, "answers")
@@ -291,7 +312,9 @@ class Mount:
             subprocess.run(["umount", "-l", self.dir], check=False)
             raise Failed(f"{self.dir} is still mounted after its daemon ended ({status})")
         if status != 0:
-            raise Failed(f"the daemon of {self.dir} ended with {status}\n" + "\n".join(self.process.output().splitlines()[-20:]))
+            raise Failed(
+                f"the daemon of {self.dir} ended with {status}\n" + "\n".join(self.process.output().splitlines()[-20:])
+            )
 
     def crash(self):
         """kill -9; what is left on the mount point is for the next mount to detach."""

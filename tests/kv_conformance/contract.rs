@@ -16,7 +16,7 @@ use crate::world::{World, attempt, del, key, next, scan_all, set, silence, txn, 
 pub async fn empty_requests_are_answered(world: &dyn World) {
     let kv = world.open().await;
     assert_eq!(kv.get(&[]).await.expect("get"), []);
-    assert_eq!(kv.alive(&[]).await.expect("alive"), []);
+    assert!(kv.alive(&[]).await.expect("alive").is_empty());
     assert_eq!(kv.scan("d1/", 0, 10).await.expect("scan"), []);
     assert_eq!(kv.commit(Txn::default()).await.expect("commit"), Outcome::Applied);
     assert_eq!(kv.scan("d1", 0, 10).await.expect_err("unordered").kind(), Kind::Internal);

@@ -1,11 +1,13 @@
 //! One suite for every metadata engine, and what is peculiar to each.
 
 mod contract;
+mod model;
 mod proxy;
 mod redis;
 mod redis_faults;
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod redis_tls;
 mod sqlite;
 mod times;
 mod world;

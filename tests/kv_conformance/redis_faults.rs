@@ -338,3 +338,39 @@ async fn given_up_commits_hold_nothing() {
     // None of those that were given up came later.
     assert_eq!(value(&*kv, "v", "n").await, Some(dropped.to_string()));
 }
+
+/// The address moves to another server while the old one lives on: whoever finds out takes the push channel along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_behind_the_address_is_noticed() {
+    let (before, after) = (RedisServer::start(), RedisServer::start());
+    let proxy = Proxy::before(before.address()).await;
+    let kv = RedisKv::open(redis_options(proxy.address)).await.expect("open");
+    let mut watch = kv.watch().await.expect("watch");
+    write(&*kv, vec![set("m", "a", "1")]).await;
+    proxy.lead_to(after.address());
+    proxy.set(Fault::LoseRequest, 1, 1);
+    write(&*kv, vec![set("m", "b", "1")]).await;
+    assert_eq!(value(&*kv, "m", "a").await, None);
+    // For the server, for the end of the old channel, for the new one.
+    for _ in 0..3 {
+        assert_eq!(next(&mut watch).await, Event::Lost);
+    }
+    let other = RedisKv::open(redis_options(after.address())).await.expect("open");
+    let change = Change::Inode { ino: Ino(1) };
+    let txn = Txn { publish: vec![change.clone()], ..Txn::default() };
+    assert_eq!(other.commit(txn).await.expect("commit"), Outcome::Applied);
+    assert_eq!(next(&mut watch).await, Event::Changed { change, by: None });
+}
+
+/// A server that vanishes without closing anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_push_channel_is_noticed() {
+    let server = RedisServer::start();
+    let kv = RedisKv::open(hasty(&server)).await.expect("open");
+    let mut watch = kv.watch().await.expect("watch");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    server.freeze(true);
+    assert_eq!(next(&mut watch).await, Event::Lost);
+    server.freeze(false);
+    assert_eq!(next(&mut watch).await, Event::Lost);
+}

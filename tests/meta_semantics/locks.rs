@@ -60,9 +60,9 @@ pub async fn released_with_an_event(world: &World) {
     unlock(&a, 1).await;
     let unlocked = async {
         loop {
-            match watch.next().await.expect("event") {
-                Event::Changed { change: Change::Unlocked { ino: F }, by } => return by,
-                _ => {}
+            let event = watch.next().await.expect("event");
+            if let Event::Changed { change: Change::Unlocked { ino: F }, by } = event {
+                return by;
             }
         }
     };

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use axum::body::Body;
-use axum::http::{Method, Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -41,7 +41,7 @@ pub fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Response<B
         if request.method() != Method::GET || request.headers().contains_key(header::AUTHORIZATION) {
             return Some(refuse(StatusCode::BAD_REQUEST, "a signed GET is expected"));
         }
-        return Some(xorb(shared, rest, range));
+        return Some(xorb(shared, rest, range, request.headers()));
     }
     // Version 2 as well: clients then fall back to version 1.
     path.starts_with("/cas/").then(|| refuse(StatusCode::NOT_FOUND, "NoSuchKey"))
@@ -85,7 +85,7 @@ fn reconstruct(shared: &Shared, sha256: &str, range: Option<&str>) -> Response<B
     answer_json(StatusCode::OK, &value)
 }
 
-fn xorb(shared: &Shared, rest: &str, range: Option<&str>) -> Response<Body> {
+fn xorb(shared: &Shared, rest: &str, range: Option<&str>, headers: &HeaderMap) -> Response<Body> {
     let found = rest.split_once('/').and_then(|(sha256, index)| {
         let index: u64 = index.parse().ok()?;
         let (file, size) = open(shared, sha256)?;
@@ -100,7 +100,7 @@ fn xorb(shared: &Shared, rest: &str, range: Option<&str>) -> Response<Body> {
         Ranged::Unsatisfiable => return refuse(StatusCode::RANGE_NOT_SATISFIABLE, "beyond the end"),
     };
     let length = part.end - part.start;
-    shared.counters.transfer(&format!("xet/{sha256}"), part.start, part.end, request.headers()).sent(length);
+    shared.counters.transfer(&format!("xet/{sha256}"), part.start, part.end, headers).sent(length);
     let mut response = Response::new(Body::from(bytes.slice(part.start as usize..part.end as usize)));
     *response.status_mut() = status;
     http::set(&mut response, header::CONTENT_LENGTH, &length.to_string());

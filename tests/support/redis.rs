@@ -19,6 +19,7 @@ const START: Duration = Duration::from_secs(20);
 pub struct RedisServer {
     dir: TempDir,
     port: u16,
+    tls_port: u16,
     args: Vec<String>,
     child: Option<Child>,
 }
@@ -35,14 +36,27 @@ impl RedisServer {
 
     /// Starts a server with further arguments; without any it keeps nothing.
     pub fn start_with(args: &[&str]) -> Self {
+        Self::launch(args.iter().map(|arg| (*arg).to_owned()).collect(), false)
+    }
+
+    /// Starts a server that also listens for TLS, and asks its clients for no certificate.
+    pub fn start_tls(certificate: &str, key: &str, ca: &str) -> Self {
+        let args = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca];
+        let args = args.iter().chain(&["--tls-auth-clients", "no"]);
+        Self::launch(args.map(|arg| (*arg).to_owned()).collect(), true)
+    }
+
+    fn launch(args: Vec<String>, tls: bool) -> Self {
         let dir = TempDir::with_prefix("hfmount-redis-").expect("temporary folder");
-        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut server = RedisServer { dir, port: 0, args, child: None };
+        let mut server = RedisServer { dir, port: 0, tls_port: 0, args, child: None };
         for _ in 0..5 {
-            // Somebody may take the port between the two: then the server ends at once, and another is tried.
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free port");
-            server.port = listener.local_addr().expect("local address").port();
-            drop(listener);
+            // Somebody may take a port between the two: then the server ends at once, and others are tried.
+            let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free port");
+            let port = |listener: &TcpListener| listener.local_addr().expect("local address").port();
+            let (one, two) = (free(), free());
+            server.port = port(&one);
+            server.tls_port = if tls { port(&two) } else { 0 };
+            drop((one, two));
             if server.try_run() {
                 return server;
             }
@@ -61,6 +75,11 @@ impl RedisServer {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     /// The server's folder.
@@ -128,6 +147,11 @@ impl RedisServer {
         let log = File::create(self.dir.path().join("log")).expect("log of redis-server");
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(if self.tls_port > 0 {
+                vec!["--tls-port".to_owned(), self.tls_port.to_string()]
+            } else {
+                vec![]
+            })
             .args(["--dir", self.dir.path().to_str().expect("UTF-8 path")])
             .args(&self.args)
             .stdin(Stdio::null())

@@ -281,7 +281,12 @@ impl CacheFile {
         }
         self.dir.check_file_size(offset + len).context(|| self.what())?;
         let size = u64::from(self.chunk_size);
-        self.clear(offset / size, (offset + len).div_ceil(size))?;
+        {
+            // What has no record is not punched: from here on the bytes are safe.
+            let _none_going = lock(&self.punching);
+            self.clear(offset / size, (offset + len).div_ceil(size))?;
+        }
+        self.changes.fetch_add(1, SeqCst);
         let mut at = offset;
         while !slices.is_empty() {
             let n = match pwritev(&self.data, &slices[..slices.len().min(1024)], at) {
@@ -529,6 +534,10 @@ impl CacheFile {
             let _going = lock(&self.punching);
             if self.is_dirty() {
                 break;
+            }
+            // A writer was faster.
+            if self.presence(idx) == Presence::Absent {
+                continue;
             }
             self.clear(idx, idx + 1)?;
             let len = self.chunk_len(idx);

@@ -111,6 +111,7 @@ impl FileContent {
 
     /// Drops what is new: the inode is gone.
     pub(super) async fn abandon(self: &Arc<Self>) {
+        let _landing = self.landing.lock().await;
         let objects = {
             let mut state = self.state();
             state.flushed = state.changes;
@@ -193,24 +194,15 @@ impl FileContent {
     pub(super) fn take_over(&self, range: Range<u64>) -> Result<()> {
         let cache = self.cache()?;
         cache.set_dirty(true);
-        let recorded: Vec<u64> = {
+        let recorded: Vec<(u64, u64)> = {
             let state = self.state();
-            let is_recorded = |(_, c): &(&u64, &super::state::Chunk)| c.local == Local::Recorded;
-            state
-                .chunks
-                .iter()
-                .filter(is_recorded)
-                .map(|(idx, _)| *idx)
-                .filter(|i| range.contains(i))
-                .collect()
+            let recorded =
+                state.chunks.iter().filter(|(i, c)| range.contains(i) && c.local == Local::Recorded);
+            recorded.map(|(idx, c)| (*idx, c.generation)).collect()
         };
-        for idx in recorded {
-            let end = self.state().data_end(idx);
-            let local = match cache.presence(idx) {
-                Presence::Present => crate::chunk::ranges::Ranges::of(0..end),
-                _ => crate::chunk::ranges::Ranges::default(),
-            };
-            self.state().chunk(idx).local = Local::Ranges(local);
+        for (idx, generation) in recorded {
+            let present = cache.presence(idx) == Presence::Present;
+            self.state().taken_over(idx, generation, present);
         }
         cache.clear(range.start, range.end.min(cache.chunks()).max(range.start))
     }

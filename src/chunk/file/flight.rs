@@ -16,15 +16,15 @@ type Landing = Shared<BoxFuture<'static, Result<(), Arc<Error>>>>;
 pub(super) struct Flights(Arc<Mutex<HashMap<u64, Landing>>>);
 
 impl Flights {
-    /// Begins `work` for chunk `idx` unless it is under way already, and gives back what to wait for. The work goes on
-    /// though nobody waits.
+    /// Begins `work` for chunk `idx` unless it is under way already (and perhaps almost over), and gives back what to
+    /// wait for. The work goes on though nobody waits.
     pub fn board<F>(&self, runtime: &Handle, idx: u64, work: impl FnOnce() -> F) -> Boarded
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(landing) = flights.get(&idx) {
-            return Boarded(landing.clone());
+            return Boarded { landing: landing.clone(), began: false };
         }
         let (all, work) = (self.0.clone(), work());
         let task = runtime.spawn(async move {
@@ -39,7 +39,7 @@ impl Flights {
             .boxed()
             .shared();
         flights.insert(idx, landing.clone());
-        Boarded(landing)
+        Boarded { landing, began: true }
     }
 }
 
@@ -52,10 +52,14 @@ impl Drop for Over {
 }
 
 /// A place on a flight.
-pub(super) struct Boarded(Landing);
+pub(super) struct Boarded {
+    landing: Landing,
+    /// Whether it began with this one: everything that was to be done before is part of it.
+    pub began: bool,
+}
 
 impl Boarded {
     pub async fn landed(self) -> Result<()> {
-        self.0.await.map_err(|e| e.share())
+        self.landing.await.map_err(|e| e.share())
     }
 }

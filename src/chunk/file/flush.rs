@@ -39,10 +39,15 @@ impl FileContent {
     async fn flush_upto(self: &Arc<Self>, wanted: u64) -> Result<Attr> {
         let _one = self.flushing.lock().await;
         // Somebody's flush that began after our write has done it.
-        if self.state().flushed < wanted {
-            self.store_and_commit().await?;
+        if self.state().flushed < wanted
+            && let Err(e) = self.store_and_commit().await
+        {
+            if e.kind() == Kind::Stale {
+                self.abandon().await;
+            }
+            return Err(e);
         }
-        self.clean_up();
+        self.clean_up().await;
         Ok(self.attr())
     }
 
@@ -58,7 +63,7 @@ impl FileContent {
                 self.store().await?;
             }
             let step =
-                if inline { self.commit_inline(upto).await? } else { self.commit_rows(upto, size).await? };
+                if inline { self.commit_inline().await? } else { self.commit_rows(upto, size).await? };
             match step {
                 Some(Step::Last) => return Ok(()),
                 Some(_) => {}
@@ -85,7 +90,7 @@ impl FileContent {
             for idx in rows {
                 self.learn_rows(idx..idx + 1).await?;
             }
-            let mut chunks = {
+            let chunks = {
                 let state = self.state();
                 let mut chunks = state.to_upload();
                 // What is still a blob or in the row becomes objects with the first change.
@@ -95,19 +100,11 @@ impl FileContent {
                 chunks.retain(|&idx| state.is_unstored(idx));
                 chunks
             };
+            let upload = async |idx: &u64| self.upload(*idx).await;
+            stream::iter(&chunks).map(upload).buffer_unordered(CHUNKS_AT_ONCE).try_collect::<()>().await?;
             // Writers may go on: what was new at the beginning is what counts, and one round has it.
-            if chunks.is_empty() {
-                return Ok(());
-            }
-            let first_round: Vec<u64> = std::mem::take(&mut chunks);
-            let upload = async |idx: u64| self.upload(idx).await;
-            stream::iter(first_round.clone())
-                .map(upload)
-                .buffer_unordered(CHUNKS_AT_ONCE)
-                .try_collect::<()>()
-                .await?;
             let state = self.state();
-            if state.rows_to_plan().is_empty() && !first_round.iter().any(|&idx| state.must_store(idx)) {
+            if state.rows_to_plan().is_empty() && !chunks.iter().any(|&idx| state.must_store(idx)) {
                 return Ok(());
             }
         }
@@ -131,32 +128,35 @@ impl FileContent {
             inline: None,
             chunks: plan.chunks.clone(),
             mtime: self.commit_mtime(),
-            clear_suid: true,
+            clear_suid: false,
         };
         self.commit(base, change, plan, upto).await
     }
 
     /// The commit of a file that fits into its row.
-    async fn commit_inline(self: &Arc<Self>, _upto: u64) -> Result<Option<Step>> {
-        let len = INLINE_MAX as u32;
-        let upto = self.state().changes;
-        let bytes = self.read(0, len).await?;
-        let (plan, base) = {
+    async fn commit_inline(self: &Arc<Self>) -> Result<Option<Step>> {
+        // Brings here what is elsewhere, so that the lock is held for short.
+        self.read(0, INLINE_MAX as u32).await?;
+        let landing = self.landing.lock().await;
+        let Some((len, parts)) = self.parts(0, INLINE_MAX) else { return Ok(Some(Step::Some)) };
+        let Some(bytes) = self.gather(len, parts).await? else { return Ok(Some(Step::Some)) };
+        let (plan, base, upto) = {
             let mut state = self.state();
-            if state.size != bytes.len() as u64 || state.changes != upto {
-                // Written to meanwhile: read it again, or store it the other way.
+            if bytes.is_empty() || state.size != bytes.len() as u64 {
+                // It grew or was cut meanwhile.
                 return Ok(Some(Step::Some));
             }
             let plan = state.plan_inline();
             state.begin_commit();
-            (plan, state.attr.version)
+            (plan, state.attr.version, state.changes)
         };
+        drop(landing);
         let change = DataChange {
             size: plan.size,
             inline: Some(bytes),
             chunks: Vec::new(),
             mtime: self.commit_mtime(),
-            clear_suid: true,
+            clear_suid: false,
         };
         self.commit(base, change, plan, upto).await
     }
@@ -212,7 +212,9 @@ impl FileContent {
     }
 
     /// After a flush: deletes what nobody refers to, and lets go if nothing is new.
-    fn clean_up(self: &Arc<Self>) {
+    async fn clean_up(self: &Arc<Self>) {
+        // No write is half-way.
+        let _landing = self.landing.lock().await;
         let (objects, clean) = {
             let mut state = self.state();
             (std::mem::take(&mut state.discarded), !state.is_modified())
@@ -222,13 +224,6 @@ impl FileContent {
             self.shared.unpin(self.ino);
             if let Some(cache) = self.opened_cache() {
                 cache.set_dirty(false);
-            }
-            // A write may have come between.
-            if self.is_dirty() {
-                if let Some(cache) = self.opened_cache() {
-                    cache.set_dirty(true);
-                }
-                self.shared.pin(self);
             }
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct Readahead {
 }
 
 /// A part of a read: its place in the answer, and what it is.
-type Placed = (usize, u64, Part);
+pub(super) type Placed = (usize, u64, Part);
 
 impl FileContent {
     /// Reads without waiting: only what is in memory or in the kernel's cache of the local disk. `None`: use
@@ -103,7 +103,7 @@ impl FileContent {
     }
 
     /// What a read consists of; `None` if a list must be read first. The parts are in order and without gaps.
-    fn parts(&self, offset: u64, len: usize) -> Option<(usize, Vec<Placed>)> {
+    pub(super) fn parts(&self, offset: u64, len: usize) -> Option<(usize, Vec<Placed>)> {
         let state = self.state();
         let end = offset.saturating_add(len as u64).min(state.size);
         if offset >= end {
@@ -257,6 +257,12 @@ impl FileContent {
 
     /// Writes into the cache's file, once more after making room if the disk is full. Blocks; `landing` is held.
     pub(super) fn write_cache(&self, cache: &CacheFile, offset: u64, data: &[u8]) -> Result<()> {
+        let unit = u64::from(cache.chunk_size());
+        let chunks = (offset + data.len() as u64).div_ceil(unit);
+        if chunks > cache.chunks() {
+            // In large steps: each is a sync.
+            cache.set_size(chunks.max(cache.chunks() + cache.chunks().min(256)).saturating_mul(unit))?;
+        }
         match cache.write_at(offset, data) {
             Err(e) if e.kind() == Kind::NoSpace && cache.dir().make_room(data.len() as u64) => {
                 cache.write_at(offset, data)
@@ -274,11 +280,6 @@ impl FileContent {
             None => cache.hash_of(idx, end)?,
         };
         let Some(hash) = hash else { return Ok(()) };
-        if idx >= cache.chunks() {
-            // In large steps: each is a sync.
-            let chunks = (idx + 1).max(cache.chunks() + cache.chunks().min(256));
-            cache.set_size(chunks * u64::from(cache.chunk_size()))?;
-        }
         cache.record(idx, &tag, &hash, end)?;
         self.state().recorded(idx, &tag);
         Ok(())
@@ -305,7 +306,7 @@ impl FileContent {
     }
 
     /// Puts an answer together. `None`: something was evicted since the parts were listed.
-    async fn gather(self: &Arc<Self>, len: usize, parts: Vec<Placed>) -> Result<Option<Bytes>> {
+    pub(super) async fn gather(self: &Arc<Self>, len: usize, parts: Vec<Placed>) -> Result<Option<Bytes>> {
         let mut answer = BytesMut::zeroed(len);
         let mut local = Vec::new();
         for (at, idx, part) in parts {

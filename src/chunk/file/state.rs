@@ -351,6 +351,17 @@ impl State {
         };
     }
 
+    /// Chunk `idx` is not the index's any more; `present`: its bytes were there.
+    pub fn taken_over(&mut self, idx: u64, generation: u64, present: bool) {
+        let end = if present { self.data_end(idx) } else { 0 };
+        if let Some(chunk) = self.chunks.get_mut(&idx)
+            && chunk.local == Local::Recorded
+        {
+            let end = if chunk.generation == generation { end } else { 0 };
+            chunk.local = Local::Ranges(Ranges::of(0..end));
+        }
+    }
+
     /// What the index had of chunk `idx` was evicted.
     pub fn evicted(&mut self, idx: u64) {
         if let Some(chunk) = self.chunks.get_mut(&idx)
@@ -423,8 +434,10 @@ impl State {
             let chunk = self.chunk(idx);
             chunk.dirty.insert(part.clone());
             chunk.hash = None;
-            if let Local::Ranges(local) = &mut chunk.local {
-                local.insert(part);
+            match &mut chunk.local {
+                Local::Ranges(local) => local.insert(part),
+                // The write has cleared the record.
+                Local::Recorded => chunk.local = Local::Ranges(Ranges::of(part)),
             }
         }
         self.size = self.size.max(range.end);
@@ -694,7 +707,7 @@ impl State {
 
     /// The commit was applied: what it said is the base now. After the last step `upto` changes are committed.
     pub fn end_commit_applied(&mut self, attr: Attr, plan: &Plan, upto: u64) {
-        self.uncertain = false;
+        let uncertain = std::mem::take(&mut self.uncertain);
         if plan.kind == Step::Last {
             self.committing = None;
             self.flushed = self.flushed.max(upto);
@@ -716,7 +729,7 @@ impl State {
         for (idx, sent) in &plan.sent {
             if let Some(chunk) = self.chunks.get_mut(idx) {
                 chunk.pending = extents::without(&chunk.pending, sent);
-                if self.base != Base::Rows {
+                if self.base != Base::Rows && !uncertain {
                     self.discarded.extend(extents::dropped(sent, &chunk.pending));
                 }
             }
@@ -724,6 +737,10 @@ impl State {
         if self.base != Base::Rows {
             for chunk in self.chunks.values_mut() {
                 chunk.rows = None;
+                if self.changes == upto {
+                    // The row has it; no object ever will.
+                    chunk.dirty = Ranges::default();
+                }
                 if chunk.local == Local::Recorded {
                     chunk.local = Local::Ranges(Ranges::default());
                 }
@@ -746,7 +763,7 @@ impl State {
         self.size = match modified {
             false => attr.size,
             true if cut => self.size,
-            true => attr.size.max(self.delta.end),
+            true => attr.size.max(self.delta.end).max(self.own_end()),
         };
         self.base = base_of(&attr);
         self.attr = attr;
@@ -759,6 +776,9 @@ impl State {
         for (idx, chunk) in &mut self.chunks {
             chunk.generation = id;
             chunk.rows = None;
+            if !modified {
+                chunk.dirty = Ranges::default();
+            }
             chunk.local_tag = if rows && *idx < end { tags.get(idx).copied() } else { None };
             if chunk.local_tag.is_none() || chunk.local == Local::Recorded {
                 chunk.local = Local::Ranges(own_bytes(chunk));
@@ -766,6 +786,13 @@ impl State {
             }
         }
         self.chunks.retain(|_, c| !c.is_clean() || c.local_tag.is_some());
+    }
+
+    /// One past the last byte that is not committed.
+    fn own_end(&self) -> u64 {
+        let end = |c: &Chunk| c.dirty.end().max(c.uploading.end()).max(extents::end(&c.pending));
+        let ends = self.chunks.iter().map(|(idx, c)| (*idx, end(c))).filter(|(_, end)| *end > 0);
+        ends.map(|(idx, end)| idx * u64::from(self.chunk_size) + u64::from(end)).max().unwrap_or(0)
     }
 
     /// Keeps memory bounded: lists of chunks that nothing is new in can be read again.

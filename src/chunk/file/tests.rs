@@ -1,1 +1,442 @@
+//! File data against the in-memory metadata and a store that fails on demand, on one and on two mounts.
 
+mod model;
+mod world;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use bytes::Bytes;
+use world::{CHUNK, Node, World, pattern, same};
+
+use crate::error::Kind;
+use crate::meta::{Content, INLINE_MAX};
+
+const C: usize = CHUNK as usize;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_mount_flushed_another_reads() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let data = pattern(1, 3 * C + 500);
+    let file = a.open(ino).await;
+    assert_eq!(file.write(0, data.clone()).await.expect("write"), data.len() as u32);
+    same(&a.read_all(&file).await, &data, "one's own writes");
+    same(&b.contents(ino).await, &Bytes::new(), "nothing before the flush");
+    let attr = file.flush().await.expect("flush");
+    assert_eq!((attr.size, attr.content), (data.len() as u64, Content::Extents));
+    assert!(!file.is_dirty());
+    same(&b.contents(ino).await, &data, "contents");
+    assert_eq!(world.kept_bytes(&b, ino).await, data.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_without_news_commits_nothing() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let reader = b.open(ino).await;
+    let writer = a.open(ino).await;
+    writer.write(0, pattern(1, 9000)).await.expect("write");
+    let version = writer.flush().await.expect("flush").version;
+    assert_eq!(writer.flush().await.expect("again").version, version);
+    // A handle from before that never wrote must not put its old view back.
+    reader.flush().await.expect("nothing");
+    assert_eq!(a.meta.getattr(ino).await.expect("attr").version, version);
+    same(&b.contents(ino).await, &pattern(1, 9000), "contents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_lie_in_the_metadata_and_move_out_and_in() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    file.write(0, pattern(1, 1000)).await.expect("write");
+    let attr = file.flush().await.expect("flush");
+    assert!(matches!(&attr.content, Content::Inline(b) if b[..] == pattern(1, 1000)[..]));
+    assert_eq!(world.faults.puts.load(SeqCst), 0, "no object for it");
+    same(&b.contents(ino).await, &pattern(1, 1000), "contents");
+
+    // One byte more than fits.
+    file.write(INLINE_MAX as u64, Bytes::from_static(b"!")).await.expect("write");
+    assert_eq!(file.flush().await.expect("flush").content, Content::Extents);
+    let mut wanted = vec![0; INLINE_MAX + 1];
+    wanted[..1000].copy_from_slice(&pattern(1, 1000));
+    wanted[INLINE_MAX] = b'!';
+    same(&b.contents(ino).await, &wanted, "contents");
+
+    file.truncate(10).await.expect("truncate");
+    assert!(matches!(file.flush().await.expect("flush").content, Content::Inline(_)));
+    same(&b.contents(ino).await, &pattern(1, 1000)[..10], "contents");
+    file.truncate(0).await.expect("truncate");
+    assert_eq!(file.flush().await.expect("flush").content, Content::None);
+    same(&b.contents(ino).await, &Bytes::new(), "contents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_uploads_what_it_appended() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    file.write(0, pattern(1, C / 2)).await.expect("write");
+    file.flush().await.expect("flush");
+    let before = world.faults.put_bytes.load(SeqCst);
+    let mut wanted = pattern(1, C / 2).to_vec();
+    for i in 0..5u64 {
+        let line = pattern(10 + i, 100);
+        assert_eq!(file.append(line.clone()).await.expect("append"), wanted.len() as u64);
+        wanted.extend_from_slice(&line);
+        file.flush().await.expect("flush");
+    }
+    assert_eq!(world.faults.put_bytes.load(SeqCst) - before, 500);
+    same(&world.node().await.contents(ino).await, &wanted, "contents");
+
+    // Many of them: the chunk is compacted now and then, and never has more than eight extents.
+    for i in 0..30u64 {
+        let line = pattern(100 + i, 64);
+        file.append(line.clone()).await.expect("append");
+        wanted.extend_from_slice(&line);
+        file.flush().await.expect("flush");
+        let rows = a.meta.extents(ino, &[0]).await.expect("rows");
+        assert!(rows[0].len() <= 8, "{}", rows[0].len());
+    }
+    same(&world.node().await.contents(ino).await, &wanted, "contents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_at_once_do_not_overlap() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..20u8 {
+        let file = a.open(ino).await;
+        tasks.spawn(async move { file.append(Bytes::from(vec![i + 1; 777])).await.expect("append") });
+    }
+    let mut places = tasks.join_all().await;
+    places.sort_unstable();
+    assert_eq!(places, (0..20).map(|i| i * 777).collect::<Vec<u64>>());
+    let bytes = a.contents(ino).await;
+    assert!(bytes.chunks(777).all(|c| c.iter().all(|b| b == &c[0])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sparse_file_takes_no_objects_for_its_holes() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    let far = 1u64 << 40;
+    file.write(far, Bytes::from_static(b"end")).await.expect("write");
+    file.truncate(far + 10).await.expect("longer");
+    file.flush().await.expect("flush");
+    assert_eq!(world.faults.put_bytes.load(SeqCst), 3);
+    let other = b.open(ino).await;
+    assert_eq!(other.size(), far + 10);
+    assert_eq!(&other.read(far - 5, 100).await.expect("read")[..], b"\0\0\0\0\0end\0\0\0\0\0\0\0");
+    assert_eq!(other.read(1 << 30, 4096).await.expect("read"), vec![0; 4096]);
+    // And back: what was cut off does not come again.
+    file.truncate(far + 1).await.expect("cut");
+    file.truncate(far + 10).await.expect("longer");
+    file.flush().await.expect("flush");
+    assert_eq!(&b.open(ino).await.read(far, 100).await.expect("read")[..], b"e\0\0\0\0\0\0\0\0\0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_flush_keeps_the_data_and_the_next_one_brings_it() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let data = pattern(1, 2 * C + 100);
+    {
+        let file = a.open(ino).await;
+        world.faults.fail_puts.store(u32::MAX, SeqCst);
+        file.write(0, data.clone()).await.expect("the disk takes it");
+        let e = file.flush().await.expect_err("the bucket is down");
+        assert_eq!(e.kind(), Kind::Unavailable, "{e}");
+        assert!(e.to_string().contains(&format!("inode {ino}")), "{e}");
+        assert!(file.is_dirty());
+        same(&a.read_all(&file).await, &data, "contents");
+    }
+    // Nobody has it open; it is still there, and nothing was committed.
+    assert_eq!(a.files.dirty_count(), 1);
+    same(&b.contents(ino).await, &Bytes::new(), "contents");
+    same(&a.contents(ino).await, &data, "contents");
+    world.faults.fail_puts.store(0, SeqCst);
+    a.files.flush_all().await.expect("the bucket is back");
+    assert_eq!(a.files.dirty_count(), 0);
+    same(&b.contents(ino).await, &data, "contents");
+    assert_eq!(
+        world.kept_bytes(&b, ino).await,
+        data.len() as u64,
+        "every object that is kept is referred to"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_ahead_that_fail_are_made_good_at_flush() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    world.faults.fail_puts.store(30, SeqCst);
+    let data = pattern(1, 4 * C);
+    file.write(0, data.clone()).await.expect("write");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.faults.fail_puts.store(0, SeqCst);
+    file.flush().await.expect("flush");
+    same(&world.node().await.contents(ino).await, &data, "contents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_mounts_wrote_at_once_is_merged() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let base = pattern(1, 2 * C);
+    let (fa, fb) = (a.open(ino).await, b.open(ino).await);
+    fa.write(0, base.clone()).await.expect("write");
+    fa.flush().await.expect("flush");
+    let fb = {
+        drop(fb);
+        b.open(ino).await
+    };
+    fa.write(100, pattern(2, 50)).await.expect("write");
+    fb.write(C as u64 + 7, pattern(3, 60)).await.expect("write");
+    fb.write(2 * C as u64, pattern(4, 5)).await.expect("one's file grows");
+    fa.flush().await.expect("the first");
+    fb.flush().await.expect("merges");
+    let mut wanted = base.to_vec();
+    wanted[100..150].copy_from_slice(&pattern(2, 50));
+    wanted[C + 7..C + 67].copy_from_slice(&pattern(3, 60));
+    wanted.extend_from_slice(&pattern(4, 5));
+    same(&b.read_all(&fb).await, &wanted, "the merger sees both");
+    same(&a.contents(ino).await, &wanted, "contents");
+    same(&world.node().await.contents(ino).await, &wanted, "contents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replaced_objects_are_looked_up_again_and_lost_ones_reported() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let fa = a.open(ino).await;
+    fa.write(0, pattern(1, C)).await.expect("write");
+    fa.flush().await.expect("flush");
+    // b knows the old list, then the object behind it is replaced and deleted.
+    let fb = b.open(ino).await;
+    fb.write(50 * C as u64, Bytes::from_static(b"x")).await.expect("keeps b from adopting the new version");
+    fa.write(0, pattern(2, C)).await.expect("write");
+    fa.flush().await.expect("flush");
+    world.delete_trash(&a).await;
+    same(&fb.read(0, C as u32).await.expect("read"), &pattern(2, C), "the new object");
+
+    world.delete_all_objects().await;
+    let e = world.node().await.open(ino).await.read(0, 10).await.expect_err("lost");
+    assert_eq!(e.kind(), Kind::Corrupt, "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_version_keeps_the_chunks_that_did_not_change() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let fa = a.open(ino).await;
+    fa.write(0, pattern(1, 3 * C)).await.expect("write");
+    fa.flush().await.expect("flush");
+    same(&b.contents(ino).await, &pattern(1, 3 * C), "contents");
+    let gets = world.faults.gets.load(SeqCst);
+    fa.write(C as u64, pattern(2, 10)).await.expect("write");
+    fa.flush().await.expect("flush");
+    let mut wanted = pattern(1, 3 * C).to_vec();
+    wanted[C..C + 10].copy_from_slice(&pattern(2, 10));
+    same(&b.contents(ino).await, &wanted, "contents");
+    let fetched = world.faults.gets.load(SeqCst) - gets;
+    assert!(fetched <= 3, "{fetched} objects for one changed chunk");
+    same(&b.contents(ino).await, &wanted, "contents");
+    assert_eq!(world.faults.gets.load(SeqCst) - gets, fetched, "all is on the disk");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cache_serves_what_was_written_and_read_after_a_remount() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let data = pattern(1, 2 * C + 9);
+    let fa = a.open(ino).await;
+    fa.write(0, data.clone()).await.expect("write");
+    fa.flush().await.expect("flush");
+    a.settled(ino, 3).await;
+    drop(fa);
+    let a = world.remount(a).await;
+    world.delete_all_objects().await;
+    same(&a.contents(ino).await, &data, "without the bucket");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_becomes_file_data_with_the_first_write() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let (ino, bytes) = world.blob(&a, 3 * C + 77).await;
+    same(&a.contents(ino).await, &bytes, "contents");
+    let file = a.open(ino).await;
+    assert_eq!(
+        file.flush().await.expect("nothing").content,
+        a.meta.getattr(ino).await.expect("attr").content
+    );
+    file.write(C as u64 + 5, Bytes::from_static(b"changed")).await.expect("write");
+    let mut wanted = bytes.to_vec();
+    wanted[C + 5..C + 12].copy_from_slice(b"changed");
+    same(&a.read_all(&file).await, &wanted, "contents");
+    assert_eq!(file.flush().await.expect("flush").content, Content::Extents);
+    same(&b.contents(ino).await, &wanted, "contents");
+    same(&a.read_all(&file).await, &wanted, "contents");
+
+    // Cut to nothing first: not a byte of it is read.
+    let (ino, _) = world.blob(&a, 3 * C).await;
+    let reads = world.blob_reads();
+    let file = a.open(ino).await;
+    file.truncate(0).await.expect("truncate");
+    file.write(0, pattern(5, 5000)).await.expect("write");
+    file.flush().await.expect("flush");
+    assert_eq!(world.blob_reads(), reads);
+    same(&b.contents(ino).await, &pattern(5, 5000), "contents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn complete_chunks_go_ahead_of_the_flush() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    // 128 KiB at a time, as the kernel does.
+    let total = 16 << 20;
+    for i in 0..(total / (128 << 10)) as u64 {
+        file.write(i * (128 << 10), pattern(i, 128 << 10)).await.expect("write");
+    }
+    for _ in 0..100 {
+        if world.faults.put_bytes.load(SeqCst) == total {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.faults.put_bytes.load(SeqCst), total, "before anybody flushed, each byte once");
+    let puts = world.faults.puts.load(SeqCst);
+    assert_eq!(puts, total / u64::from(CHUNK));
+    file.write(5, Bytes::from_static(b"again")).await.expect("write");
+    file.flush().await.expect("flush");
+    assert_eq!(world.faults.put_bytes.load(SeqCst), total + 5, "what changed, and no more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_change_is_committed_in_steps() {
+    let world = World::with_chunk(4096);
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    let data = pattern(1, 2500 * 4096 + 5);
+    for (i, piece) in data.chunks(1 << 20).enumerate() {
+        file.write((i as u64) << 20, Bytes::copy_from_slice(piece)).await.expect("write");
+    }
+    file.flush().await.expect("flush");
+    same(&b.contents(ino).await, &data, "contents");
+    // Cut to nothing and written anew, shorter.
+    file.truncate(0).await.expect("cut");
+    let data = pattern(2, 1200 * 4096 + 1);
+    file.write(0, data.clone()).await.expect("write");
+    file.flush().await.expect("flush");
+    same(&b.contents(ino).await, &data, "contents");
+    let rows = a.meta.extents(ino, &(1201..2501).collect::<Vec<_>>()).await.expect("rows");
+    assert!(rows.iter().all(Vec::is_empty), "no row beyond the end");
+    file.truncate(100_000).await.expect("cut");
+    file.flush().await.expect("flush");
+    same(&b.contents(ino).await, &data[..100_000], "contents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_set_after_a_write_stay() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    let before = a.meta.getattr(ino).await.expect("attr").mtime;
+    file.write(0, pattern(1, 10)).await.expect("write");
+    assert!(file.attr().mtime > before);
+    file.forget_mtime();
+    assert_eq!(file.flush().await.expect("flush").mtime, before);
+    file.write(0, pattern(1, 10)).await.expect("write");
+    assert!(file.flush().await.expect("flush").mtime > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_file_is_dropped() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    file.write(0, pattern(1, 2 * C)).await.expect("write");
+    a.files.forget(ino).await;
+    assert_eq!(a.files.dirty_count(), 0);
+    drop(file);
+    for _ in 0..100 {
+        if world.object_count().await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{} objects are left", world.object_count().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_fast_to_read_and_the_rest_says_so() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let fa = a.open(ino).await;
+    fa.write(0, pattern(1, 2 * C)).await.expect("write");
+    let mut buf = vec![0; 2 * C + 10];
+    assert_eq!(fa.try_read(0, &mut buf), Some(2 * C));
+    assert_eq!(buf[..2 * C], pattern(1, 2 * C)[..]);
+    assert_eq!(fa.try_read(2 * C as u64, &mut buf), Some(0), "the end");
+    fa.flush().await.expect("flush");
+    let fb = b.open(ino).await;
+    assert_eq!(fb.try_read(0, &mut buf), None);
+    fb.read(0, 10).await.expect("read");
+    assert_eq!(fb.try_read(5, &mut buf[..100]), Some(100));
+    assert_eq!(buf[..100], pattern(1, 2 * C)[5..105]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_readers_fetch_a_chunk_once() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let fa = a.open(ino).await;
+    fa.write(0, pattern(1, C)).await.expect("write");
+    fa.flush().await.expect("flush");
+    world.faults.delay.store(20, SeqCst);
+    let gets = world.faults.gets.load(SeqCst);
+    let fb = b.open(ino).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..50u64 {
+        let fb = fb.clone();
+        tasks.spawn(async move { fb.read(i * 100, 100).await.expect("read") });
+    }
+    tasks.join_all().await;
+    assert_eq!(world.faults.gets.load(SeqCst) - gets, 1);
+}
+
+async fn _assert_send(node: &Node) {
+    fn send<T: Send>(t: T) -> T {
+        t
+    }
+    let ino = node.create("x").await;
+    let file = node.open(ino).await;
+    let _ = send(file.flush()).await;
+    let _ = send(file.read(0, 1)).await;
+    let _ = send(file.write(0, Bytes::new())).await;
+    let _ = send(file.truncate(0)).await;
+}

@@ -16,6 +16,9 @@ use crate::types::{Extent, ObjectId};
 /// Ranges of one chunk that are uploaded at once.
 const RANGES_AT_ONCE: usize = 4;
 
+/// Uploads of others that are waited for before one's own.
+const JOINS: usize = 100;
+
 /// A range that is in the bucket, and its hash if that is the chunk's.
 type Uploaded = (Extent, Option<(u32, [u8; 32])>);
 
@@ -36,17 +39,18 @@ impl FileContent {
 
     /// Uploads what is new in chunk `idx` when this is called. One at a time for each chunk.
     pub(super) async fn upload(self: &Arc<Self>, idx: u64) -> Result<()> {
-        // The one that is under way may have begun before the last write: after it there may be more.
-        for _ in 0..2 {
+        for _ in 0..JOINS {
             let content = self.clone();
             let work = move || async move { content.upload_once(idx).await };
-            let joined = self.state().chunk(idx).upload.is_some();
-            self.uploads.board(&self.shared.runtime, idx, work).landed().await?;
-            if !joined {
-                break;
+            let boarded = self.uploads.board(&self.shared.runtime, idx, work);
+            let began = boarded.began;
+            let result = boarded.landed().await;
+            // One that was under way may have begun before the last write: what became of it does not matter.
+            if began {
+                return result;
             }
         }
-        Ok(())
+        Err(Error::with_source(Kind::Unavailable, self.what(), "others upload it all the time"))
     }
 
     async fn upload_once(self: Arc<Self>, idx: u64) -> Result<()> {
@@ -90,17 +94,16 @@ impl FileContent {
                 Err(e) => failed = failed.or(Some(e)),
             }
         }
-        let mut state = self.state();
-        match failed {
-            None => {
-                state.landed(idx, id, &done, hash);
-                Ok(())
+        let discarded = {
+            let mut state = self.state();
+            match &failed {
+                None => state.landed(idx, id, &done, hash),
+                Some(_) => state.failed(idx, id, &done),
             }
-            Some(e) => {
-                state.failed(idx, id, &done);
-                Err(e)
-            }
-        }
+            std::mem::take(&mut state.discarded)
+        };
+        self.delete_objects(discarded);
+        failed.map_or(Ok(()), Err)
     }
 
     async fn upload_range(self: &Arc<Self>, idx: u64, range: Range<u32>, whole: u32) -> Result<Uploaded> {

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::super::Meta;
 use super::super::kv::{Change, Expect, Outcome};
 use super::super::schema::{self, Role};
+use super::super::{Meta, attr};
 use super::stage::Stage;
 use super::tree::{Pointer, Tree, unique_blobs};
 use super::{BLOBS_AT_ONCE, CommitPlan, PlanFile, Published, snapshot_role, trees_name};
@@ -71,7 +71,8 @@ impl Meta {
         }
         let mut layout = Layout::new(plan)?;
         let repo_dir = match plan.repo_ino {
-            Some(ino) => ino,
+            Some(ino) if self.is_reserved(ino) => ino,
+            Some(gone) => return Err(attr::gone(gone)),
             None => self.alloc_ino().await?,
         };
         layout.tree.dirs[0].ino = repo_dir;
@@ -80,8 +81,9 @@ impl Meta {
             Ok(()) => self.show_repo(&mut stage, plan, &layout, tombstone).await,
             Err(error) => Err(error),
         };
-        if !matches!(published, Ok(true)) {
-            stage.abandon().await;
+        match published {
+            Ok(true) => self.use_reserved(repo_dir),
+            _ => stage.abandon().await,
         }
         let snapshot = layout.tree.dirs[layout.snapshot].ino;
         Ok(published?.then_some((Published { repo_dir, snapshot, created: true }, true)))

@@ -57,8 +57,8 @@ pub struct CommitPlan {
     pub repo: RepoId,
     /// The name in the root, if the repository is not there yet.
     pub folder: Bytes,
-    /// The directory of the repository, wherever it lies now; or a number of [`Meta::alloc_ino`] that it shall get if it is
-    /// not there yet.
+    /// The directory of the repository, wherever it lies now; or a number of [`Meta::reserve_ino`] that it shall get if
+    /// it is not there yet.
     pub repo_ino: Option<Ino>,
     pub commit: Commit,
     /// The mtime of what is made.
@@ -87,7 +87,7 @@ impl Meta {
     ///
     /// What somebody else put under a name before stays, a snapshot as well: `created` says whether this call made it.
     /// [`Kind::Exists`] if the folder is something other than this repository, [`Kind::NotFound`] while the folder has a
-    /// tombstone, [`Kind::Invalid`] for a plan that cannot be a tree. After any error what was written is dropped, or
+    /// tombstone, [`Kind::Stale`] if the repository's directory is gone, [`Kind::Invalid`] for a plan that cannot be a tree. After any error what was written is dropped, or
     /// noted to be dropped when the session ends.
     pub async fn publish_commit(&self, plan: CommitPlan) -> Result<Published> {
         let words = || format!("publishing {} at {}", plan.repo, plan.commit);
@@ -154,8 +154,8 @@ impl Meta {
         }
     }
 
-    /// Gives the directories their numbers and writes them, the top one excepted: its number is given, and `with_top` says
-    /// whether its row is written as well.
+    /// Gives the directories their numbers and writes them. The top one lies in `above`; without one it has its number
+    /// already, and gets its row when it is published.
     async fn stage_dirs(
         &self,
         stage: &mut Stage<'_>,
@@ -166,7 +166,6 @@ impl Meta {
         for at in 0..tree.dirs.len() {
             let parent = match tree.dirs[at].parent {
                 Some(parent) => tree.dirs[parent].ino,
-                // A top without one above has its number already, and gets its row when it is published.
                 None => match above {
                     Some(above) => above,
                     None => continue,

@@ -1,5 +1,8 @@
 //! What an error of Redis means, and what to do about it.
 
+use std::error::Error as StdError;
+use std::sync::Arc;
+
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::error::{Error, Kind};
@@ -44,6 +47,9 @@ fn judge(e: &RedisError) -> (Kind, Next, &'static str) {
     if e.is_timeout() {
         return (Kind::TimedOut, Next::Reconnect, "connection");
     }
+    if is_certificate(e) {
+        return (Kind::Config, Next::GiveUp, "certificate of the server");
+    }
     match (e.kind(), e.code().unwrap_or_default()) {
         (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS") => {
             (Kind::Config, Next::GiveUp, "user name or password")
@@ -72,4 +78,11 @@ fn judge(e: &RedisError) -> (Kind, Next, &'static str) {
         (ErrorKind::Server(_) | ErrorKind::Extension, _) => (Kind::Internal, Next::GiveUp, "server"),
         _ => (Kind::Unavailable, Next::Reconnect, "connection"),
     }
+}
+
+fn is_certificate(e: &RedisError) -> bool {
+    // The crate keeps the I/O error in an Arc, and the I/O error keeps what it was made of out of its own source.
+    let io = e.source().and_then(|cause| cause.downcast_ref::<Arc<dyn StdError + Send + Sync>>());
+    let made_of = io.and_then(|io| io.downcast_ref::<std::io::Error>()?.get_ref());
+    matches!(made_of.and_then(|cause| cause.downcast_ref()), Some(rustls::Error::InvalidCertificate(_)))
 }
