@@ -14,6 +14,10 @@ pub mod cache;
 pub mod digest;
 pub mod extents;
 pub mod file;
+mod fill;
+mod flight;
+mod overflow;
+mod pour;
 pub mod ranges;
 mod readahead;
 mod record;
@@ -25,6 +29,8 @@ mod verify;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::broadcast;
 
 pub use self::blob::BlobContent;
@@ -33,6 +39,7 @@ pub use self::shared::{ChunksStats, SourceStats};
 
 use self::blob::Blob;
 use self::cache::{CacheDir, ContentKey};
+use self::file::BlobReader;
 use self::shared::Shared;
 use crate::error::{Error, Kind, Result};
 use crate::meta::Blobs;
@@ -153,6 +160,14 @@ impl Chunks {
     /// and says that it stopped cleanly. Reads fail from now on.
     pub async fn shutdown(&self, grace: Duration) -> Result<()> {
         self.shared.shutdown(grace).await
+    }
+}
+
+/// Files that began as copies of blobs read those through the store.
+#[async_trait]
+impl BlobReader for Chunks {
+    async fn read_blob(&self, blob: BlobId, size: u64, offset: u64, len: u32) -> Result<Bytes> {
+        self.open_blob(blob, size).await?.read(offset, len).await
     }
 }
 

@@ -93,6 +93,6 @@ mod tests {
         let wait = tokio::time::timeout(std::time::Duration::from_millis(20), overflow.place()).await;
         assert!(wait.is_err(), "both places are in use");
         drop(one);
-        overflow.place().await.expect("free again");
+        drop(overflow.place().await.expect("free again"));
     }
 }

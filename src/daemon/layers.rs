@@ -5,14 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::{check_marker, need_volume, open_bucket, places};
 use crate::chunk::cache::{CacheDir, CacheLimits};
-use crate::chunk::file::{BlobReader, Files};
-use crate::chunk::{Chunks, ChunksOptions};
+use crate::chunk::{Chunks, ChunksOptions, Files};
 use crate::config::{Home, MountOptions, Volume};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::fuse::MountPoint;
@@ -24,7 +21,7 @@ use crate::source::Source;
 use crate::source::bucket::{Bucket, BucketSource, Patience};
 use crate::source::hub::HubSource;
 use crate::source::storage::StorageUrl;
-use crate::types::{BlobId, Timestamp};
+use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
 use crate::vfs::{Invalidation, Private, Vfs, VfsOptions};
 
@@ -97,8 +94,7 @@ impl Layers {
         };
         let chunks =
             Arc::new(Chunks::new(chunks_options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
-        let files =
-            Files::new(meta.clone(), cache, bucket, Arc::new(BlobsOf(chunks.clone())), volume.chunk_size);
+        let files = Files::new(meta.clone(), cache, bucket, chunks.clone(), volume.chunk_size);
         let (sender, receiver) = Vfs::invalidation_queue();
         let lazy = (!options.offline).then(|| {
             let settings = LazyOptions { ref_ttl: options.ref_ttl, io_timeout: options.io_timeout };
@@ -122,17 +118,6 @@ impl Layers {
         let cached = self.chunks.shutdown(UPLOADS).await;
         let closed = self.meta.close().await;
         written.and(flushed).and(cached).and(closed)
-    }
-}
-
-/// Files that began as copies of blobs read those through the store of chunks.
-#[derive(Debug)]
-struct BlobsOf(Arc<Chunks>);
-
-#[async_trait]
-impl BlobReader for BlobsOf {
-    async fn read_blob(&self, blob: BlobId, size: u64, offset: u64, len: u32) -> Result<Bytes> {
-        self.0.open_blob(blob, size).await?.read(offset, len).await
     }
 }
 

@@ -33,7 +33,8 @@ const REPO: &str = "models--org--tiny";
 async fn a_repository_that_nobody_downloaded_is_there() {
     let cluster = Cluster::new(tiny);
     let node = cluster.node().await;
-    let commit = String::from_utf8(node.cat(&format!("{REPO}/refs/main")).await.expect("ref").to_vec()).expect("utf-8");
+    let commit = String::from_utf8(node.cat(&format!("{REPO}/refs/main")).await.expect("ref").to_vec())
+        .expect("utf-8");
     assert_eq!(Some(&commit), cluster.hub.commit("models", "org/tiny", "main").as_ref());
     assert_eq!(node.ls(REPO).await.expect("ls"), [".no_exist", "blobs", "refs", "snapshots", "trees"]);
     assert_eq!(node.ls(&format!("{REPO}/snapshots")).await.expect("ls"), [commit.clone()]);
@@ -126,14 +127,19 @@ async fn a_commit_by_its_name_and_the_second_commit_of_a_repository() {
     let text = node.cat(&format!("{REPO}/snapshots/{new}/config.json")).await.expect("new commit");
     assert_eq!(text, &b"{\"a\": 10}"[..]);
     assert_eq!(node.cat(&format!("{REPO}/refs/main")).await.expect("ref follows"), new.as_bytes());
-    assert_eq!(node.cat(&format!("{REPO}/snapshots/{old}/sub/deep/x y#?.txt")).await.expect("old"), "ü".as_bytes());
+    assert_eq!(
+        node.cat(&format!("{REPO}/snapshots/{old}/sub/deep/x y#?.txt")).await.expect("old"),
+        "ü".as_bytes()
+    );
 }
 
 #[tokio::test]
 async fn names_that_are_no_repositories_never_reach_the_hub() {
     let cluster = Cluster::new(tiny);
     let node = cluster.node().await;
-    for name in ["CACHEDIR.TAG", "models--", "version.txt", "models--a--b--c", "kernels--a--b", "tmp123", ".locks"] {
+    for name in
+        ["CACHEDIR.TAG", "models--", "version.txt", "models--a--b--c", "kernels--a--b", "tmp123", ".locks"]
+    {
         assert_eq!(node.walk(name).await.expect_err(name).kind(), Kind::NotFound, "{name}");
     }
     node.ls("").await.expect("ls");

@@ -75,7 +75,7 @@ impl Cluster {
         let dir = tempfile::tempdir().expect("temp dir");
         make(dir.path());
         let hub = StandIn::start(dir.path(), options).expect("stand-in hub");
-        Cluster { hub, kv: Arc::new(MemoryKv::new()), bucket: Bucket::in_memory("test"), dir }
+        Cluster { hub, kv: MemoryKv::new(), bucket: Bucket::in_memory("test"), dir }
     }
 
     /// The folder of the Hub's repositories.
@@ -115,17 +115,11 @@ impl Cluster {
             store_hub_blobs: settings.store_hub_blobs,
             ..ChunksOptions::default()
         };
-        let chunks = Arc::new(Chunks::new(
-            options,
-            cache.clone(),
-            meta.blobs(),
-            sources,
-            Some(self.bucket.clone()),
-        ));
+        let chunks =
+            Arc::new(Chunks::new(options, cache.clone(), meta.blobs(), sources, Some(self.bucket.clone())));
         let files = Files::new(meta.clone(), cache, self.bucket.clone(), chunks.clone(), CHUNK);
         let (orders, invalidations) = Vfs::invalidation_queue();
-        let lazy_options =
-            LazyOptions { ref_ttl: settings.ref_ttl, io_timeout: Duration::from_secs(20) };
+        let lazy_options = LazyOptions { ref_ttl: settings.ref_ttl, io_timeout: Duration::from_secs(20) };
         let lazy = (!settings.offline)
             .then(|| Lazy::new(meta.clone(), files.clone(), hub, lazy_options, orders.clone()));
         let private = Private::open(cache_dir.path().join("private")).expect("private");

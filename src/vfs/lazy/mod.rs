@@ -164,7 +164,7 @@ impl Lazy {
         if let Some(ino) = self.state().reserved.get(repo) {
             return Ok(*ino);
         }
-        let ino = self.meta.alloc_ino().await?;
+        let ino = self.meta.reserve_ino().await?;
         Ok(*self.state().reserved.get_or_insert(repo.clone(), || ino))
     }
 
