@@ -1,1 +1,121 @@
-//! (under construction)
+//! The running mount: builds the layers from the bottom up, waits for its end, and takes them down in order.
+
+mod layers;
+mod logging;
+mod places;
+mod run_file;
+mod signals;
+mod volume;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::spawn_blocking;
+
+pub use logging::{LogFormat, LogSettings};
+pub use run_file::RunFile;
+pub use volume::{check_marker, need_volume, open_bucket, storage_keys};
+
+use crate::config::{Home, MountOptions};
+use crate::error::{Error, Kind, Result};
+use crate::fuse::{self, MountPoint, MountSettings, Mounted};
+use layers::Layers;
+use signals::Signals;
+
+/// How long a fresh mount may take to answer for its root.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// How long programs that use the mount may keep the daemon from ending. They then find it gone.
+const LET_GO: Duration = Duration::from_secs(10);
+
+/// Mounts and serves until it is unmounted or told to end; `ready` is called when the mount answers. Blocks.
+///
+/// SIGTERM and SIGINT end it in order: the mount vanishes from the tree, what is open is written, locks are released. A
+/// second one ends it at once.
+pub fn run(home: &Home, options: MountOptions, logs: &LogSettings, ready: impl FnOnce()) -> Result<()> {
+    logging::start(logs)?;
+    let point = Arc::new(MountPoint::prepare(&options.dir)?);
+    if let Some(file) = &logs.file {
+        places::check(point.path(), &[("log file", file)])?;
+    }
+    let runtime = Builder::new_multi_thread()
+        .thread_name("hfmount")
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with_source(Kind::Internal, "starting", e))?;
+    let result = runtime.block_on(serve(&runtime, home, &options, point, ready));
+    // What still waits for a server that does not answer must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(
+    runtime: &Runtime,
+    home: &Home,
+    options: &MountOptions,
+    point: Arc<MountPoint>,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let layers = tokio::select! {
+        layers = Layers::build(home, options, &point) => layers?,
+        signal = signals.next() => return Err(Error::new(Kind::Interrupted, signal)),
+    };
+    let (layers, mounted) = match mount(runtime, options, &point, layers).await {
+        (layers, Ok(mounted)) => (layers, mounted),
+        (layers, Err(e)) => {
+            layers.stop().await.unwrap_or_else(|e| tracing::warn!("{e}"));
+            return Err(e);
+        }
+    };
+    let run_file = RunFile::write(home, mounted.path());
+    let _run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
+    if let Some(notice) = point.notice() {
+        tracing::warn!("{notice}");
+    }
+    tracing::info!("{} is mounted on {}", layers.name(), mounted.path().display());
+    ready();
+
+    tokio::select! {
+        signal = signals.next() => tracing::info!("{signal}: unmounting {}", mounted.path().display()),
+        () = mounted.ended() => tracing::info!("{} was unmounted", mounted.path().display()),
+    }
+    tokio::select! {
+        result = end(mounted, layers) => result,
+        signal = signals.next() => Err(Error::new(Kind::Interrupted, format!("{signal} again: not everything was written"))),
+    }
+}
+
+async fn mount(
+    runtime: &Runtime,
+    options: &MountOptions,
+    point: &Arc<MountPoint>,
+    mut layers: Layers,
+) -> (Layers, Result<Mounted>) {
+    let Some(invalidations) = layers.invalidations.take() else {
+        return (layers, Err(Error::new(Kind::Internal, "mounted twice")));
+    };
+    let settings = MountSettings { allow_other: options.allow_other, read_only: options.read_only };
+    let (vfs, handle, place) = (layers.vfs.clone(), runtime.handle().clone(), point.clone());
+    let mounted = spawn_blocking(move || {
+        let mounted = fuse::mount(vfs, invalidations, &place, settings, handle)?;
+        mounted.answers(FIRST_ANSWER)?;
+        Ok(mounted)
+    });
+    let mounted = mounted.await.unwrap_or_else(|e| Err(Error::with_source(Kind::Internal, "mounting", e)));
+    (layers, mounted)
+}
+
+/// The end in order. What is open is written while the kernel still waits for answers, so that a close that is under way
+/// tells its program the truth.
+async fn end(mounted: Mounted, layers: Layers) -> Result<()> {
+    let mounted = Arc::new(mounted);
+    let detached = mounted.clone();
+    if let Err(e) = spawn_blocking(move || detached.detach()).await.unwrap_or(Ok(())) {
+        tracing::warn!("{e}");
+    }
+    let _ = tokio::time::timeout(LET_GO, mounted.ended()).await.map_err(|_| {
+        tracing::warn!("programs still use {}: they lose it now", mounted.path().display());
+    });
+    layers.stop().await
+}

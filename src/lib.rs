@@ -18,6 +18,7 @@ pub mod error;
 pub mod fuse;
 pub mod hub;
 pub mod meta;
+pub mod secrets;
 pub mod source;
 pub mod tls;
 pub mod types;

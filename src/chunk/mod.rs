@@ -1,6 +1,185 @@
 //! Bytes on the local disk, and moving them there. Knows rows about bytes and sources of bytes; no names, no POSIX.
+//!
+//! ```text
+//! read ─ blob ─┬─ cache ────────────── what is there
+//!              ├─ readahead            what will be wanted
+//!              └─ flight ─ fill ─ pour one run of chunks from one source, hashed on its way into the cache
+//!                            ├─ settle ─ record   agreement with the cluster on each chunk's hash
+//!                            ├─ verify            the whole blob against its name, in the background
+//!                            └─ store             into the bucket, in the background
+//! ```
 
+mod blob;
 pub mod cache;
+pub mod digest;
 pub mod extents;
 pub mod file;
+mod fill;
+mod flight;
+mod overflow;
+mod pour;
 pub mod ranges;
+mod readahead;
+mod record;
+mod settle;
+mod shared;
+mod store;
+mod verify;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+pub use self::blob::BlobContent;
+pub use self::file::{FileContent, Files};
+pub use self::shared::{ChunksStats, SourceStats};
+
+use self::blob::Blob;
+use self::cache::{CacheDir, ContentKey};
+use self::file::BlobReader;
+use self::shared::Shared;
+use crate::error::{Error, Kind, Result};
+use crate::meta::Blobs;
+use crate::source::Source;
+use crate::source::bucket::Bucket;
+use crate::types::BlobId;
+
+/// Bounds of the store of chunks.
+#[derive(Clone, Debug)]
+pub struct ChunksOptions {
+    /// Bytes of a chunk, as fixed by the volume.
+    pub chunk_size: u32,
+    /// The longest that one read waits, whatever is tried meanwhile. A page fault that fails is a dead job: generous.
+    pub io_timeout: Duration,
+    /// The longest that one source may take to its first byte, and between bytes.
+    pub source_timeout: Duration,
+    /// Bytes of transfers in memory, all together. Less than 8 MiB count as that.
+    pub memory: u64,
+    /// The longest run of one request ahead of readers, bytes.
+    pub segment: u64,
+    /// The farthest ahead of a reader, bytes. No more than a quarter of the cache in any case.
+    pub max_window: u64,
+    /// Blobs that came from elsewhere are put into the bucket.
+    pub store_hub_blobs: bool,
+}
+
+impl Default for ChunksOptions {
+    fn default() -> Self {
+        ChunksOptions {
+            chunk_size: 4 << 20,
+            io_timeout: Duration::from_secs(15 * 60),
+            source_timeout: Duration::from_secs(60),
+            memory: 64 << 20,
+            segment: 16 << 20,
+            max_window: u64::MAX,
+            store_hub_blobs: false,
+        }
+    }
+}
+
+/// What happened to a blob as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobEvent {
+    /// Its digest was checked: it is what its name says.
+    Verified(BlobId),
+    /// It was not: its chunks were dropped, and what the kernel has of it should be.
+    Mismatch(BlobId),
+}
+
+/// The store of chunks of one mount.
+#[derive(Debug)]
+pub struct Chunks {
+    shared: Arc<Shared>,
+}
+
+impl Chunks {
+    /// A store over a cache directory, rows about blobs, and sources in the order of preference, of which the last one is
+    /// the origin: what it says about a blob that nobody has verified yet outweighs the others. `bucket` is where blobs
+    /// are put when the options say so.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime: its tasks run on the current one.
+    #[must_use]
+    pub fn new(
+        options: ChunksOptions,
+        cache: Arc<CacheDir>,
+        blobs: Blobs,
+        sources: Vec<Arc<dyn Source>>,
+        bucket: Option<Bucket>,
+    ) -> Self {
+        let shared = Shared::new(options, cache, blobs, sources, bucket);
+        store::start(&shared);
+        Chunks { shared }
+    }
+
+    /// Opens a blob of `size` bytes for reading. While somebody has it open all get the same one.
+    /// [`Kind::Corrupt`] if it is open with another size; [`Kind::TooLarge`] if the disk allows no such file.
+    pub async fn open_blob(&self, id: BlobId, size: u64) -> Result<Arc<BlobContent>> {
+        let shared = &self.shared;
+        if let Some(open) = shared.reopen(id, size)? {
+            return Ok(open);
+        }
+        let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
+        let file = blocking(move || cache.open_content(ContentKey::Blob(id), size, chunk_size)).await?;
+        shared.open(id, size, file)
+    }
+
+    /// Bytes of a blob of `size` bytes that are on the local disk, for `st_blocks`. No I/O.
+    #[must_use]
+    pub fn filled_bytes(&self, id: &BlobId, size: u64) -> u64 {
+        let key = ContentKey::Blob(*id);
+        match self.shared.cache.in_use(&key) {
+            Some(file) => file.filled_bytes(),
+            None => self.shared.cache.bytes_of(&key).unwrap_or(0),
+        }
+        .min(size)
+    }
+
+    /// The cache directory.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<CacheDir> {
+        &self.shared.cache
+    }
+
+    /// What happens to blobs from now on. Who lags behind loses the oldest.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<BlobEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// Figures of this moment.
+    #[must_use]
+    pub fn stats(&self) -> ChunksStats {
+        self.shared.stats()
+    }
+
+    /// Ends the store: no more reads or readahead, uploads within `grace`, then what runs is given up, the cache is synced
+    /// and says that it stopped cleanly. Reads fail from now on.
+    pub async fn shutdown(&self, grace: Duration) -> Result<()> {
+        self.shared.shutdown(grace).await
+    }
+}
+
+/// Files that began as copies of blobs read those through the store.
+#[async_trait]
+impl BlobReader for Chunks {
+    async fn read_blob(&self, blob: BlobId, size: u64, offset: u64, len: u32) -> Result<Bytes> {
+        self.open_blob(blob, size).await?.read(offset, len).await
+    }
+}
+
+// A panic while one of these is held leaves no half-made change that matters: each section is one small step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs work that blocks on the disk where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::with_source(Kind::Internal, "work on the disk", e)),
+    }
+}

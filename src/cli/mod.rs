@@ -1,1 +1,175 @@
-//! (under construction)
+//! The command line: one verb a file.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | it failed; the reason is on standard error |
+//! | 2 | the command line is wrong |
+
+mod background;
+mod conceal;
+mod format;
+mod mount;
+mod show;
+mod status;
+mod umount;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Home;
+use crate::error::{Error, Kind, Result};
+use crate::meta::url::{MetaUrl, PasswordSource};
+use crate::secrets;
+
+/// The password of the metadata engine, if it is not in the URL; also `HFMOUNT_META_PASSWORD_FILE`.
+pub(crate) const META_PASSWORD: &str = "HFMOUNT_META_PASSWORD";
+
+/// One shared Hugging Face cache for every machine of a team, as a file system.
+///
+/// `hfmount format` makes a volume, `hfmount mount DIR` shows it. Unmodified Hub clients find every repository in it;
+/// only the chunks that are read are fetched, once, and shared.
+#[derive(Debug, Parser)]
+#[command(name = "hfmount", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  hfmount format
+  hfmount mount -d /mnt/hf
+  HF_HUB_CACHE=/mnt/hf python -c 'from transformers import AutoModel; AutoModel.from_pretrained(\"gpt2\")'
+  hfmount umount /mnt/hf
+
+Exit codes: 0 done, 1 failed, 2 wrong command line.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a volume, or change the settings of one.
+    Format(format::FormatArgs),
+    /// Show a volume in a directory.
+    Mount(Box<mount::MountArgs>),
+    /// Take a mount out of the tree and wait until its daemon has written everything.
+    #[command(visible_alias = "unmount")]
+    Umount(umount::UmountArgs),
+    /// Tell about a volume: its settings, its engine, who has it mounted.
+    Status(status::StatusArgs),
+}
+
+/// Where the metadata is: common to most verbs.
+#[derive(Clone, Debug, Args)]
+struct MetaArgs {
+    /// Metadata engine: redis://[user@]host[:port][/db], rediss://…, redis+unix:///socket, sqlite:///path. A password
+    /// comes from HFMOUNT_META_PASSWORD or HFMOUNT_META_PASSWORD_FILE. Default: SQLite in $HFMOUNT_HOME
+    /// (~/.local/share/hfmount).
+    #[arg(long, value_name = "URL", env = "HFMOUNT_META", hide_env_values = true)]
+    meta: Option<String>,
+}
+
+impl MetaArgs {
+    fn url(&self, home: &Home) -> Result<MetaUrl> {
+        let Some(text) = self.meta.as_deref().filter(|t| !t.is_empty()) else {
+            return Ok(MetaUrl::Sqlite(home.sqlite()));
+        };
+        let password = secrets::from_env(META_PASSWORD)?;
+        let value = password.map(|p| p.expose().to_owned());
+        MetaUrl::parse(text)
+            .map_err(|e| e.context("--meta"))?
+            .with_password(&PasswordSource { value, file: None })
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    // Before anything else: what others can see of this process.
+    conceal::conceal_password();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // 0 for --help and --version, 2 for mistakes. Nothing can be done if the terminal is gone.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.verb {
+        Verb::Format(args) => args.run(),
+        Verb::Mount(args) => args.run(),
+        Verb::Umount(args) => args.run(),
+        Verb::Status(args) => args.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("hfmount: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a verb failed, in words for its user.
+#[derive(Debug)]
+struct Failure(String);
+
+impl Failure {
+    fn said(words: String) -> Self {
+        Failure(words)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        let words = e.to_string();
+        Failure(match e.kind() {
+            // The reason itself says that it is the user's to change.
+            Kind::Config => words.replace("bad configuration: ", "").replace(": bad configuration", ""),
+            _ => words,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A runtime for a verb that asks a few questions and ends.
+fn small_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with_source(Kind::Internal, "starting", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_helps_with_examples() {
+        for verb in Cli::command().get_subcommands_mut() {
+            let help = verb.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{} has none", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn help_tells_no_value_of_the_environment() {
+        for verb in Cli::command().get_subcommands() {
+            for arg in verb.get_arguments().filter(|a| a.get_env().is_some()) {
+                assert!(arg.is_hide_env_values_set(), "{} --{}", verb.get_name(), arg.get_id());
+            }
+        }
+    }
+}

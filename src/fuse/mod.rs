@@ -1,1 +1,26 @@
-//! (under construction)
+//! The kernel adapter: decodes requests, calls [`crate::vfs`], replies. The only place that names the `fuser` crate.
+//!
+//! A request whose answer is in memory is answered on the kernel's loop thread; any other becomes a task, so that a loop
+//! thread never waits. Knows nothing of metadata, chunks or the Hub.
+
+mod adapter;
+mod attrs;
+mod convert;
+mod data;
+mod dirs;
+mod fusermount;
+mod init;
+mod interrupt;
+mod invalidate;
+mod locks;
+mod mountpoint;
+pub(crate) mod mounts;
+mod names;
+mod reply;
+mod session;
+mod signals;
+mod tasks;
+
+pub(crate) use mountpoint::absolute;
+pub use mountpoint::{MountPoint, detach, force, mounted_at, unmount};
+pub use session::{MountSettings, Mounted, mount};

@@ -1,8 +1,11 @@
 //! Inode numbers: from one counter of the volume, in batches, never given out twice.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::{Mutex as StdMutex, PoisonError};
 
 use bytes::Bytes;
+use lru::LruCache;
 use tokio::sync::Mutex;
 
 use super::Meta;
@@ -14,6 +17,8 @@ use crate::types::Ino;
 
 /// How many numbers a mount takes at once.
 const BATCH: u64 = 256;
+/// How many reserved numbers are remembered, of directories that are shown and not there yet.
+const RESERVED: NonZeroUsize = NonZeroUsize::new(16_384).expect("above 0");
 /// Numbers pass through Lua, where integers end.
 const LIMIT: u64 = 1 << 53;
 
@@ -21,11 +26,13 @@ const LIMIT: u64 = 1 << 53;
 pub(super) struct Ids {
     /// Held while a batch is fetched, so that a hundred waiters fetch one. The fetch is bounded by the engine.
     left: Mutex<Range<u64>>,
+    /// Never held across an await.
+    reserved: StdMutex<LruCache<Ino, ()>>,
 }
 
 impl Ids {
     pub fn new() -> Self {
-        Ids { left: Mutex::new(0..0) }
+        Ids { left: Mutex::new(0..0), reserved: StdMutex::new(LruCache::new(RESERVED)) }
     }
 
     /// Drops the numbers at hand: another mount may have got them after the server's memory went back.
@@ -35,9 +42,26 @@ impl Ids {
 }
 
 impl Meta {
-    /// A number that no inode had before. For a directory that is shown before its repository is published
-    /// ([`CommitPlan::repo_ino`](super::CommitPlan::repo_ino)); the other verbs take their numbers themselves.
-    pub async fn alloc_ino(&self) -> Result<Ino> {
+    /// Reserves a number that no inode had before, for a directory that is shown before its repository is published
+    /// ([`CommitPlan::repo_ino`](super::CommitPlan::repo_ino)); the other verbs take their numbers themselves. One that
+    /// is never used needs not be given back. The latest 16,384 reservations hold.
+    pub async fn reserve_ino(&self) -> Result<Ino> {
+        let ino = self.alloc_ino().await?;
+        self.0.ids.reserved.lock().unwrap_or_else(PoisonError::into_inner).put(ino, ());
+        Ok(ino)
+    }
+
+    /// Whether the number was reserved and not used: then no inode ever had it. What was an inode once and is
+    /// gone must not come back under its number.
+    pub(super) fn is_reserved(&self, ino: Ino) -> bool {
+        self.0.ids.reserved.lock().unwrap_or_else(PoisonError::into_inner).contains(&ino)
+    }
+
+    pub(super) fn use_reserved(&self, ino: Ino) {
+        self.0.ids.reserved.lock().unwrap_or_else(PoisonError::into_inner).pop(&ino);
+    }
+
+    pub(super) async fn alloc_ino(&self) -> Result<Ino> {
         let mut left = self.0.ids.left.lock().await;
         if left.is_empty() {
             let first = self.take_inos(BATCH).await?;

@@ -30,6 +30,12 @@ pub struct New {
 }
 
 impl New {
+    /// An inode of a user: neither device nor symlink, and nothing that a directory stands for.
+    #[must_use]
+    pub fn plain(kind: FileType, mode: u16, uid: u32, gid: u32) -> Self {
+        New { kind, mode, uid, gid, rdev: 0, target: None, role: None }
+    }
+
     /// The row in a directory with the row `parent`.
     fn row(&self, meta: &Meta, dir: Ino, parent: &InodeRow) -> Result<InodeRow> {
         let content = match (self.kind, &self.target) {

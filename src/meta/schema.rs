@@ -13,7 +13,7 @@
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
-//! | `t` | plain | name in the root → when its tombstone runs out (ns) |
+//! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
 //! | `ids` | plain | `ino` → the last inode number given out |
 //! | `v` | plain | `settings`, `schema`, `bytes`, `inodes`, `epoch` |
 //!
@@ -26,7 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use super::kv::{Key, inode_map};
 use crate::error::{Error, Kind, Result};
-use crate::types::{BlobId, Commit, Extent, FileType, Ino, ObjectId, RepoId, SessionId, Timestamp, Version};
+use crate::types::{
+    BlobId, Commit, Extent, FileType, Ino, ObjectId, Origin, RepoId, SessionId, Timestamp, Version,
+};
 
 /// The layout that this binary writes.
 pub const SCHEMA: u32 = 1;
@@ -127,15 +129,6 @@ pub struct InodeRow {
     pub chunks: u64,
 }
 
-/// Where a blob can be had from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Origin {
-    pub repo: RepoId,
-    pub commit: Commit,
-    /// The path in the repository.
-    pub path: String,
-}
-
 /// What is known of a blob from the start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BlobBase {
@@ -166,8 +159,11 @@ pub(super) struct OrphanRow {
 pub(super) struct StagingRow {
     pub session: SessionId,
     pub since: Timestamp,
-    /// First number and count.
-    pub inodes: Vec<(Ino, u64)>,
+    /// Directories are written before their entries.
+    pub first: Ino,
+    pub count: u64,
+    /// A directory that has entries and gets its row when it is published.
+    pub root: Option<Ino>,
     /// They are being deleted: it is too late to publish them.
     #[serde(default)]
     pub dropping: bool,
@@ -268,7 +264,7 @@ pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
 }
 
 pub(super) fn tombstone_key(name: &[u8]) -> Key {
-    Key::new("t", Bytes::copy_from_slice(name))
+    Key::new("tombstones/", Bytes::copy_from_slice(name))
 }
 
 pub(super) fn last_ino_key() -> Key {
@@ -376,3 +372,6 @@ mod blob_bytes {
             .map_err(|_| D::Error::custom("a blob id has 32 or 20 bytes"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,10 +123,17 @@ impl Meta {
         &self.0.info
     }
 
-    /// The others have declared this session dead: nothing can be written under it any more. Noticed by the heartbeats.
+    /// The others have declared this session dead: nothing can be written under it any more. Noticed by the next
+    /// commit or heartbeat.
     #[must_use]
     pub fn fenced(&self) -> bool {
         self.0.fenced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_fenced(&self) {
+        if !self.0.fenced.swap(true, Ordering::Relaxed) {
+            tracing::error!(session = %self.session(), "this session is closed, or was declared dead by other mounts");
+        }
     }
 
     /// All registered sessions.
@@ -174,8 +181,8 @@ impl Meta {
     async fn look_around(&self, silent: &mut HashMap<SessionId, Instant>) -> Result<()> {
         let now = Instant::now();
         let sessions = self.sessions().await?;
-        if !sessions.iter().any(|s| s.id == self.session()) && !self.0.fenced.swap(true, Ordering::Relaxed) {
-            tracing::error!(session = %self.session(), "the other mounts have declared this session dead");
+        if !sessions.iter().any(|s| s.id == self.session()) {
+            self.note_fenced();
         }
         silent.retain(|id, _| sessions.iter().any(|s| s.id == *id && !s.alive));
         for session in sessions.iter().filter(|s| !s.alive && s.id != self.session()) {
@@ -201,7 +208,7 @@ fn session_key(session: SessionId) -> Key {
 
 /// Beats and looks around until the session ends.
 async fn live(inner: Weak<Inner>, ttl: Duration) {
-    let mut tick = tokio::time::interval(ttl / 3);
+    let mut tick = tokio::time::interval((ttl / 3).max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent = HashMap::new();
     loop {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Meta;
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
 use super::schema::{self, Content, InodeRow};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::types::{FileType, Ino, Timestamp};
 
 /// A transaction in the making.
@@ -70,7 +70,13 @@ impl Meta {
     }
 
     pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
-        self.kv().commit(build.0).await
+        let outcome = self.kv().commit(build.0).await;
+        if let Err(error) = &outcome
+            && error.kind() == Kind::Fenced
+        {
+            self.note_fenced();
+        }
+        outcome
     }
 }
 

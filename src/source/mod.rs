@@ -2,6 +2,7 @@
 //! ranges; it knows no inodes, no cache and no other source. Who asks them in which order is the caller's affair.
 
 pub mod bucket;
+pub mod hub;
 pub mod storage;
 
 use std::fmt::Debug;

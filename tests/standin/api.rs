@@ -12,6 +12,7 @@ use super::cdn::iso_date;
 use super::http::{self, json as answer_json};
 use super::hub::Shared;
 use super::repos::{Entry, Repo, Tree};
+use super::xet;
 
 const VERBS: &[&str] = &["revision", "tree", "paths-info", "refs", "xet-read-token"];
 /// Pages are this small when every entry is expanded.
@@ -119,6 +120,13 @@ pub fn decode(segment: &str) -> String {
     percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
 
+/// Whose token this is: `hf_alice` is alice's.
+fn user(token: &str) -> Value {
+    let name = token.strip_prefix("hf_").unwrap_or("standin");
+    let access = json!({"displayName": name, "role": "read", "createdAt": "2024-05-06T07:08:09.000Z"});
+    json!({"type": "user", "name": name, "orgs": [], "auth": {"type": "access_token", "accessToken": access}})
+}
+
 struct Call {
     plural: String,
     id: String,
@@ -145,15 +153,15 @@ pub async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Respons
     let token = token(request.headers());
     let path = request.uri().path().to_owned();
     if path == "/api/whoami-v2" {
-        shared.counters.request("whoami");
+        shared.counters.request("whoami", request.headers());
         let known = |t: &str| shared.options.tokens.as_ref().is_none_or(|k| k.iter().any(|x| x == t));
         return match token.filter(|t| known(t)) {
-            Some(_) => answer_json(StatusCode::OK, &json!({"type": "user", "name": "standin", "orgs": []})),
+            Some(token) => answer_json(StatusCode::OK, &user(&token)),
             None => No::BadToken.response("", true),
         };
     }
     let Some(call) = parse(&path) else {
-        shared.counters.request("other");
+        shared.counters.request("other", request.headers());
         return No::Other(StatusCode::NOT_FOUND, "Sorry, we can't find the page you are looking for.".into())
             .response("", true);
     };
@@ -162,7 +170,7 @@ pub async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Respons
         "xet-read-token" => "xet_token".to_owned(),
         verb => verb.replace('-', "_"),
     };
-    shared.counters.request(&kind);
+    shared.counters.request(&kind, request.headers());
     let id = call.id.clone();
     match carry_out(shared, call, token.as_deref(), request).await {
         Ok(response) => response,
@@ -181,13 +189,25 @@ async fn carry_out(
         let from = format!("/api/{}/{}", call.plural, call.id);
         let rest = request.uri().path_and_query().map_or("", |p| p.as_str());
         let rest = rest.strip_prefix(&from).unwrap_or("");
-        return Err(No::Moved(format!("/api/{}/{to}{rest}", call.plural)));
+        let is_url = to.starts_with("http");
+        return Err(No::Moved(if is_url {
+            format!("{to}{from}{rest}")
+        } else {
+            format!("/api/{}/{to}{rest}", call.plural)
+        }));
     }
     let query = Query::parse(request.uri().query());
     match call.verb.as_str() {
         "" | "revision" => {
             let tree = tree(shared, &repo, &call.revision).await?;
-            Ok(answer_json(StatusCode::OK, &info(shared, &repo, &tree, query.is("blobs"))))
+            let mut value = info(shared, &repo, &tree, query.is("blobs"));
+            // With `expand`, only what it names (and who it is) is answered.
+            if let (Some(map), Some(_)) = (value.as_object_mut(), query.get("expand")) {
+                map.retain(|name, _| {
+                    name == "id" || name == "_id" || query.0.iter().any(|(k, v)| k == "expand" && v == name)
+                });
+            }
+            Ok(answer_json(StatusCode::OK, &value))
         }
         "tree" => {
             let tree = tree(shared, &repo, &call.revision).await?;
@@ -336,10 +356,10 @@ fn xet_token(repo: &Repo, shared: &Shared) -> Result<Response<Body>, No> {
         return Err(No::Other(StatusCode::NOT_FOUND, "not a Xet repository".into()));
     }
     let cas = format!("{}/cas", shared.cdn);
-    let value = json!({"casUrl": cas, "exp": 4_000_000_000_u64, "accessToken": "xet-standin"});
+    let value = json!({"casUrl": cas, "exp": 4_000_000_000_u64, "accessToken": xet::TOKEN});
     let mut response = answer_json(StatusCode::OK, &value);
     http::set(&mut response, "x-xet-cas-url", &cas);
-    http::set(&mut response, "x-xet-access-token", "xet-standin");
+    http::set(&mut response, "x-xet-access-token", xet::TOKEN);
     http::set(&mut response, "x-xet-token-expiration", "4000000000");
     Ok(response)
 }

@@ -1,7 +1,6 @@
 //! The CDN: signed URLs that run out, ranges, and no patience with tokens.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,37 +13,37 @@ use super::faults::Target;
 use super::http::{self, Connection};
 use super::hub::Shared;
 use super::resolve::{Served, send};
+use super::xet;
 
-/// Signs URLs and remembers what they stand for.
+/// Signs URLs.
 #[derive(Debug)]
 pub struct Signer {
     secret: u64,
-    files: HashMap<String, (PathBuf, String)>,
 }
 
 impl Signer {
     /// A signer whose URLs nobody else accepts: after a restart the old ones are refused.
     pub fn new() -> Self {
-        Signer { secret: rand::random(), files: HashMap::new() }
+        Signer { secret: rand::random() }
     }
 
-    /// The query of a URL for this content that is good for `life`.
-    pub fn sign(&mut self, sha256: &str, disk: &Path, label: &str, life: Duration) -> String {
-        self.files.entry(sha256.to_owned()).or_insert_with(|| (disk.to_owned(), label.to_owned()));
+    /// The query of a URL for this content that is good for `life`. `label`: what the counters call the file.
+    pub fn sign(&self, sha256: &str, label: &str, life: Duration) -> String {
         let date = amz_date(now());
         let life = life.as_secs();
-        let signature = self.signature(sha256, &date, life);
-        format!(
-            "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date={date}&X-Amz-Expires={life}&X-Amz-Signature={signature}"
-        )
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("X-Amz-Algorithm", "AWS4-HMAC-SHA256").append_pair("X-Amz-Date", &date);
+        query.append_pair("X-Amz-Expires", &life.to_string());
+        query.append_pair("X-Amz-Signature", &self.signature(sha256, &date, life));
+        query.append_pair("label", label).finish()
     }
 
     fn signature(&self, sha256: &str, date: &str, life: u64) -> String {
         hex::encode(Sha256::digest(format!("{} {sha256} {date} {life}", self.secret)))
     }
 
-    /// The file that a URL stands for, if its signature is right and has not run out.
-    fn check(&self, sha256: &str, query: &str) -> Result<(PathBuf, String), &'static str> {
+    /// The label of a URL, if its signature is right and has not run out.
+    fn check(&self, sha256: &str, query: &str) -> Result<String, &'static str> {
         let pairs: HashMap<String, String> =
             url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         let get = |name: &str| pairs.get(name).map_or("", String::as_str);
@@ -56,7 +55,7 @@ impl Signer {
         if date < amz_date(now().saturating_sub(life)).as_str() {
             return Err("Request has expired");
         }
-        self.files.get(sha256).cloned().ok_or("NoSuchKey")
+        Ok(get("label").to_owned())
     }
 }
 
@@ -68,7 +67,16 @@ impl Default for Signer {
 
 /// Answers HEAD and GET of signed URLs.
 pub fn answer(shared: &Shared, connection: &Connection, request: &Request<Incoming>) -> Response<Body> {
-    shared.counters.request(if request.method() == Method::HEAD { "cdn_head" } else { "cdn_get" });
+    if let Some(response) = xet::answer(shared, request) {
+        return response;
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        // hf_xet posts its telemetry here.
+        shared.counters.request("other", request.headers());
+        return refuse(StatusCode::NOT_FOUND, "NoSuchKey");
+    }
+    let kind = if request.method() == Method::HEAD { "cdn_head" } else { "cdn_get" };
+    shared.counters.request(kind, request.headers());
     if request.headers().contains_key(header::AUTHORIZATION) {
         shared.counters.leaked_token();
         return refuse(StatusCode::BAD_REQUEST, "Only one auth mechanism allowed");
@@ -80,11 +88,12 @@ pub fn answer(shared: &Shared, connection: &Connection, request: &Request<Incomi
         return refuse(StatusCode::FORBIDDEN, "Request has expired");
     }
     let checked = lock(&shared.signer).check(sha256, request.uri().query().unwrap_or(""));
-    let (disk, label) = match checked {
-        Ok(file) => file,
+    let label = match checked {
+        Ok(label) => label,
         Err(reason) => return refuse(StatusCode::FORBIDDEN, reason),
     };
-    let Ok(meta) = std::fs::metadata(&disk) else { return refuse(StatusCode::NOT_FOUND, "NoSuchKey") };
+    let file = shared.repos.find(sha256).and_then(|disk| Some((std::fs::metadata(&disk).ok()?, disk)));
+    let Some((meta, disk)) = file else { return refuse(StatusCode::NOT_FOUND, "NoSuchKey") };
     let served = Served {
         label: &label,
         // Not the sha256: nobody may take a CDN's ETag for the content's name.
@@ -96,7 +105,7 @@ pub fn answer(shared: &Shared, connection: &Connection, request: &Request<Incomi
     send(shared, connection, &served, request).unwrap_or_else(|no| no.response("", false))
 }
 
-fn refuse(status: StatusCode, reason: &str) -> Response<Body> {
+pub fn refuse(status: StatusCode, reason: &str) -> Response<Body> {
     let text =
         format!("<?xml version=\"1.0\"?><Error><Code>{status}</Code><Message>{reason}</Message></Error>");
     let mut response = Response::new(Body::from(text.clone()));

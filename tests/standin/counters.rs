@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::http::{HeaderMap, header};
 use serde::Serialize;
 
 /// Ranges beyond this many are counted but not listed.
@@ -12,8 +13,10 @@ const MAX_RANGES: usize = 100_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Requests by kind: `info`, `revision`, `tree`, `paths_info`, `refs`, `resolve_head`, `resolve_get`, `cdn_head`,
-    /// `cdn_get`, `xet_token`, `whoami`, `other`; for S3 `get`, `head`, `put`, `delete`, `list`, `post`.
+    /// `cdn_get`, `xet_token`, `xet_reconstruction`, `xorb_get`, `whoami`, `other`; for S3 `get`, `head`, `put`, `delete`, `list`, `post`.
     pub requests: BTreeMap<String, u64>,
+    /// The same apart for each kind of program ([`agent`]).
+    pub agents: BTreeMap<String, BTreeMap<String, u64>>,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// TCP connections accepted.
@@ -34,6 +37,11 @@ impl Counts {
     pub fn of(&self, kind: &str) -> u64 {
         self.requests.get(kind).copied().unwrap_or(0)
     }
+
+    /// Requests of all kinds.
+    pub fn total(&self) -> u64 {
+        self.requests.values().sum()
+    }
 }
 
 /// The counters of one file: `models/org/name/path`, or the key of an object.
@@ -47,6 +55,8 @@ pub struct PathCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ranged {
     pub path: String,
+    /// Who asked ([`agent`]).
+    pub agent: String,
     pub start: u64,
     pub end: u64,
     pub sent: u64,
@@ -71,8 +81,12 @@ impl Counters {
         self.with(|c| *c = Counts::default());
     }
 
-    pub fn request(&self, kind: &str) {
-        self.with(|c| *c.requests.entry(kind.to_owned()).or_default() += 1);
+    pub fn request(&self, kind: &str, headers: &HeaderMap) {
+        let agent = agent(headers);
+        self.with(|c| {
+            *c.requests.entry(kind.to_owned()).or_default() += 1;
+            *c.agents.entry(agent).or_default().entry(kind.to_owned()).or_default() += 1;
+        });
     }
 
     pub fn status(&self, status: u16) {
@@ -92,17 +106,28 @@ impl Counters {
     }
 
     /// Opens the account of one transfer.
-    pub fn transfer(&self, path: &str, start: u64, end: u64) -> Meter {
+    pub fn transfer(&self, path: &str, start: u64, end: u64, headers: &HeaderMap) -> Meter {
+        let agent = agent(headers);
         let index = self.with(|c| {
             c.paths.entry(path.to_owned()).or_default().requests += 1;
             let room = c.ranges.len() < MAX_RANGES;
             room.then(|| {
-                c.ranges.push(Ranged { path: path.to_owned(), start, end, sent: 0 });
+                c.ranges.push(Ranged { path: path.to_owned(), agent, start, end, sent: 0 });
                 c.ranges.len() - 1
             })
         });
         Meter { counters: self.clone(), path: path.to_owned(), start, index }
     }
+}
+
+/// The program that a request comes from: `hf_hub` for the Python libraries, whose own name comes second, else the first
+/// product of its User-Agent (`hfmount`, `curl`), else nothing.
+pub fn agent(headers: &HeaderMap) -> String {
+    let text = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if text.contains("hf_hub/") {
+        return "hf_hub".to_owned();
+    }
+    text.split(['/', ' ', ';']).next().unwrap_or("").to_owned()
 }
 
 /// The account of one transfer.

@@ -142,6 +142,11 @@ impl StandIn {
         self.shared.switches.set(f)
     }
 
+    /// Makes the CDN refuse every URL signed so far.
+    pub fn expire_urls(&self) {
+        *cdn::lock(&self.shared.signer) = cdn::Signer::new();
+    }
+
     /// The commit that a revision of a repository is at (`models`, `org/name`, `main`).
     pub fn commit(&self, plural: &str, id: &str, revision: &str) -> Option<String> {
         let repo = self.shared.repos.open(plural, id)?;
@@ -181,6 +186,10 @@ impl http::Handler for Hub {
         async move {
             let shared = &self.0;
             let path = request.uri().path();
+            if path == "/_standin/expire" {
+                *cdn::lock(&shared.signer) = cdn::Signer::new();
+                return Ok(json(StatusCode::OK, &serde_json::json!({})));
+            }
             if path.starts_with("/_standin/") {
                 return Ok(control(&shared.counters, &shared.switches, request).await);
             }
@@ -188,7 +197,7 @@ impl http::Handler for Hub {
             let target = if is_api { Target::Api } else { Target::Resolve };
             let is_head = request.method() == Method::HEAD;
             if let Some(response) = fate(&shared.switches, target, shared.options.delay).await? {
-                shared.counters.request("failed");
+                shared.counters.request("failed", request.headers());
                 shared.counters.status(response.status().as_u16());
                 return Ok(if is_head { http::without_body(response) } else { response });
             }
@@ -258,7 +267,8 @@ pub async fn fate(
     }
 }
 
-/// `GET /_standin/counters`, `POST /_standin/reset`, `GET|POST /_standin/faults`.
+/// `GET /_standin/counters`, `POST /_standin/reset`, `GET|POST /_standin/faults`. (The Hub has `POST /_standin/expire`
+/// as well: the URLs signed so far are refused.)
 pub async fn control(counters: &Counters, switches: &Switches, request: Request<Incoming>) -> Response<Body> {
     let value = match (request.method().clone(), request.uri().path()) {
         (Method::GET, "/_standin/counters") => serde_json::to_value(counters.get()),

@@ -18,6 +18,7 @@ pub mod repos;
 pub mod resolve;
 pub mod s3;
 pub mod throttle;
+pub mod xet;
 
 pub use counters::{Counters, Counts};
 pub use faults::{Faults, Target};

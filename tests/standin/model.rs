@@ -58,6 +58,21 @@ pub fn write(dir: &Path, model: &Model) -> io::Result<()> {
     fs::write(dir.join("README.md"), "---\nlicense: apache-2.0\n---\n# Random numbers\n")
 }
 
+/// Writes one file of a repository (`models/org/name/main/config.json`) or its `repo.json`, making the folders.
+pub fn put(root: &Path, path: &str, bytes: impl AsRef<[u8]>) {
+    let file = root.join(path);
+    fs::create_dir_all(file.parent().expect("inside of the root")).expect("folders");
+    fs::write(&file, bytes).expect("a writable root");
+}
+
+/// `len` seeded random bytes.
+pub fn random_bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(seed | 1);
+    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+    bytes.truncate(len);
+    bytes
+}
+
 fn write_safetensors(path: &Path, tensors: &[(String, u64)], random: &mut Random) -> io::Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));

@@ -38,7 +38,7 @@ pub struct RepoJson {
     pub tags: BTreeMap<String, String>,
     /// Number → folder: `refs/pr/<number>`.
     pub pr: BTreeMap<String, String>,
-    /// The repository was renamed to this id: 307.
+    /// The repository was renamed to this id, or all of the Hub moved to this `http://…`: 307.
     pub moved_to: Option<String>,
     /// The id that the API answers with when it differs from the one asked for, without a redirect.
     pub canonical_id: Option<String>,
@@ -187,13 +187,25 @@ pub struct Repos {
     /// Held while hashing: nothing is hashed twice.
     hashes: Mutex<HashMap<String, Hashed>>,
     trees: Mutex<HashMap<PathBuf, (Instant, Arc<Tree>)>>,
+    /// LFS files by sha256, as far as a tree named them.
+    by_sha256: Mutex<HashMap<String, PathBuf>>,
 }
 
 impl Repos {
     /// Repositories under `root`.
     pub fn new(root: &Path) -> Self {
         let kept = fs::read(root.join(KEPT)).ok().and_then(|b| serde_json::from_slice(&b).ok());
-        Repos { root: root.to_owned(), hashes: Mutex::new(kept.unwrap_or_default()), trees: Mutex::default() }
+        Repos {
+            root: root.to_owned(),
+            hashes: Mutex::new(kept.unwrap_or_default()),
+            trees: Mutex::default(),
+            by_sha256: Mutex::default(),
+        }
+    }
+
+    /// The file with this content, if a tree that was asked for has it.
+    pub fn find(&self, sha256: &str) -> Option<PathBuf> {
+        lock(&self.by_sha256).get(sha256).cloned()
     }
 
     /// The repository, if its folder exists.
@@ -264,6 +276,7 @@ impl Repos {
                 let pointer =
                     format!("version https://git-lfs.github.com/spec/v1\noid sha256:{hash}\nsize {size}\n");
                 let oid = git_id(pointer.as_bytes());
+                lock(&self.by_sha256).insert(hash.clone(), disk.clone());
                 (oid, Some(LfsEntry { sha256: hash, pointer_size: pointer.len() }))
             } else {
                 (hash, None)

@@ -59,14 +59,15 @@ pub async fn answer(
 ) -> Response<Body> {
     let token = api::token(request.headers());
     let Some(call) = parse(request.uri().path()) else {
-        shared.counters.request("other");
+        shared.counters.request("other", request.headers());
         return json(StatusCode::NOT_FOUND, &serde_json::json!({"error": "Not found"}));
     };
-    shared.counters.request(match (call.cached, request.method() == Method::HEAD) {
+    let kind = match (call.cached, request.method() == Method::HEAD) {
         (true, _) => "resolve_cache",
         (false, true) => "resolve_head",
         (false, false) => "resolve_get",
-    });
+    };
+    shared.counters.request(kind, request.headers());
     match carry_out(shared, connection, &call, token.as_deref(), &request).await {
         Ok(response) => response,
         Err(no) => no.response(&call.id, token.is_some()),
@@ -91,18 +92,22 @@ async fn carry_out(
         return Err(No::Entry(tree.commit.clone()));
     };
     match &entry.lfs {
-        Some(_) => redirect(shared, &repo, &tree, entry),
+        Some(_) => redirect(shared, &repo, &tree, entry, request.headers()),
         None if shared.options.resolve_cache && !call.cached => Ok(to_cache(&repo, &tree, entry, request)),
         None => git_file(shared, connection, &repo, &tree, entry, request),
     }
 }
 
-fn redirect(shared: &Shared, repo: &Repo, tree: &Tree, entry: &Entry) -> Result<Response<Body>, No> {
-    let (Some(lfs), Some(disk)) = (&entry.lfs, &entry.disk) else {
-        return Err(No::Entry(tree.commit.clone()));
-    };
+fn redirect(
+    shared: &Shared,
+    repo: &Repo,
+    tree: &Tree,
+    entry: &Entry,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, No> {
+    let Some(lfs) = &entry.lfs else { return Err(No::Entry(tree.commit.clone())) };
     let label = format!("{}/{}", repo.label(), entry.path);
-    let query = lock(&shared.signer).sign(&lfs.sha256, disk, &label, shared.options.signed_for);
+    let query = lock(&shared.signer).sign(&lfs.sha256, &label, shared.options.signed_for);
     let location = format!("{}/xet-bridge/{}?{query}", shared.cdn, lfs.sha256);
     let mut response = json(StatusCode::FOUND, &serde_json::json!({}));
     http::set(&mut response, header::LOCATION, &location);
@@ -112,7 +117,9 @@ fn redirect(shared: &Shared, repo: &Repo, tree: &Tree, entry: &Entry) -> Result<
     http::set(&mut response, header::ACCEPT_RANGES, "bytes");
     if repo.json.xet {
         http::set(&mut response, "x-xet-hash", &lfs.sha256);
-        let token = format!("/api/{}/{}/xet-read-token/{}", repo.plural, repo.id, tree.commit);
+        // Old clients take it as it stands: it must name the host.
+        let host = text(headers, "host").unwrap_or("localhost");
+        let token = format!("http://{host}/api/{}/{}/xet-read-token/{}", repo.plural, repo.id, tree.commit);
         let link = format!(
             "<{token}>; rel=\"xet-auth\", <{}/cas/v1/reconstructions/{}>; rel=\"xet-reconstruction-info\"",
             shared.cdn, lfs.sha256
@@ -123,13 +130,9 @@ fn redirect(shared: &Shared, repo: &Repo, tree: &Tree, entry: &Entry) -> Result<
 }
 
 fn to_cache(repo: &Repo, tree: &Tree, entry: &Entry, request: &Request<Incoming>) -> Response<Body> {
-    let file = request
-        .uri()
-        .path()
-        .splitn(2, "/resolve/")
-        .nth(1)
-        .and_then(|r| r.split_once('/'))
-        .map_or("", |r| r.1);
+    let path = request.uri().path();
+    let file =
+        path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, file)| file);
     let location = format!(
         "/api/resolve-cache/{}/{}/{}/{}",
         repo.plural,
@@ -217,7 +220,7 @@ pub fn send(
         let flow = Flow {
             buckets: shared.buckets(connection),
             spoil: shared.switches.body(served.target),
-            meter: shared.counters.transfer(served.label, range.start, range.end),
+            meter: shared.counters.transfer(served.label, range.start, range.end, request.headers()),
         };
         body::file(std::fs::File::open(disk).map_err(gone)?, range.clone(), flow)
     };

@@ -171,7 +171,7 @@ impl http::Handler for Store {
                 return Ok(control(&self.counters, &self.switches, request).await);
             }
             let (kind, target) = kind(&request);
-            self.counters.request(kind);
+            self.counters.request(kind, request.headers());
             let is_head = request.method() == Method::HEAD;
             let lost_reply = target == Target::Put && self.switches.lost_reply();
             let response = match fate(&self.switches, target, self.delay).await? {
@@ -241,7 +241,7 @@ impl Store {
             Some(range) => range,
             None => (0, length),
         };
-        let meter = self.counters.transfer(key, start, start + length);
+        let meter = self.counters.transfer(key, start, start + length, &HeaderMap::new());
         let spoil = self.switches.body(Target::Get);
         let buckets: Vec<_> = self.bucket.iter().chain(&connection.bucket).cloned().collect();
         let plain = buckets.is_empty() && spoil == Default::default();

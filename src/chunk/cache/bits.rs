@@ -8,6 +8,8 @@ use super::file::Presence;
 #[derive(Debug, Default)]
 pub struct Bits {
     len: u64,
+    /// How many are recorded and not suspect. Changes to one chunk are made by one caller at a time.
+    present: AtomicU64,
     recorded: Vec<AtomicU64>,
     suspect: Vec<AtomicU64>,
     used: Vec<AtomicU64>,
@@ -32,9 +34,7 @@ impl Bits {
 
     /// Longer: the new ones are absent. Shorter: those beyond are forgotten.
     pub fn resize(&mut self, len: u64) {
-        for idx in len..self.len.min(len.next_multiple_of(64)) {
-            self.clear(idx);
-        }
+        (len..self.len).for_each(|idx| self.clear(idx));
         self.len = len;
         for words in [&mut self.recorded, &mut self.suspect, &mut self.used] {
             words.resize_with(len.div_ceil(64) as usize, AtomicU64::default);
@@ -73,6 +73,7 @@ impl Bits {
         if idx >= self.len {
             return;
         }
+        let was = self.get(idx) == Presence::Present;
         let (word, bit) = place(idx);
         self.used[word].fetch_or(bit, Relaxed);
         if suspect {
@@ -81,19 +82,30 @@ impl Bits {
             self.suspect[word].fetch_and(!bit, SeqCst);
         }
         self.recorded[word].fetch_or(bit, SeqCst);
+        self.count(was, !suspect);
     }
 
     pub fn clear(&self, idx: u64) {
         if idx < self.len {
+            let was = self.get(idx) == Presence::Present;
             let (word, bit) = place(idx);
             self.recorded[word].fetch_and(!bit, SeqCst);
             self.suspect[word].fetch_and(!bit, SeqCst);
+            self.count(was, false);
+        }
+    }
+
+    fn count(&self, was: bool, is: bool) {
+        match (was, is) {
+            (false, true) => _ = self.present.fetch_add(1, SeqCst),
+            (true, false) => _ = self.present.fetch_sub(1, SeqCst),
+            _ => {}
         }
     }
 
     /// Every chunk present, none suspect.
     pub fn is_full(&self) -> bool {
-        self.next_absent(0, self.len).is_none() && self.suspect.iter().all(|w| w.load(SeqCst) == 0)
+        self.present.load(SeqCst) == self.len
     }
 
     pub fn next_absent(&self, from: u64, to: u64) -> Option<u64> {
@@ -129,6 +141,10 @@ mod tests {
         (0..200).filter(|i| *i != 130).for_each(|i| bits.set(i, false));
         assert_eq!(bits.next_absent(0, 200), Some(130));
         assert_eq!((bits.next_absent(131, 500), bits.next_absent(0, 130)), (None, None));
+        assert!(!bits.is_full());
+        bits.set(130, false);
+        assert!(bits.is_full());
+        bits.clear(130);
         bits.clear(64);
         assert_eq!((bits.next_absent(0, 200), bits.next_absent(65, 200)), (Some(64), Some(130)));
         assert_eq!(bits.next_recorded(64, 200), Some(65));

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ use super::epoch::Epochs;
 use super::evict::{self, Signal};
 use super::file::CacheFile;
 use super::index::{Header, RECORD_LEN};
-use super::{CacheLimits, ContentKey, lock};
+use super::{CacheLimits, ContentKey, lock, write};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Sibling directories tried when other daemons hold the first.
@@ -82,6 +82,8 @@ pub struct CacheDir {
     /// One pass of the evictor at a time.
     pub(super) passing: Mutex<()>,
     loaded: AtomicBool,
+    /// Whether the run has ended: a record after that would be believed without having been synced.
+    pub(super) ended: RwLock<bool>,
     evictor: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -106,6 +108,7 @@ impl CacheDir {
             signal: Arc::default(),
             passing: Mutex::new(()),
             loaded: AtomicBool::new(false),
+            ended: RwLock::new(false),
             evictor: Mutex::default(),
         });
         let thread = evict::start(&dir).context(|| "the evictor's thread")?;
@@ -201,6 +204,12 @@ impl CacheDir {
         lock(&self.table).contains_key(key)
     }
 
+    /// Bytes that the content takes on the disk, if the directory has it. No I/O.
+    #[must_use]
+    pub fn bytes_of(&self, key: &ContentKey) -> Option<u64> {
+        lock(&self.table).get(key).map(|e| e.bytes)
+    }
+
     /// Unlinks a content. Who uses it keeps it until he lets go; who opens it next starts empty.
     pub fn remove(&self, key: &ContentKey) -> Result<()> {
         let _gate = lock(self.gate(key));
@@ -246,8 +255,8 @@ impl CacheDir {
         self.loaded.load(Relaxed)
     }
 
-    /// Ends the run: everything goes to the disk and the directory says that it stopped cleanly. What is written
-    /// afterwards is not covered: the callers have stopped.
+    /// Ends the run: everything goes to the disk and the directory says that it stopped cleanly. Nothing can be recorded
+    /// afterwards ([`Kind::Unavailable`]).
     pub fn close(&self) -> Result<()> {
         self.signal.stop();
         if let Some(thread) = lock(&self.evictor).take()
@@ -256,6 +265,7 @@ impl CacheDir {
             tracing::error!("the evictor's thread panicked");
         }
         self.stamp(Duration::from_secs(60));
+        *write(&self.ended) = true;
         syncfs(&self.held).map_err(std::io::Error::from).context(|| self.root.display().to_string())?;
         self.epochs.end_clean(&self.root)
     }

@@ -48,7 +48,7 @@ pub struct CacheFile {
     bits: RwLock<Bits>,
     /// Sum of the lengths of the present chunks, bytes.
     filled: AtomicU64,
-    /// Raised before data may change or go, so that a reader that raced with it looks again.
+    /// Raised when a record was cleared, before the data under it changes: a reader that raced with it looks again.
     changes: AtomicU64,
     dirty: AtomicBool,
     /// Held while a chunk is taken from a content in use, and while it is said to be dirty: no chunk goes once that is
@@ -311,6 +311,12 @@ impl CacheFile {
         self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: false })
     }
 
+    /// The same for a chunk that came from the bucket.
+    pub fn record_stored(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32) -> Result<()> {
+        let epoch = self.dir.epochs().current();
+        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: true })
+    }
+
     /// Notes that the bucket has chunk `idx`, if it is still recorded with this hash.
     pub fn set_stored(&self, idx: u64, hash: &[u8; 32]) -> Result<()> {
         match self.record_of(idx)? {
@@ -325,13 +331,17 @@ impl CacheFile {
         if idx >= self.chunks() {
             return Err(Error::new(Kind::Invalid, format!("{} has no chunk {idx}", self.what())));
         }
-        let _order = lock(&self.header);
+        let ended = read(&self.dir.ended);
+        if *ended {
+            return Err(Error::new(Kind::Unavailable, "the cache directory is closed"));
+        }
+        let order = lock(&self.header);
         let old = self.record_of(idx)?.map_or(0, |r| u64::from(r.len));
         self.index.write_all_at(&record.encode(idx), record_offset(idx)).context(|| self.what())?;
         self.filled.fetch_add(u64::from(record.len), Relaxed);
         self.filled.fetch_sub(old, Relaxed);
         read(&self.bits).set(idx, false);
-        drop(_order);
+        drop((order, ended));
         self.account();
         Ok(())
     }
@@ -390,6 +400,13 @@ impl CacheFile {
             hasher.update(piece);
         })?;
         Ok(whole.then(|| hasher.finalize().into()))
+    }
+
+    /// Shows a present chunk in pieces. `false`: it is not present, or went meanwhile; what was shown is worthless then.
+    pub fn scan_present(&self, idx: u64, see: impl FnMut(&[u8])) -> Result<bool> {
+        let changes = self.changes.load(SeqCst);
+        let there = self.presence(idx) == Presence::Present && self.scan(idx, self.chunk_len(idx), see)?;
+        Ok(there && (self.changes.load(SeqCst) == changes || self.presence(idx) == Presence::Present))
     }
 
     /// Shows the first `len` bytes of chunk `idx` in pieces of at most 256 KiB; `false` if the file ends before.
@@ -536,7 +553,6 @@ impl CacheFile {
         if len == 0 {
             return Ok(());
         }
-        self.changes.fetch_add(1, SeqCst);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.data, flags, offset, len) {
             // A disk that cannot do it keeps the space until the content goes; nothing is wrong with the data.

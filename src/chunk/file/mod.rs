@@ -12,6 +12,7 @@
 mod content;
 mod flight;
 mod flush;
+mod put;
 mod read;
 mod state;
 #[cfg(test)]

@@ -1,0 +1,273 @@
+"""What hfmount costs against the local disk and against a plain download: see scripts/bench.sh --help.
+
+Every figure is the median of interleaved rounds, and what counts is the ratio of two things measured in the same round:
+absolute numbers of a shared machine say little. The local side is prepared as well as it can be: caches dropped, then
+read once in order, because a file whose pages came in at random reads several times slower afterwards.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
+
+from hub import Hub  # noqa: E402
+from process import built  # noqa: E402
+from volume import Volume  # noqa: E402
+
+LARGE, SMALL = "bench/large", "bench/small"
+TARGETS = {"cold fill": (1.10, "at most"), "warm pread": (0.35, "at least"), "daemon peak RSS": (200.0, "at most")}
+
+
+def measure(kind, path):
+    command = [sys.executable, os.path.join(HERE, "measure.py"), kind, path]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout)
+
+
+def drop_caches():
+    """Everything clean out of the page cache, and names with it; needs root."""
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as knob:
+        knob.write("3\n")
+
+
+class Bench:
+    def __init__(self, options):
+        self.options, self.rows = options, []
+        self.dir = os.path.join(options.dir, "hfmount-bench")
+        self.hub_dir = os.path.join(self.dir, "hub")
+        self.local = os.path.join(self.dir, "local")
+        os.makedirs(self.local, exist_ok=True)
+
+    def run(self):
+        self.make_repositories()
+        hub = Hub(self.hub_dir, "--rate", self.options.rate)
+        try:
+            # The first answer hashes the files; that is the Hub's time, not ours.
+            self.commits = {repo: hub.commit(repo) for repo in (LARGE, SMALL)}
+            self.cold_fill(hub)
+            volume = Volume(self.dir, hub.url)
+            try:
+                self.warm(volume)
+                self.small_files(volume)
+            finally:
+                volume.close()
+            if not self.options.skip_redis:
+                self.redis_commands(hub)
+        finally:
+            hub.stop()
+            if not self.options.keep:
+                shutil.rmtree(self.dir, ignore_errors=True)
+
+    def make_repositories(self):
+        size = self.options.size
+        large = os.path.join(self.hub_dir, "models", LARGE, "main")
+        path = os.path.join(large, "model.safetensors")
+        if not os.path.exists(path) or os.path.getsize(path) < size:
+            print(f"making a safetensors file of {size >> 20} MiB", file=sys.stderr)
+            subprocess.run([built("examples", "standin"), "make-model", large, "--size", str(size)], check=True)
+        for folder in (os.path.join(self.hub_dir, "models", SMALL, "main"), os.path.join(self.local, "small")):
+            os.makedirs(folder, exist_ok=True)
+            for number in range(1000):
+                with open(os.path.join(folder, f"file-{number:04}.json"), "wb") as file:
+                    file.write(random.Random(number).randbytes(2000))
+
+    def row(self, name, ours, theirs, unit, ratio=None, note=""):
+        """One line of the table; `ratio` is given when it is the median of ratios rather than the ratio of medians."""
+        ratio = ratio if ratio is not None else (ours / theirs if theirs else None)
+        self.rows.append({"name": name, "hfmount": ours, "native": theirs, "unit": unit, "ratio": ratio, "note": note})
+        print(f"  {name}: {ours:.4g} {unit}" + (f", ratio {ratio:.3f}" if ratio is not None else ""), file=sys.stderr)
+
+    def rounds(self, pairs, prepare=None):
+        """Measures two things turn by turn, the order changing; answers the medians of both and of their ratios."""
+        ours, theirs = [], []
+        for number in range(self.options.rounds):
+            order = [(0, pairs[0]), (1, pairs[1])]
+            for side, action in order if number % 2 == 0 else reversed(order):
+                if prepare:
+                    prepare()
+                (ours, theirs)[side].append(action())
+        ratios = [one / other for one, other in zip(ours, theirs)]
+        return statistics.median(ours), statistics.median(theirs), statistics.median(ratios)
+
+    # --- bytes
+
+    def cold_fill(self, hub):
+        """A whole file that lies only at the Hub: read through a new mount of a new volume, against curl to the same disk."""
+        target = os.path.join(self.local, "by-curl.safetensors")
+        url = f"{hub.url}/{LARGE}/resolve/{self.commits[LARGE]}/model.safetensors"
+        peaks, written = [], os.path.join(self.hub_dir, "models", LARGE, "main", "model.safetensors")
+
+        def by_curl():
+            if os.path.exists(target):
+                os.unlink(target)
+            drop_caches_if_root()
+            warm_source(written)
+            began = time.perf_counter()
+            subprocess.run(
+                ["curl", "--silent", "--fail", "--location", "--output", target, url], check=True, timeout=900
+            )
+            return time.perf_counter() - began
+
+        def by_mount():
+            volume = Volume(self.dir, hub.url)
+            try:
+                drop_caches_if_root()
+                warm_source(written)
+                taken = measure("pread", volume.path(LARGE, self.commits[LARGE], "model.safetensors"))
+                assert taken["bytes"] == os.path.getsize(written), taken
+                peaks.append(volume.peak_memory())
+                return taken["seconds"]
+            finally:
+                volume.close()
+
+        ours, theirs, ratio = self.rounds((by_mount, by_curl))
+        self.row(
+            "cold fill", ours, theirs, "s", ratio, f"curl -o from the same Hub, capped at {self.options.rate} bytes/s"
+        )
+        self.row(
+            "daemon peak RSS", max(peaks) / (1 << 20), None, "MiB", note=f"while filling {self.options.size >> 20} MiB"
+        )
+
+    def warm(self, volume):
+        """The filled file against its copy on the local disk: hot, and with the page cache dropped."""
+        path = volume.path(LARGE, self.commits[LARGE], "model.safetensors")
+        local = os.path.join(self.local, "by-curl.safetensors")
+        measure("pread", path)
+        gigabytes = os.path.getsize(local) / 1e9
+        for dropped in (False, True):
+            if dropped and os.geteuid() != 0:
+                print("  not root: reads with the page cache dropped are left out", file=sys.stderr)
+                return
+            for kind, title in (("pread", "pread"), ("mapped", "mmap copy")):
+                if not dropped:
+                    drop_caches_if_root()
+                    for file in (local, path):
+                        measure("pread", file)
+                ours, theirs, ratio = self.rounds(
+                    [lambda kind=kind, file=file: gigabytes / measure(kind, file)["seconds"] for file in (path, local)],
+                    prepare=drop_caches if dropped else None,
+                )
+                note = "page cache dropped, read from the disk cache" if dropped else "in the kernel's page cache"
+                self.row(f"{'dropped' if dropped else 'warm'} {title}", ours, theirs, "GB/s", ratio, note)
+
+    # --- names
+
+    def small_files(self, volume):
+        folder = os.path.dirname(volume.path(SMALL, self.commits[SMALL], "x"))
+        local = os.path.join(self.local, "small")
+        for kind in ("stat", "open_read"):
+            measure(kind, folder)
+        for kind, title in (("stat", "stat"), ("open_read", "open+read+close 2 KB")):
+            for lap, note in (("first", "nothing in the kernel"), ("again", "all in the kernel")):
+
+                def one(path, kind=kind, lap=lap):
+                    if lap == "first":
+                        drop_caches_if_root()
+                    return measure(kind, path)[lap]["median"] * 1e6
+
+                ours, theirs, ratio = self.rounds([lambda path=path: one(path) for path in (folder, local)])
+                self.row(f"{title}, {lap}", ours, theirs, "µs", ratio, f"each of 1,000 files; {note}")
+
+    def redis_commands(self, hub):
+        """Commands sent to the metadata engine for each operation: a count, the same on every machine."""
+        from commands import per_operation
+
+        volume = Volume(self.dir, hub.url, redis=True)
+        try:
+            for name, sent, scripted in per_operation(volume, SMALL, self.commits[SMALL]):
+                which = ", ".join(f"{command} {count:.2f}" for command, count in sorted(sent.items()))
+                inside = sum(scripted.values())
+                note = which + (f"; {inside:.2f} inside scripts" if inside else "")
+                self.row(f"Redis: {name}", sum(sent.values()), None, "commands", note=note)
+        finally:
+            volume.close()
+
+    # --- the answer
+
+    def machine(self):
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+        device = subprocess.run(
+            ["df", "--output=fstype,source", self.dir], capture_output=True, text=True
+        ).stdout.splitlines()
+        version = subprocess.run([built("", "hfmount"), "--version"], capture_output=True, text=True).stdout.strip()
+        return {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "kernel": platform.release(),
+            "cpu": f"{len(models)} x {models[0] if models else platform.machine()}",
+            "memory": f"{memory} GiB",
+            "disk": device[-1].split()[0] if device else "?",
+            "version": version,
+            "rounds": self.options.rounds,
+            "size": self.options.size,
+        }
+
+
+def drop_caches_if_root():
+    if os.geteuid() == 0:
+        drop_caches()
+    else:
+        os.sync()
+
+
+def warm_source(path):
+    """The Hub's own file in the page cache: its disk is not what is measured."""
+    with open(path, "rb", buffering=0) as file:
+        while file.read(1 << 22):
+            pass
+
+
+def table(machine, rows):
+    lines = [f"{machine['version']} on {machine['cpu']}, {machine['memory']}, Linux {machine['kernel']}, {machine['disk']}, "
+             f"{machine['date']}; medians of {machine['rounds']} interleaved rounds", ""]  # fmt: skip
+    lines += ["| what | hfmount | native | ratio | |", "|---|---|---|---|---|"]
+    for row in rows:
+        native = "" if row["native"] is None else f"{row['native']:.4g} {row['unit']}"
+        ratio = "" if row["ratio"] is None else f"**{row['ratio']:.3f}**"
+        note = row["note"]
+        if row["name"] in TARGETS:
+            bound, how = TARGETS[row["name"]]
+            value = row["ratio"] if row["ratio"] is not None else row["hfmount"]
+            met = value <= bound if how == "at most" else value >= bound
+            note += f"; to reach: {how} {bound:g}, {'reached' if met else 'MISSED'}"
+        lines.append(f"| {row['name']} | {row['hfmount']:.4g} {row['unit']} | {native} | {ratio} | {note} |")
+    return "\n".join(lines)
+
+
+def size(text):
+    units = {"K": 10, "M": 20, "G": 30}
+    return int(text[:-1]) << units[text[-1].upper()] if text[-1].upper() in units else int(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", default="/var/tmp", help="a folder on a real disk; the mounts and files lie below it")
+    parser.add_argument("--size", type=size, default=size("1G"), help="of the safetensors file (1G)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (5)")
+    parser.add_argument("--rate", default="400MB", help="bytes per second that the stand-in Hub sends (400MB)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures here")
+    parser.add_argument("--skip-redis", action="store_true", help="without the commands per operation")
+    parser.add_argument("--keep", action="store_true", help="keep the files for the next run")
+    options = parser.parse_args()
+    bench = Bench(options)
+    machine = bench.machine()
+    bench.run()
+    print(table(machine, bench.rows))
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"machine": machine, "figures": bench.rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""One measurement in a process of its own: python measure.py KIND PATH..., seconds and counts as JSON.
+
+Only what is measured is timed: the interpreter is up, and buffers are touched before.
+"""
+
+import json
+import mmap
+import os
+import sys
+import time
+
+MIB = 1 << 20
+
+
+def pread(path):
+    """The whole file in order, 1 MiB at a time into one buffer."""
+    buffer = bytearray(MIB)
+    started = time.perf_counter()
+    file = os.open(path, os.O_RDONLY)
+    offset = 0
+    while got := os.preadv(file, [buffer], offset):
+        offset += got
+    os.close(file)
+    return {"seconds": time.perf_counter() - started, "bytes": offset}
+
+
+def mapped(path):
+    """The whole file copied out of a private mapping, 1 MiB at a time into one buffer."""
+    buffer = bytearray(MIB)
+    started = time.perf_counter()
+    file = os.open(path, os.O_RDONLY)
+    size = os.fstat(file).st_size
+    with mmap.mmap(file, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapping, memoryview(mapping) as view:
+        os.close(file)
+        for start in range(0, size, MIB):
+            part = view[start : start + MIB]
+            buffer[: len(part)] = part
+            part.release()
+    return {"seconds": time.perf_counter() - started, "bytes": size}
+
+
+def names_of(folder):
+    """Known beforehand: listing the folder would bring names and attributes into the kernel."""
+    return [os.path.join(folder, f"file-{number:04}.json") for number in range(1000)]
+
+
+def each(paths, action):
+    """Seconds of the action on every path, the median apart."""
+    laps = []
+    started = time.perf_counter()
+    for path in paths:
+        before = time.perf_counter()
+        action(path)
+        laps.append(time.perf_counter() - before)
+    return {"seconds": time.perf_counter() - started, "median": sorted(laps)[len(laps) // 2], "count": len(laps)}
+
+
+def stat(folder):
+    """stat of every file, names known, in two passes: the second finds them in the kernel."""
+    paths = names_of(folder)
+    first = each(paths, os.stat)
+    return {"first": first, "again": each(paths, os.stat)}
+
+
+def read_once(path):
+    file = os.open(path, os.O_RDONLY)
+    os.read(file, 65536)
+    os.close(file)
+
+
+def open_read(folder):
+    """open, read and close of every file, in two passes."""
+    paths = names_of(folder)
+    first = each(paths, read_once)
+    return {"first": first, "again": each(paths, read_once)}
+
+
+if __name__ == "__main__":
+    kind, path = sys.argv[1:]
+    print(json.dumps({"pread": pread, "mapped": mapped, "stat": stat, "open_read": open_read}[kind](path)))

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Installs what the tests need, runs all of them, and ends with one line: `N passed, N failed`.
+#
+#   scripts/test.sh                       everything: unit, conformance and real-mount tests, then the client suites
+#   scripts/test.sh --rust                only cargo test
+#   scripts/test.sh --clients [SUITE...]  only real Hub libraries: on SQLite and a folder, then on Redis and S3 with two
+#                                         mounts; SUITE as in `test_lazy` or `test_users.Tokens`
+#   --no-setup                            install nothing: fail if something is missing
+#   --release                             test the release build (slower to build, faster to run)
+#
+# HFMOUNT_TESTS_SKIP_MOUNT=1 leaves out what needs kernel mounts (no /dev/fuse, no root): said at the end, never silently.
+# HFMOUNT_TESTS_KEEP=1 keeps the folders of the client suites. Servers are started on free ports and stopped by their
+# pids; mounts are made under a temporary folder and unmounted by path. 10 minutes on 2 cores, most of them compiling.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+
+rust=1 clients=1 setup=1 profile=debug
+flags=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --rust) clients= ;;
+    --clients) rust= ;;
+    --no-setup) setup= ;;
+    --release) profile=release flags=(--release) ;;
+    -h | --help)
+        sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"
+        exit
+        ;;
+    -*) die "no such option: $1" ;;
+    *) break ;;
+    esac
+    shift
+done
+
+passed=0 failed=0 skipped=
+log=$(mktemp -t hfmount-tests.XXXXXX)
+child=
+clean_up() {
+    # The runner unmounts and stops its servers on SIGTERM; cargo's tests end their own children.
+    if [ -n "$child" ] && kill -0 "$child" 2>/dev/null; then
+        kill -TERM "$child" 2>/dev/null || true
+        wait "$child" 2>/dev/null || true
+    fi
+    rm -f "$log"
+}
+trap clean_up EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+# run COMMAND...: in the background, so that a signal to this script is acted on at once; its output is shown and kept.
+run() {
+    "$@" > >(tee "$log") 2>&1 </dev/null &
+    child=$!
+    local status=0
+    wait "$child" || status=$?
+    child=
+    # tee may be a moment behind.
+    sleep 0.2
+    return $status
+}
+
+if [ -n "$setup" ]; then
+    scripts/setup.sh build mount redis ${clients:+python}
+fi
+need_cargo
+mounting=1
+if [ "${HFMOUNT_TESTS_SKIP_MOUNT:-}" = 1 ]; then
+    mounting=
+    skipped=" (kernel mounts and the client suites left out: HFMOUNT_TESTS_SKIP_MOUNT=1)"
+fi
+
+if [ -n "$rust" ]; then
+    say "cargo test --all-targets ${flags[*]-}"
+    status=0
+    run cargo test --locked --all-targets --no-fail-fast "${flags[@]}" || status=$?
+    totals=$(awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i+1) ~ /^passed/) p += $i; if ($(i+1) ~ /^failed/) f += $i } }
+        END { print p + 0, f + 0 }' "$log")
+    read -r p f <<<"$totals"
+    # A test binary that does not compile or that dies reports no number.
+    if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f))
+fi
+
+if [ -n "$clients" ] && [ -n "$mounting" ]; then
+    if [ -z "$rust" ]; then
+        cargo build --locked "${flags[@]}" --bin hfmount --example standin
+    fi
+    HFMOUNT_BIN=${HFMOUNT_BIN:-$(target_dir)/$profile/hfmount}
+    HFMOUNT_STANDIN=${HFMOUNT_STANDIN:-$(target_dir)/$profile/examples/standin}
+    export HFMOUNT_BIN HFMOUNT_STANDIN
+    say "client suites: real huggingface_hub, safetensors and tokenizers on the mount"
+    status=0
+    run "$VENVS/new/bin/python" tests/clients/run.py "$@" || status=$?
+    read -r p f < <(sed -n 's/^clients: \([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$log" | tail -1) || p=0 f=1
+    if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f))
+fi
+
+echo "$passed passed, $failed failed$skipped"
+[ "$failed" -eq 0 ]

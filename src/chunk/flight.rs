@@ -1,0 +1,256 @@
+//! Who waits for which chunk: one transfer for each, however many readers.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::blob::Blob;
+use super::cache::Presence;
+use super::overflow::Held;
+use super::readahead::Readahead;
+use super::{blocking, fill, lock};
+use crate::error::{Error, Kind, Result};
+
+/// How long a final refusal (no rights, nobody has it) is taken as the answer for the whole blob.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// How long nothing is fetched ahead after a failure.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// What became of a chunk that was waited for.
+#[derive(Clone, Debug)]
+pub(super) enum Landing {
+    /// On the disk.
+    Cached,
+    /// There was no room on the disk.
+    Memory(Arc<Held>),
+    Failed(Arc<Error>),
+}
+
+/// A wait for one chunk. Dropping it leaves the transfer to the others.
+#[derive(Debug)]
+pub(super) enum Wait {
+    For(watch::Receiver<Option<Landing>>),
+    Held(Arc<Held>),
+}
+
+impl Wait {
+    pub(super) async fn landing(self) -> Landing {
+        match self {
+            Wait::Held(held) => Landing::Memory(held),
+            Wait::For(mut flight) => match flight.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(landing)) => landing.clone(),
+                _ => Landing::Failed(Arc::new(Error::new(Kind::Unavailable, "the transfer was given up"))),
+            },
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// The chunks on their way. As many as transfers in all cover, not as the blob has.
+    flights: HashMap<u64, watch::Sender<Option<Landing>>>,
+    pub readahead: Readahead,
+    /// Handles open.
+    pub users: usize,
+    /// Raised when all chunks were dropped: what was on its way then does not count.
+    pub generation: u64,
+    /// Only the origin is asked: with what the others gave, the blob was not what its name says.
+    pub only_origin: bool,
+    /// Hashes that the origin gave although others are recorded.
+    pub claims: HashMap<u64, [u8; 32]>,
+    refused: Option<(Instant, Arc<Error>)>,
+    /// When a transfer failed last: nothing is fetched ahead for a moment.
+    hold: Option<Instant>,
+}
+
+impl State {
+    pub(super) fn new(chunk_size: u32, chunks: u64, window: u64) -> Self {
+        State {
+            flights: HashMap::new(),
+            readahead: Readahead::new(chunk_size, chunks, window),
+            users: 0,
+            generation: 0,
+            only_origin: false,
+            claims: HashMap::new(),
+            refused: None,
+            hold: None,
+        }
+    }
+}
+
+impl Blob {
+    /// A wait for each of the chunks that is not on the disk; what nobody fetches yet is begun.
+    pub(super) fn join(self: &Arc<Self>, chunks: Range<u64>) -> Result<Vec<(u64, Wait)>> {
+        let mut waits = Vec::new();
+        let mut fetch: Vec<Range<u64>> = Vec::new();
+        let mut suspects = Vec::new();
+        {
+            let mut state = lock(&self.state);
+            if self.shared.is_closing() {
+                return Err(Error::new(Kind::Unavailable, "the store of chunks is closed"));
+            }
+            for idx in chunks {
+                if let Some(flight) = state.flights.get(&idx) {
+                    waits.push((idx, Wait::For(flight.subscribe())));
+                    continue;
+                }
+                // After the flights: a chunk is on the disk before its flight ends.
+                let presence = self.file.presence(idx);
+                if presence == Presence::Present {
+                    continue;
+                }
+                if presence == Presence::Suspect {
+                    suspects.push(idx);
+                } else if let Some(held) = self.shared.overflow.get(self.id, idx) {
+                    waits.push((idx, Wait::Held(held)));
+                    continue;
+                } else {
+                    match &state.refused {
+                        Some((at, e)) if at.elapsed() < REFUSED_FOR => {
+                            return self.refuse(e, fetch, suspects);
+                        }
+                        _ => {}
+                    }
+                    match fetch.last_mut() {
+                        Some(run) if run.end == idx => run.end += 1,
+                        _ => fetch.push(idx..idx + 1),
+                    }
+                }
+                let (flight, wait) = watch::channel(None);
+                state.flights.insert(idx, flight);
+                waits.push((idx, Wait::For(wait)));
+            }
+        }
+        for run in fetch {
+            self.shared.spawn(fill::run(Flights::new(self, run), None));
+        }
+        for idx in suspects {
+            self.shared.spawn(recheck(Flights::new(self, idx..idx + 1)));
+        }
+        Ok(waits)
+    }
+
+    /// Takes back flights that were entered in the same step.
+    fn refuse(
+        self: &Arc<Self>,
+        error: &Arc<Error>,
+        fetch: Vec<Range<u64>>,
+        suspects: Vec<u64>,
+    ) -> Result<Vec<(u64, Wait)>> {
+        let error = error.share();
+        let blob = self.clone();
+        // Ending a flight takes the lock that the caller holds.
+        self.shared.spawn(async move {
+            for run in fetch.into_iter().chain(suspects.into_iter().map(|i| i..i + 1)) {
+                drop(Flights::new(&blob, run));
+            }
+        });
+        Err(error)
+    }
+
+    /// Somebody read there: fetches ahead if that seems worth while.
+    pub(super) fn note(self: &Arc<Self>, offset: u64, len: u64) {
+        if self.file.is_complete() {
+            return;
+        }
+        lock(&self.state).readahead.access(offset, len);
+        self.pump();
+    }
+
+    /// Begins transfers ahead of the readers, as many as have a place.
+    pub(super) fn pump(self: &Arc<Self>) {
+        let segment = (self.shared.options.segment / self.chunk_size()).max(1);
+        loop {
+            if self.shared.is_closing() || self.shared.was_full() {
+                return;
+            }
+            let Ok(place) = self.shared.ahead.clone().try_acquire_owned() else { return };
+            let run = {
+                let mut state = lock(&self.state);
+                let State { flights, readahead, hold, .. } = &mut *state;
+                if hold.is_some_and(|at| at.elapsed() < HOLD) {
+                    return;
+                }
+                let missing =
+                    |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
+                let Some(run) = readahead.next(segment, missing) else { return };
+                run.clone().for_each(|idx| _ = flights.insert(idx, watch::channel(None).0));
+                run
+            };
+            self.shared.spawn(fill::run(Flights::new(self, run), Some(place)));
+        }
+    }
+
+    /// Whether somebody waits for one of the chunks.
+    pub(super) fn is_awaited(&self, mut chunks: Range<u64>) -> bool {
+        let state = lock(&self.state);
+        chunks.any(|idx| state.flights.get(&idx).is_some_and(|f| f.receiver_count() > 0))
+    }
+
+    fn land(&self, idx: u64, landing: &Landing) {
+        if let Some(flight) = lock(&self.state).flights.remove(&idx) {
+            flight.send_replace(Some(landing.clone()));
+        }
+    }
+}
+
+/// The duty to end the flights of a run of chunks. When it is dropped, those that did not land have failed.
+#[derive(Debug)]
+pub(super) struct Flights {
+    pub blob: Arc<Blob>,
+    /// Those still up.
+    pub left: Range<u64>,
+    error: Option<Arc<Error>>,
+}
+
+impl Flights {
+    fn new(blob: &Arc<Blob>, run: Range<u64>) -> Self {
+        Flights { blob: blob.clone(), left: run, error: None }
+    }
+
+    /// The first of the run is there.
+    pub(super) fn landed(&mut self, landing: &Landing) {
+        if self.left.start < self.left.end {
+            self.blob.land(self.left.start, landing);
+            self.left.start += 1;
+        }
+    }
+
+    /// The rest has failed, for this reason.
+    pub(super) fn failed(mut self, error: Error) {
+        let error = Arc::new(error);
+        {
+            let mut state = lock(&self.blob.state);
+            state.readahead.failed(self.left.start);
+            state.hold = Some(Instant::now());
+            if matches!(error.kind(), Kind::Access | Kind::NotFound) {
+                state.refused = Some((Instant::now(), error.clone()));
+            }
+        }
+        self.error = Some(error);
+    }
+}
+
+impl Drop for Flights {
+    fn drop(&mut self) {
+        let given_up = || Arc::new(Error::new(Kind::Unavailable, "the transfer was given up"));
+        let landing = Landing::Failed(self.error.take().unwrap_or_else(given_up));
+        self.left.clone().for_each(|idx| self.blob.land(idx, &landing));
+    }
+}
+
+/// Decides about a chunk of a run that did not stop cleanly; fetches it if it is not what was recorded.
+async fn recheck(mut flights: Flights) {
+    let (file, idx) = (flights.blob.file.clone(), flights.left.start);
+    match blocking(move || file.verify(idx)).await {
+        Ok(true) => flights.landed(&Landing::Cached),
+        Ok(false) => fill::run(flights, None).await,
+        Err(e) => flights.failed(e),
+    }
+}
+
+/// A place among the transfers ahead of readers.
+pub(super) type AheadPlace = Option<OwnedSemaphorePermit>;

@@ -1,0 +1,359 @@
+//! One transfer: a run of chunks from one source into the cache, each hashed on its way and shown as soon as it is whole
+//! and settled. What is in memory of it is two pieces, whatever the chunk size.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::blob::{Blob, Facts};
+use super::cache::{BLOB_TAG, CacheFile};
+use super::digest::Digest;
+use super::flight::{Flights, Landing};
+use super::overflow::Held;
+use super::settle::{Finding, settle};
+use super::shared::PIECE;
+use super::{blocking, lock};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::meta::ChunkRow;
+use crate::source::{Source, Want};
+
+/// Pieces of a source that are gathered at most, however small.
+const MAX_PIECES: usize = 256;
+
+/// What is known when a round begins.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub facts: Arc<Facts>,
+    /// The rows of the chunks from `base` on.
+    pub rows: Vec<ChunkRow>,
+    pub base: u64,
+    pub generation: u64,
+}
+
+impl Task {
+    fn row(&self, idx: u64) -> ChunkRow {
+        self.rows.get((idx - self.base) as usize).copied().unwrap_or_default()
+    }
+}
+
+/// Fetches what is left of the run from source number `n`. Chunks that came whole have landed even if it fails.
+pub(super) async fn pour(flights: &mut Flights, task: &Task, n: usize, source: &dyn Source) -> Result<()> {
+    let mut last = None;
+    let result = stream(flights, task, n, source, &mut last).await;
+    // The chunk before the one that failed may just be settling.
+    let settled = land(flights, last).await;
+    settled.and(result)
+}
+
+async fn stream(
+    flights: &mut Flights,
+    task: &Task,
+    n: usize,
+    source: &dyn Source,
+    last: &mut Option<Settling>,
+) -> Result<()> {
+    let blob = flights.blob.clone();
+    let shared = &blob.shared;
+    let run = flights.left.clone();
+    let stored = run.clone().map(|idx| Some(task.row(idx)).filter(|r| r.stored).and_then(|r| r.hash));
+    let want = Want {
+        blob: blob.id,
+        size: blob.size,
+        origins: task.facts.origins.clone(),
+        first: run.start,
+        count: run.end - run.start,
+        chunk_size: blob.file.chunk_size(),
+        stored: stored.collect(),
+    };
+    let limit = shared.options.source_timeout;
+    let late = |what| Error::new(Kind::TimedOut, format!("{what} after {} s", limit.as_secs()));
+    let counters = &shared.counters.fetched[n];
+    counters.requests.fetch_add(1, Relaxed);
+    let mut bytes = timeout(limit, source.fetch(&want)).await.map_err(|_| late("no answer"))??;
+
+    let mut idx = run.start;
+    let mut chunk = Pouring::new(&blob, idx);
+    while let Some(piece) = timeout(limit, bytes.next()).await.map_err(|_| late("no more bytes"))? {
+        let mut piece = piece?;
+        counters.bytes.fetch_add(piece.len() as u64, Relaxed);
+        while !piece.is_empty() {
+            if idx == run.end {
+                return Err(Error::new(Kind::Corrupt, "more bytes than asked for"));
+            }
+            let len = piece.len().min(chunk.rest());
+            chunk.push(piece.split_to(len)).await?;
+            if chunk.rest() > 0 {
+                continue;
+            }
+            let poured = chunk.finish().await?;
+            land(flights, last.take()).await?;
+            let is_origin = n + 1 == shared.sources.len();
+            let finding = Finding {
+                is_origin,
+                stored: task.row(idx).stored,
+                recorded: task.row(idx).hash,
+                whole: poured.whole,
+            };
+            *last = Some(Settling(tokio::spawn(show(
+                blob.clone(),
+                poured,
+                finding,
+                task.generation,
+                source.name() == "bucket",
+            ))));
+            idx += 1;
+            chunk = Pouring::new(&blob, idx);
+        }
+    }
+    if idx < run.end {
+        return Err(Error::new(Kind::Unavailable, "the transfer ended early"));
+    }
+    Ok(())
+}
+
+/// A chunk on its way from "whole" to "shown", while the next one comes in.
+struct Settling(JoinHandle<Result<Landing>>);
+
+async fn land(flights: &mut Flights, settling: Option<Settling>) -> Result<()> {
+    let Some(Settling(task)) = settling else { return Ok(()) };
+    let landing = task.await.map_err(|e| Error::with_source(Kind::Internal, "settling a chunk", e))??;
+    flights.landed(&landing);
+    Ok(())
+}
+
+/// Agrees with the cluster on the chunk, then records it in the cache.
+async fn show(
+    blob: Arc<Blob>,
+    poured: Poured,
+    finding: Finding,
+    generation: u64,
+    from_bucket: bool,
+) -> Result<Landing> {
+    let Poured { idx, hash, len, mut memory, .. } = poured;
+    settle(&blob, idx, hash, &finding).await.context(|| format!("chunk {idx}"))?;
+    if lock(&blob.state).generation != generation {
+        return Err(Error::new(Kind::Unavailable, format!("chunk {idx} was dropped meanwhile")));
+    }
+    let shared = &blob.shared;
+    if memory.is_none() {
+        let file = blob.file.clone();
+        let recorded = blocking(move || match from_bucket {
+            true => file.record_stored(idx, &BLOB_TAG, &hash, len),
+            false => file.record(idx, &BLOB_TAG, &hash, len),
+        });
+        if let Err(e) = recorded.await {
+            // The data is there, only the index found no room.
+            tracing::debug!(blob = %blob.id, idx, error = %e, "no record in the cache");
+            shared.disk_is_full();
+            memory = Some(read_back(&blob, idx, len).await?);
+        }
+    }
+    shared.counters.filled.fetch_add(1, Relaxed);
+    let landing = match memory {
+        Some(held) => {
+            shared.counters.from_memory.fetch_add(1, Relaxed);
+            shared.overflow.keep(blob.id, idx, held.clone());
+            Landing::Memory(held)
+        }
+        None => {
+            if finding.whole == Some(true) {
+                blob.verified_at_once();
+            } else {
+                blob.check_more();
+            }
+            if !from_bucket && !finding.stored {
+                shared.uploads.add(&blob, idx, hash);
+            }
+            Landing::Cached
+        }
+    };
+    Ok(landing)
+}
+
+async fn read_back(blob: &Arc<Blob>, idx: u64, len: u32) -> Result<Arc<Held>> {
+    let place = blob.shared.overflow.place().await?;
+    let file = blob.file.clone();
+    let bytes = blocking(move || from_disk(&file, idx, len as usize)).await?;
+    Ok(Held::new(bytes.freeze(), place))
+}
+
+fn from_disk(file: &CacheFile, idx: u64, len: usize) -> Result<BytesMut> {
+    let mut bytes = BytesMut::zeroed(len);
+    let n = file.read_at(idx * u64::from(file.chunk_size()), &mut bytes)?;
+    if n < len {
+        return Err(Error::new(Kind::Disk, format!("chunk {idx} was cut in the cache")));
+    }
+    Ok(bytes)
+}
+
+/// A chunk that came whole.
+struct Poured {
+    idx: u64,
+    hash: [u8; 32],
+    len: u32,
+    /// The chunk itself if it is not on the disk.
+    memory: Option<Arc<Held>>,
+    /// Whether the blob, being this one chunk, is what its name says.
+    whole: Option<bool>,
+}
+
+/// A chunk that is coming in.
+struct Pouring {
+    blob: Arc<Blob>,
+    idx: u64,
+    len: usize,
+    taken: usize,
+    batch: Vec<Bytes>,
+    gathered: usize,
+    sink: Place,
+}
+
+enum Place {
+    Here(Box<Sink>),
+    /// Being written to, elsewhere.
+    Away(JoinHandle<Result<Box<Sink>, Box<NoRoom>>>),
+    /// Between the two, or lost with a failed write.
+    Gone,
+}
+
+struct Sink {
+    hasher: blake3::Hasher,
+    whole: Option<Digest>,
+    written: usize,
+    memory: Option<(BytesMut, OwnedSemaphorePermit)>,
+}
+
+/// A write that the disk did not take.
+struct NoRoom {
+    sink: Box<Sink>,
+    batch: Vec<Bytes>,
+    error: Error,
+}
+
+impl Pouring {
+    fn new(blob: &Arc<Blob>, idx: u64) -> Self {
+        let single = blob.file.chunks() == 1;
+        let sink = Sink {
+            hasher: blake3::Hasher::new(),
+            whole: single.then(|| Digest::new(&blob.id, blob.size)),
+            written: 0,
+            memory: None,
+        };
+        Pouring {
+            blob: blob.clone(),
+            idx,
+            len: blob.file.chunk_len(idx) as usize,
+            taken: 0,
+            batch: Vec::new(),
+            gathered: 0,
+            sink: Place::Here(Box::new(sink)),
+        }
+    }
+
+    /// Bytes still to come.
+    fn rest(&self) -> usize {
+        self.len - self.taken
+    }
+
+    async fn push(&mut self, piece: Bytes) -> Result<()> {
+        self.taken += piece.len();
+        self.gathered += piece.len();
+        self.batch.push(piece);
+        if self.gathered >= PIECE || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the write before and begins the next one.
+    async fn flush(&mut self) -> Result<()> {
+        let sink = self.sink().await?;
+        let (file, idx) = (self.blob.file.clone(), self.idx);
+        let batch = std::mem::take(&mut self.batch);
+        self.gathered = 0;
+        self.sink = Place::Away(tokio::task::spawn_blocking(move || write(&file, idx, sink, batch)));
+        Ok(())
+    }
+
+    async fn sink(&mut self) -> Result<Box<Sink>> {
+        match std::mem::replace(&mut self.sink, Place::Gone) {
+            Place::Here(sink) => Ok(sink),
+            Place::Gone => Err(Error::new(Kind::Internal, "a chunk without a place")),
+            Place::Away(job) => match job.await {
+                Ok(Ok(sink)) => Ok(sink),
+                Ok(Err(no_room)) => self.into_memory(*no_room).await,
+                Err(e) => Err(Error::with_source(Kind::Internal, "writing to the cache", e)),
+            },
+        }
+    }
+
+    /// Goes on in memory, if somebody waits for the chunk.
+    async fn into_memory(&mut self, no_room: NoRoom) -> Result<Box<Sink>> {
+        let NoRoom { mut sink, batch, error } = no_room;
+        let shared = &self.blob.shared;
+        if !shared.was_full() {
+            tracing::warn!(blob = %self.blob.id, error = %error, "the cache has no room: reads go on without it");
+        }
+        shared.disk_is_full();
+        if !self.blob.is_awaited(self.idx..self.idx + 1) {
+            return Err(error);
+        }
+        let place = shared.overflow.place().await?;
+        let (file, idx, len) = (self.blob.file.clone(), self.idx, self.len);
+        blocking(move || {
+            let mut bytes = from_disk(&file, idx, sink.written)?;
+            bytes.reserve(len - bytes.len());
+            sink.memory = Some((bytes, place));
+            write(&file, idx, sink, batch).map_err(|e| e.error)
+        })
+        .await
+    }
+
+    async fn finish(mut self) -> Result<Poured> {
+        let sink = *self.sink().await?;
+        let whole = sink.whole.map(|digest| digest.finish() == self.blob.id);
+        Ok(Poured {
+            idx: self.idx,
+            hash: sink.hasher.finalize().into(),
+            len: self.len as u32,
+            memory: sink.memory.map(|(bytes, place)| Held::new(bytes.freeze(), place)),
+            whole,
+        })
+    }
+}
+
+fn write(
+    file: &Arc<CacheFile>,
+    idx: u64,
+    mut sink: Box<Sink>,
+    batch: Vec<Bytes>,
+) -> Result<Box<Sink>, Box<NoRoom>> {
+    let len: usize = batch.iter().map(Bytes::len).sum();
+    if let Some((bytes, _)) = &mut sink.memory {
+        batch.iter().for_each(|piece| bytes.extend_from_slice(piece));
+    } else {
+        let at = idx * u64::from(file.chunk_size()) + sink.written as u64;
+        let mut written = file.write_pieces(at, &batch);
+        if written.as_ref().is_err_and(|e| e.kind() == Kind::NoSpace)
+            && file.dir().make_room(u64::from(file.chunk_size()))
+        {
+            written = file.write_pieces(at, &batch);
+        }
+        if let Err(error) = written {
+            return Err(Box::new(NoRoom { sink, batch, error }));
+        }
+    }
+    for piece in &batch {
+        sink.hasher.update(piece);
+        if let Some(whole) = &mut sink.whole {
+            whole.update(piece);
+        }
+    }
+    sink.written += len;
+    Ok(sink)
+}

@@ -1,0 +1,307 @@
+//! What to fetch before it is asked for. Pure: told of reads, it says which chunks are worth having.
+//!
+//! The kernel cannot provide the parallelism that a distant source needs (it keeps two or three windows of 128 KiB in
+//! flight), so the daemon follows the readers of a content itself. They are told apart by place, not by handle, since
+//! mappings and threads share one. A reader begins with no window: who looks at one header gets the chunk it is in. As it
+//! makes its way through chunks its window doubles, until it is all the rest. Faults of a mapping come as small reads out
+//! of order: a step back within the window changes nothing. What is nowhere near a known reader is a new one; random
+//! reads are many new ones, none of which ever makes its way.
+
+use std::ops::Range;
+
+/// Readers of one content told apart at a time.
+const MAX_STREAMS: usize = 8;
+/// A reader may step back this many chunks, however small its window.
+const MIN_BACK: u64 = 4;
+/// Chunks taken one after the other show a reader's way, however little it reads of each.
+const STEPS: u32 = 3;
+/// The window that a new reader may inherit from others of the same content, in chunks.
+const MAX_TRUST: u64 = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stream {
+    /// The first chunk beyond all that were read.
+    frontier: u64,
+    /// The first chunk not yet given out.
+    next: u64,
+    /// Chunks wanted from the frontier on.
+    window: u64,
+    /// Bytes read since the window last grew.
+    bytes: u64,
+    /// Chunks entered in order since the window last grew.
+    steps: u32,
+}
+
+impl Stream {
+    fn end(&self) -> u64 {
+        self.frontier.saturating_add(self.window)
+    }
+
+    fn covers(&self, chunk: u64) -> bool {
+        let back = self.window.max(MIN_BACK);
+        (self.frontier.saturating_sub(back)..=self.end()).contains(&chunk)
+    }
+}
+
+/// Follows the readers of one content. Bounded memory, whatever the content's size.
+#[derive(Clone, Debug)]
+pub struct Readahead {
+    chunk_size: u64,
+    chunks: u64,
+    max_window: u64,
+    /// The latest first.
+    streams: Vec<Stream>,
+    /// With how much a new reader begins, in chunks: readers of tensors jump, and go on as before.
+    trust: u64,
+}
+
+impl Readahead {
+    /// For a content of `chunks` chunks, of which at most `max_window` are wanted ahead of a reader.
+    #[must_use]
+    pub fn new(chunk_size: u32, chunks: u64, max_window: u64) -> Self {
+        Readahead { chunk_size: u64::from(chunk_size), chunks, max_window, streams: Vec::new(), trust: 0 }
+    }
+
+    /// Somebody reads `len` bytes at `offset`; within the content.
+    pub fn access(&mut self, offset: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let (first, last) = (offset / self.chunk_size, (offset + len - 1) / self.chunk_size);
+        let mut stream = match self.streams.iter().position(|s| s.covers(first)) {
+            Some(at) => self.streams.remove(at),
+            None => {
+                let window = self.trust.min(self.max_window);
+                self.trust /= 2;
+                self.streams.truncate(MAX_STREAMS - 1);
+                Stream { frontier: first, next: first, window, bytes: 0, steps: 0 }
+            }
+        };
+        if last >= stream.frontier {
+            // It enters a chunk. What counts is what it read before.
+            if stream.bytes >= self.chunk_size / 4 || stream.steps >= STEPS {
+                self.grow(&mut stream);
+            }
+            stream.steps += u32::from(first <= stream.frontier);
+            stream.frontier = last + 1;
+        } else if stream.window == 0 && stream.bytes + len >= self.chunk_size / 2 {
+            // Half-way through its first chunk: the next one is wanted when it gets there.
+            self.grow(&mut stream);
+        }
+        stream.bytes = stream.bytes.saturating_add(len);
+        self.streams.insert(0, stream);
+    }
+
+    fn grow(&mut self, stream: &mut Stream) {
+        stream.window = (stream.window * 2).max(1).min(self.max_window);
+        stream.bytes = 0;
+        stream.steps = 0;
+        self.trust = self.trust.max(stream.window / 4).min(MAX_TRUST);
+    }
+
+    /// The next run of chunks to fetch ahead, of at most `segment` chunks, all of them `missing`; each chunk is given out
+    /// once for a reader. Small windows are cut finer, so that what is fetched is fetched in parallel.
+    pub fn next(&mut self, segment: u64, mut missing: impl FnMut(u64) -> bool) -> Option<Range<u64>> {
+        for stream in &mut self.streams {
+            let end = stream.end().min(self.chunks);
+            let longest = (stream.window / 8).clamp(1, segment.max(1));
+            while stream.next < end {
+                let first = stream.next;
+                stream.next += 1;
+                if !missing(first) {
+                    continue;
+                }
+                while stream.next < end && stream.next - first < longest && missing(stream.next) {
+                    stream.next += 1;
+                }
+                return Some(first..stream.next);
+            }
+        }
+        None
+    }
+
+    /// Chunks from `first` on were given out and did not come: readers near there want them again.
+    pub fn failed(&mut self, first: u64) {
+        for stream in self.streams.iter_mut().filter(|s| s.covers(first)) {
+            stream.next = stream.next.min(first);
+        }
+    }
+
+    /// Nobody reads any more: nothing is wanted.
+    pub fn stop(&mut self) {
+        self.streams.clear();
+        self.trust = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const CHUNK: u64 = 4 * MIB;
+
+    /// A content whose chunks are there at once when somebody asks for them.
+    struct World {
+        readahead: Readahead,
+        there: BTreeSet<u64>,
+    }
+
+    impl World {
+        fn new(chunks: u64) -> Self {
+            World { readahead: Readahead::new(CHUNK as u32, chunks, u64::MAX), there: BTreeSet::new() }
+        }
+
+        fn read(&mut self, offset: u64, len: u64) -> &mut Self {
+            self.readahead.access(offset, len);
+            self.there.extend(offset / CHUNK..=(offset + len - 1) / CHUNK);
+            while let Some(run) = self.readahead.next(4, |c| !self.there.contains(&c)) {
+                assert!(!run.is_empty() && run.end - run.start <= 4);
+                self.there.extend(run);
+            }
+            self
+        }
+
+        fn sequential(&mut self, from: u64, to: u64, step: u64) -> &mut Self {
+            (from..to).step_by(step as usize).for_each(|at| _ = self.read(at, step.min(to - at)));
+            self
+        }
+
+        fn count(&self) -> usize {
+            self.there.len()
+        }
+    }
+
+    #[test]
+    fn who_reads_a_header_gets_its_chunk() {
+        let mut w = World::new(1000);
+        w.read(0, 8).read(8, 100_000);
+        assert_eq!(w.count(), 1);
+        // As mapped: whole windows of the kernel, and once more.
+        w.sequential(0, MIB, 128 << 10).sequential(0, MIB / 2, 128 << 10);
+        assert_eq!(w.count(), 1);
+        w.sequential(0, 3 * MIB, 128 << 10);
+        assert_eq!(w.count(), 2, "a long header may be a beginning");
+        // The same page over and over is no progress.
+        (0..10_000).for_each(|_| _ = w.read(4096, 4096));
+        assert_eq!(w.count(), 2);
+    }
+
+    #[test]
+    fn the_window_doubles_up_to_the_rest() {
+        let mut w = World::new(1000);
+        // Chunk entered, and what is there then: it, those before, the window.
+        for (chunk, there) in [(1, 2 + 2), (2, 3 + 4), (3, 4 + 8), (4, 5 + 16), (5, 6 + 32), (6, 7 + 64)] {
+            w.sequential((chunk - 1) * CHUNK, chunk * CHUNK + 1, 128 << 10);
+            assert_eq!(w.count(), there, "chunk {chunk}");
+        }
+        w.sequential(6 * CHUNK, 14 * CHUNK, MIB);
+        assert_eq!(w.count(), 1000);
+    }
+
+    #[test]
+    fn large_reads_count_as_much_as_small_ones() {
+        let mut w = World::new(1000);
+        w.sequential(0, 12 * CHUNK, 8 * MIB);
+        assert!(w.count() > 20, "{}", w.count());
+    }
+
+    #[test]
+    fn random_small_reads_pull_little_else() {
+        let mut w = World::new(2560);
+        let mut seed = 7_u64;
+        let mut asked = BTreeSet::new();
+        for _ in 0..500 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let at = (seed >> 20) % (2560 * CHUNK - 4096);
+            asked.insert(at / CHUNK);
+            w.read(at, 4096);
+        }
+        assert!(w.count() <= asked.len() + asked.len() / 5, "{} for {}", w.count(), asked.len());
+    }
+
+    #[test]
+    fn random_faults_of_a_mapping_pull_little_else() {
+        let mut w = World::new(2560);
+        let mut seed = 3_u64;
+        let mut asked = BTreeSet::new();
+        for _ in 0..300 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let at = (seed >> 20) % (2560 * CHUNK - 2 * MIB) / 4096 * 4096;
+            asked.extend(at / CHUNK..=(at + (128 << 10) - 1) / CHUNK);
+            w.read(at, 128 << 10);
+        }
+        assert!(w.count() <= asked.len() + asked.len() / 5, "{} for {}", w.count(), asked.len());
+    }
+
+    #[test]
+    fn faults_out_of_order_are_one_reader() {
+        let mut w = World::new(400);
+        // Each chunk's 128 KiB windows in a shuffled order, now and then one of the chunk before.
+        for chunk in 0..12_u64 {
+            for i in 0..32_u64 {
+                let slot = (i * 13 + chunk) % 32;
+                w.read(chunk * CHUNK + slot * (128 << 10), 128 << 10);
+                if chunk > 0 && i % 8 == 0 {
+                    w.read((chunk - 1) * CHUNK + slot * (128 << 10), 128 << 10);
+                }
+            }
+        }
+        assert_eq!(w.readahead.streams.len(), 1);
+        assert_eq!(w.count(), 400);
+    }
+
+    #[test]
+    fn two_readers_do_not_disturb_each_other() {
+        let mut w = World::new(4000);
+        for i in 0..(6 * CHUNK / MIB) {
+            w.read(i * MIB, MIB);
+            w.read(2000 * CHUNK + i * MIB, MIB);
+        }
+        assert_eq!(w.readahead.streams.len(), 2);
+        assert!(w.there.contains(&30) && w.there.contains(&2030) && !w.there.contains(&1000));
+    }
+
+    #[test]
+    fn a_reader_of_tensors_that_jumps_starts_wider_and_a_random_one_loses_that() {
+        let mut w = World::new(4000);
+        w.sequential(0, 8 * CHUNK, MIB);
+        let before = w.count();
+        w.read(3000 * CHUNK, 4096);
+        assert!(w.count() > before + 4, "inherited");
+        for i in 1..10 {
+            w.read(3000 * CHUNK + i * 50 * CHUNK, 4096);
+        }
+        let before = w.count();
+        w.read(3700 * CHUNK, 4096);
+        assert_eq!(w.count(), before + 1);
+    }
+
+    #[test]
+    fn strides_through_every_chunk_are_a_way_too() {
+        let mut w = World::new(300);
+        (0..20).for_each(|c| _ = w.read(c * CHUNK + 777, 4096));
+        assert!(w.count() > 25, "{}", w.count());
+    }
+
+    #[test]
+    fn windows_are_bounded_and_nothing_is_given_out_twice() {
+        let mut r = Readahead::new(CHUNK as u32, 1000, 16);
+        let mut given = BTreeSet::new();
+        for at in (0..40 * CHUNK).step_by(MIB as usize) {
+            r.access(at, MIB);
+            while let Some(run) = r.next(4, |_| true) {
+                for c in run {
+                    assert!(given.insert(c), "chunk {c} twice");
+                    assert!(c <= at / CHUNK + 17);
+                }
+            }
+        }
+        r.failed(50);
+        assert_eq!(r.next(4, |_| true), Some(50..52));
+        r.stop();
+        assert_eq!(r.next(4, |_| true), None);
+    }
+}

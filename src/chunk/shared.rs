@@ -1,0 +1,263 @@
+//! What all contents of a store share: its bounds, its places, what is open, its end.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cache::{CacheDir, CacheFile, CacheStats};
+use super::overflow::Overflow;
+use super::store::Uploads;
+use super::{Blob, BlobContent, BlobEvent, ChunksOptions, blocking, lock};
+use crate::error::{Error, Kind, Result};
+use crate::meta::Blobs;
+use crate::source::Source;
+use crate::source::bucket::Bucket;
+use crate::types::BlobId;
+
+/// Bytes gathered before they are written: of these each transfer has one being written and one being gathered.
+pub(super) const PIECE: usize = 512 << 10;
+/// How long nothing is fetched ahead after the disk was full.
+const FULL_PAUSE: Duration = Duration::from_secs(10);
+/// How long transfers may take to notice that they were given up.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub options: ChunksOptions,
+    pub cache: Arc<CacheDir>,
+    pub blobs: Blobs,
+    pub sources: Vec<Arc<dyn Source>>,
+    pub bucket: Option<Bucket>,
+    runtime: Handle,
+    tasks: TaskTracker,
+    pub stop: CancellationToken,
+    closing: AtomicBool,
+    /// Places for transfers that somebody waits for, and for those ahead of readers: the latter cannot take the former's.
+    pub demand: Arc<Semaphore>,
+    pub ahead: Arc<Semaphore>,
+    /// Whole-blob checks at a time.
+    pub verifying: Arc<Semaphore>,
+    pub overflow: Overflow,
+    pub uploads: Uploads,
+    open: Mutex<HashMap<BlobId, Open>>,
+    full: Mutex<Option<Instant>>,
+    pub events: broadcast::Sender<BlobEvent>,
+    pub counters: Counters,
+}
+
+/// A blob outlives its readers while transfers run; both are found here.
+#[derive(Debug)]
+struct Open {
+    blob: Weak<Blob>,
+    content: Weak<BlobContent>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// One for each source.
+    pub fetched: Vec<Fetched>,
+    pub filled: AtomicU64,
+    pub wrong: AtomicU64,
+    pub mismatches: AtomicU64,
+    pub from_memory: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    pub requests: AtomicU64,
+    pub bytes: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+/// What one source was asked since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceStats {
+    pub name: &'static str,
+    pub requests: u64,
+    pub bytes: u64,
+    /// Requests that ended with an error other than "not found".
+    pub failed: u64,
+}
+
+/// Figures about a store of chunks since its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunksStats {
+    pub cache: CacheStats,
+    /// In the order in which they are asked.
+    pub sources: Vec<SourceStats>,
+    pub chunks_filled: u64,
+    /// Chunks that did not match what was recorded of them.
+    pub chunks_wrong: u64,
+    /// Whole blobs that were not what their name says.
+    pub mismatches: u64,
+    /// Chunks that were served without room on the disk.
+    pub from_memory: u64,
+    pub uploads_waiting: u64,
+    pub uploads_done: u64,
+    pub uploads_failed: u64,
+    pub open_blobs: u64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        options: ChunksOptions,
+        cache: Arc<CacheDir>,
+        blobs: Blobs,
+        sources: Vec<Arc<dyn Source>>,
+        bucket: Option<Bucket>,
+    ) -> Arc<Self> {
+        let memory = options.memory.max(8 << 20);
+        // Five eighths for transfers, two pieces each; of these two fifths ahead. The rest for a full disk.
+        let transfers = (memory / 8 * 5 / (2 * PIECE as u64)) as usize;
+        let ahead = transfers * 2 / 5;
+        let counters =
+            Counters { fetched: sources.iter().map(|_| Fetched::default()).collect(), ..Counters::default() };
+        Arc::new(Shared {
+            overflow: Overflow::new(memory / 8 * 3, options.chunk_size),
+            options,
+            cache,
+            blobs,
+            sources,
+            bucket,
+            runtime: Handle::current(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            closing: AtomicBool::new(false),
+            demand: Arc::new(Semaphore::new(transfers - ahead)),
+            ahead: Arc::new(Semaphore::new(ahead)),
+            verifying: Arc::new(Semaphore::new(2)),
+            uploads: Uploads::default(),
+            open: Mutex::default(),
+            full: Mutex::default(),
+            events: broadcast::Sender::new(256),
+            counters,
+        })
+    }
+
+    /// Starts a task that the store's end waits for and gives up. Callable from any thread.
+    pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        };
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
+    /// Notes that the disk has no room.
+    pub(super) fn disk_is_full(&self) {
+        *lock(&self.full) = Some(Instant::now());
+    }
+
+    /// Whether the disk had no room a moment ago.
+    pub(super) fn was_full(&self) -> bool {
+        lock(&self.full).is_some_and(|at| at.elapsed() < FULL_PAUSE)
+    }
+
+    /// The blob, if somebody has it open or something of it is still on its way.
+    pub(super) fn reopen(self: &Arc<Self>, id: BlobId, size: u64) -> Result<Option<Arc<BlobContent>>> {
+        if self.is_closing() {
+            return Err(Error::new(Kind::Unavailable, "the store of chunks is closed"));
+        }
+        let mut open = lock(&self.open);
+        let Some(entry) = open.get_mut(&id) else { return Ok(None) };
+        let Some(blob) = entry.blob.upgrade() else { return Ok(None) };
+        if blob.size != size {
+            let text = format!("blob {id} has {} bytes, asked for with {size}", blob.size);
+            // The last holder's end takes this lock.
+            drop(open);
+            drop(blob);
+            return Err(Error::new(Kind::Corrupt, text));
+        }
+        Ok(Some(match entry.content.upgrade() {
+            Some(content) => content,
+            None => {
+                let content = BlobContent::new(blob);
+                entry.content = Arc::downgrade(&content);
+                content
+            }
+        }))
+    }
+
+    /// Puts a blob over its cache file, unless another caller was faster.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        id: BlobId,
+        size: u64,
+        file: Arc<CacheFile>,
+    ) -> Result<Arc<BlobContent>> {
+        let blob = Blob::new(self.clone(), id, size, file);
+        loop {
+            if let Some(open) = self.reopen(id, size)? {
+                return Ok(open);
+            }
+            let mut open = lock(&self.open);
+            if open.get(&id).is_none_or(|e| e.blob.strong_count() == 0) {
+                let content = BlobContent::new(blob.clone());
+                open.insert(id, Open { blob: Arc::downgrade(&blob), content: Arc::downgrade(&content) });
+                drop(open);
+                blob.opened();
+                return Ok(content);
+            }
+        }
+    }
+
+    /// Called at a blob's end.
+    pub(super) fn closed(&self, id: BlobId) {
+        let mut open = lock(&self.open);
+        if open.get(&id).is_some_and(|e| e.blob.strong_count() == 0) {
+            open.remove(&id);
+        }
+    }
+
+    pub(super) fn stats(&self) -> ChunksStats {
+        let c = &self.counters;
+        let sources = self.sources.iter().zip(&c.fetched).map(|(source, f)| SourceStats {
+            name: source.name(),
+            requests: f.requests.load(Relaxed),
+            bytes: f.bytes.load(Relaxed),
+            failed: f.failed.load(Relaxed),
+        });
+        ChunksStats {
+            cache: self.cache.stats(),
+            sources: sources.collect(),
+            chunks_filled: c.filled.load(Relaxed),
+            chunks_wrong: c.wrong.load(Relaxed),
+            mismatches: c.mismatches.load(Relaxed),
+            from_memory: c.from_memory.load(Relaxed),
+            uploads_waiting: self.uploads.waiting(),
+            uploads_done: self.uploads.done.load(Relaxed),
+            uploads_failed: self.uploads.failed.load(Relaxed),
+            open_blobs: lock(&self.open).len() as u64,
+        }
+    }
+
+    pub(super) async fn shutdown(&self, grace: Duration) -> Result<()> {
+        self.closing.store(true, Relaxed);
+        let left = self.uploads.drain(grace).await;
+        if left > 0 {
+            tracing::info!(chunks = left, "not put into the bucket before the end; done when next read");
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_err() {
+            tracing::warn!("transfers did not end in time");
+        }
+        let cache = self.cache.clone();
+        blocking(move || cache.close()).await
+    }
+}

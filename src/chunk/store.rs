@@ -1,0 +1,184 @@
+//! Putting chunks that came from elsewhere into the bucket, in the background. Losing one is no loss: what is not marked
+//! as stored is found again when its blob is next opened, and can be had from the Hub meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::blob::Blob;
+use super::cache::ContentKey;
+use super::shared::Shared;
+use super::{blocking, lock};
+use crate::error::Result;
+use crate::source::bucket::Bucket;
+use crate::types::BlobId;
+
+/// Chunks that wait at most; the rest is found again later.
+const MAX_WAITING: usize = 64 << 10;
+/// Bytes in memory for uploads.
+const MEMORY: u64 = 16 << 20;
+const MAX_WORKERS: u64 = 4;
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug)]
+struct Upload {
+    blob: BlobId,
+    size: u64,
+    idx: u64,
+    hash: [u8; 32],
+    tries: u32,
+}
+
+/// The chunks that wait to be put into the bucket.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    queue: Mutex<VecDeque<Upload>>,
+    added: Notify,
+    /// One fewer to do.
+    ended: Notify,
+    /// Waiting and being put.
+    open: AtomicU64,
+    pub done: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+impl Uploads {
+    pub(super) fn waiting(&self) -> u64 {
+        self.open.load(Relaxed)
+    }
+
+    /// A chunk came from elsewhere.
+    pub(super) fn add(&self, blob: &Blob, idx: u64, hash: [u8; 32]) {
+        if !blob.shared.stores() {
+            return;
+        }
+        self.push(Upload { blob: blob.id, size: blob.size, idx, hash, tries: 0 });
+    }
+
+    fn push(&self, upload: Upload) {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.len() >= MAX_WAITING {
+                return;
+            }
+            queue.push_back(upload);
+        }
+        self.open.fetch_add(1, Relaxed);
+        self.added.notify_one();
+    }
+
+    /// Looks in the background for chunks of an opened blob that earlier runs did not put into the bucket.
+    pub(super) fn look_for(&self, blob: &Arc<Blob>) {
+        if !blob.shared.stores() || blob.file.next_recorded(0, blob.file.chunks()).is_none() {
+            return;
+        }
+        let blob = blob.clone();
+        blob.shared.clone().spawn(async move {
+            let (file, found) = (blob.file.clone(), blob.clone());
+            let looked = blocking(move || {
+                let mut from = 0;
+                while let Some(idx) = file.next_recorded(from, file.chunks()) {
+                    if let Some(record) = file.record_of(idx)?
+                        && !record.stored
+                    {
+                        found.shared.uploads.add(&found, idx, record.hash);
+                    }
+                    from = idx + 1;
+                }
+                Ok(())
+            });
+            if let Err(e) = looked.await {
+                tracing::debug!(blob = %blob.id, error = %e, "cannot look for chunks to store");
+            }
+        });
+    }
+
+    /// Waits until all is done or `grace` is over; returns what is left.
+    pub(super) async fn drain(&self, grace: Duration) -> u64 {
+        let deadline = Instant::now() + grace;
+        loop {
+            let ended = self.ended.notified();
+            let left = self.waiting();
+            if left == 0 || timeout_at(deadline, ended).await.is_err() {
+                return left;
+            }
+        }
+    }
+
+    async fn next(&self) -> Upload {
+        loop {
+            let added = self.added.notified();
+            if let Some(upload) = lock(&self.queue).pop_front() {
+                return upload;
+            }
+            added.await;
+        }
+    }
+}
+
+impl Shared {
+    fn stores(&self) -> bool {
+        self.options.store_hub_blobs && self.bucket.is_some()
+    }
+}
+
+/// Starts the workers, if blobs are to be put into the bucket.
+pub(super) fn start(shared: &Arc<Shared>) {
+    let Some(bucket) = shared.bucket.clone().filter(|_| shared.stores()) else { return };
+    let workers = (MEMORY / u64::from(shared.options.chunk_size)).clamp(1, MAX_WORKERS);
+    for _ in 0..workers {
+        // A weak handle would not do: the store's end cancels these.
+        shared.spawn(work(shared.clone(), bucket.clone()));
+    }
+}
+
+async fn work(shared: Arc<Shared>, bucket: Bucket) {
+    let uploads = &shared.uploads;
+    loop {
+        let upload = uploads.next().await;
+        match put(&shared, &bucket, &upload).await {
+            Ok(true) => _ = uploads.done.fetch_add(1, Relaxed),
+            // Gone or changed meanwhile.
+            Ok(false) => {}
+            Err(e) => {
+                uploads.failed.fetch_add(1, Relaxed);
+                let again = upload.tries + 1 < TRIES && !shared.is_closing();
+                tracing::warn!(blob = %upload.blob, chunk = upload.idx, error = %e, again, "not put into the bucket");
+                if again {
+                    sleep(PAUSE * (upload.tries + 1)).await;
+                    uploads.push(Upload { tries: upload.tries + 1, ..upload });
+                }
+            }
+        }
+        uploads.open.fetch_sub(1, Relaxed);
+        uploads.ended.notify_waiters();
+    }
+}
+
+async fn put(shared: &Arc<Shared>, bucket: &Bucket, upload: &Upload) -> Result<bool> {
+    let Upload { blob, size, idx, hash, .. } = *upload;
+    let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
+    let read = blocking(move || {
+        let key = ContentKey::Blob(blob);
+        if !cache.knows(&key) {
+            return Ok(None);
+        }
+        let file = cache.open_content(key, size, chunk_size)?;
+        let mut bytes = BytesMut::zeroed(file.chunk_len(idx) as usize);
+        let n = file.read_present(idx * u64::from(chunk_size), &mut bytes)?;
+        let bytes: Bytes = bytes.freeze();
+        let right = n == Some(bytes.len()) && *blake3::hash(&bytes).as_bytes() == hash;
+        Ok(right.then_some((file, bytes)))
+    });
+    let Some((file, bytes)) = read.await? else { return Ok(false) };
+    bucket.put_blob_chunk(blob, idx, hash, bytes).await?;
+    shared.blobs.mark_stored(blob, idx).await?;
+    blocking(move || file.set_stored(idx, &hash)).await?;
+    Ok(true)
+}

@@ -1,0 +1,149 @@
+//! The whole blob against its name, in the background: chunks are digested in order as they come, so that the last one
+//! costs no more than the others.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use futures::{StreamExt, stream};
+
+use super::blob::Blob;
+use super::cache::Presence;
+use super::digest::Digest;
+use super::{BlobEvent, blocking, lock};
+use crate::error::Result;
+
+/// Records taken back at a time.
+const FORGETTING: usize = 16;
+
+/// How far the check has come.
+#[derive(Debug, Default)]
+pub(super) struct Check {
+    next: u64,
+    digest: Option<Digest>,
+    /// A task is at work and will see that more chunks are there.
+    busy: bool,
+    /// Chunks came since the task last looked.
+    more: bool,
+}
+
+impl Blob {
+    /// Goes on with the check if the next chunk in order is there.
+    pub(super) fn check_more(self: &Arc<Self>) {
+        if self.file.is_verified() || self.file.chunks() == 0 {
+            return;
+        }
+        {
+            let mut check = lock(&self.check);
+            if check.busy {
+                check.more = true;
+                return;
+            }
+            if self.file.presence(check.next) != Presence::Present {
+                return;
+            }
+            check.busy = true;
+        }
+        self.shared.spawn(work(self.clone()));
+    }
+
+    /// The blob is one chunk, which was checked as it came in.
+    pub(super) fn verified_at_once(self: &Arc<Self>) {
+        let blob = self.clone();
+        self.shared.spawn(async move {
+            if let Err(e) = blob.verified().await {
+                tracing::warn!(blob = %blob.id, error = %e, "cannot note that it was verified");
+            }
+        });
+    }
+
+    async fn verified(&self) -> Result<()> {
+        let file = self.file.clone();
+        blocking(move || file.set_verified(true)).await?;
+        let told = if self.fresh_facts().await?.verified {
+            Ok(())
+        } else {
+            self.shared.blobs.mark_verified(self.id).await
+        };
+        // Nobody may listen.
+        let _ = self.shared.events.send(BlobEvent::Verified(self.id));
+        told
+    }
+
+    /// The bytes are not what the name says: none of them is believed any more.
+    async fn mismatch(self: &Arc<Self>) -> Result<()> {
+        let shared = &self.shared;
+        tracing::error!(blob = %self.id, "the bytes are not what the name says; dropped, to be fetched again");
+        shared.counters.mismatches.fetch_add(1, Relaxed);
+        {
+            let mut state = lock(&self.state);
+            state.generation += 1;
+            state.only_origin = true;
+            state.claims.clear();
+        }
+        shared.overflow.forget(self.id);
+        let file = self.file.clone();
+        let hashes = blocking(move || {
+            let mut hashes = Vec::new();
+            for idx in 0..file.chunks() {
+                hashes.extend(file.record_of(idx)?.map(|r| (idx, r.hash)));
+            }
+            file.clear_all()?;
+            Ok(hashes)
+        })
+        .await?;
+        // If others found the blob right with these hashes, the fault is this disk's.
+        if !self.fresh_facts().await?.verified {
+            let forget = |(idx, hash)| shared.blobs.forget_hash(self.id, idx, hash);
+            let forgotten = stream::iter(hashes).map(forget).buffer_unordered(FORGETTING);
+            forgotten.fold(Ok(()), async |all: Result<()>, one| all.and(one)).await?;
+        }
+        let _ = shared.events.send(BlobEvent::Mismatch(self.id));
+        Ok(())
+    }
+}
+
+async fn work(blob: Arc<Blob>) {
+    let Ok(_place) = blob.shared.verifying.clone().acquire_owned().await else { return };
+    loop {
+        let (next, digest) = {
+            let mut check = lock(&blob.check);
+            check.more = false;
+            (check.next, check.digest.clone().unwrap_or_else(|| Digest::new(&blob.id, blob.size)))
+        };
+        let file = blob.file.clone();
+        let digested = blocking(move || {
+            let mut digest = digest;
+            let there = file.scan_present(next, |piece| digest.update(piece))?;
+            Ok(there.then_some(digest))
+        });
+        let digest = digested.await.unwrap_or_else(|e| {
+            tracing::warn!(blob = %blob.id, error = %e, "cannot read the cache to verify it");
+            None
+        });
+        let Some(digest) = digest else {
+            let mut check = lock(&blob.check);
+            if !check.more {
+                check.busy = false;
+                return;
+            }
+            continue;
+        };
+        if next + 1 < blob.file.chunks() {
+            let mut check = lock(&blob.check);
+            check.next = next + 1;
+            check.digest = Some(digest);
+            continue;
+        }
+        let ended = match digest.finish() == blob.id {
+            true => blob.verified().await,
+            false => blob.mismatch().await,
+        };
+        if let Err(e) = ended {
+            tracing::warn!(blob = %blob.id, error = %e, "cannot note the outcome of the check");
+        }
+        *lock(&blob.check) = Check::default();
+        // After a mismatch readers may have fetched all of it again meanwhile.
+        blob.check_more();
+        return;
+    }
+}

@@ -1,0 +1,40 @@
+//! What a mount is told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::meta::url::MetaUrl;
+
+/// One mount's options, complete: defaults are filled in.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    pub meta: MetaUrl,
+    /// As the user wrote it.
+    pub dir: PathBuf,
+    /// `None`: below the home, by the volume's name.
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes of disk that the cache may take.
+    pub cache_size: u64,
+    /// The share of the disk that the cache leaves free, whatever its size: 0.1.
+    pub free_space_ratio: f64,
+    pub read_only: bool,
+    /// Never calls the Hub.
+    pub offline: bool,
+    /// Where the Hub's token is; before all other places.
+    pub token_file: Option<PathBuf>,
+    /// `None`: as the volume says.
+    pub hub_endpoint: Option<String>,
+    /// A branch older than this is asked for again.
+    pub ref_ttl: Duration,
+    pub attr_ttl: Duration,
+    pub entry_ttl: Duration,
+    /// The longest that one request of a program may take.
+    pub io_timeout: Duration,
+    /// How long what was deleted does not come back from the Hub.
+    pub tombstone_ttl: Duration,
+    pub allow_other: bool,
+    /// Whom the files of the Hub seem to belong to.
+    pub uid: u32,
+    pub gid: u32,
+    pub umask: u16,
+}

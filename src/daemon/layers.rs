@@ -1,0 +1,219 @@
+//! The layers of one mount, from the metadata engine up to the file system.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use super::{check_marker, need_volume, open_bucket, places};
+use crate::chunk::cache::{CacheDir, CacheLimits};
+use crate::chunk::{Chunks, ChunksOptions, Files};
+use crate::config::{Home, MountOptions, Volume};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::fuse::MountPoint;
+use crate::hub::{HubClient, HubOptions, Token};
+use crate::meta::url::MetaUrl;
+use crate::meta::{Meta, SessionInfo};
+use crate::secrets;
+use crate::source::Source;
+use crate::source::bucket::{Bucket, BucketSource, Patience};
+use crate::source::hub::HubSource;
+use crate::source::storage::StorageUrl;
+use crate::types::Timestamp;
+use crate::vfs::lazy::{Lazy, LazyOptions};
+use crate::vfs::{Invalidation, Private, Vfs, VfsOptions};
+
+/// How long a session may be silent before others take over what it held.
+const SESSION_TTL: Duration = Duration::from_secs(30);
+/// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
+const UPLOADS: Duration = Duration::from_secs(5);
+
+/// One mount's layers, built and running.
+pub(super) struct Layers {
+    volume: Volume,
+    meta: Meta,
+    chunks: Arc<Chunks>,
+    files: Files,
+    pub(super) vfs: Arc<Vfs>,
+    /// Taken when the file system is mounted.
+    pub(super) invalidations: Option<Receiver<Invalidation>>,
+}
+
+impl Layers {
+    /// Builds them. Nothing is mounted yet, and what lies under the mount point is still to be seen.
+    pub(super) async fn build(home: &Home, options: &MountOptions, point: &MountPoint) -> Result<Self> {
+        // Before anything may be mounted over it.
+        let token = token(options)?;
+        let (kv, volume) = need_volume(&options.meta).await?;
+        let cache_path = options.cache_dir.clone().unwrap_or_else(|| home.cache(&volume.name));
+        let private_path = home.private(&volume.name);
+        check_places(options, &volume, point.path(), &cache_path, &private_path)?;
+        let bucket = bucket(options, &volume).await?;
+        for warning in kv.info().await?.warnings {
+            tracing::warn!("{}: {warning}", options.meta);
+        }
+
+        let limits = CacheLimits {
+            max_bytes: options.cache_size,
+            free_ratio: options.free_space_ratio,
+            ..CacheLimits::default()
+        };
+        let uuid = volume.uuid.clone();
+        let cache = blocking(move || CacheDir::open(&cache_path, &uuid, limits)).await?;
+        let adopted = adopt(point);
+        let private = blocking(move || {
+            let private = Private::open(private_path)?;
+            for tokens in adopted {
+                let files: Vec<(&str, Vec<u8>)> =
+                    tokens.files.iter().map(|(name, bytes)| (*name, bytes.clone())).collect();
+                private.adopt(tokens.uid, tokens.gid, &files)?;
+            }
+            Ok(private)
+        })
+        .await?;
+
+        let meta = Meta::open(kv, session_info(options, point.path()), SESSION_TTL).await?;
+        meta.set_tombstone_ttl(options.tombstone_ttl);
+        let hub = HubClient::new(HubOptions {
+            endpoint: options.hub_endpoint.clone().unwrap_or_else(|| volume.hub_endpoint.clone()),
+            token,
+            offline: options.offline,
+            ..HubOptions::default()
+        })?;
+        let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(BucketSource::new(&bucket))];
+        if !options.offline {
+            sources.push(Arc::new(HubSource::new(hub.clone())));
+        }
+        let chunks_options = ChunksOptions {
+            chunk_size: volume.chunk_size,
+            io_timeout: options.io_timeout,
+            store_hub_blobs: volume.stores_hub_blobs() && !options.read_only,
+            ..ChunksOptions::default()
+        };
+        let chunks =
+            Arc::new(Chunks::new(chunks_options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
+        let files = Files::new(meta.clone(), cache, bucket, chunks.clone(), volume.chunk_size);
+        let (sender, receiver) = Vfs::invalidation_queue();
+        let lazy = (!options.offline).then(|| {
+            let settings = LazyOptions { ref_ttl: options.ref_ttl, io_timeout: options.io_timeout };
+            Lazy::new(meta.clone(), files.clone(), hub, settings, sender.clone())
+        });
+        let settings = vfs_options(options, &volume);
+        let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), lazy, private, sender, settings);
+        Ok(Layers { volume, meta, chunks, files, vfs, invalidations: Some(receiver) })
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        format!("volume {}", self.volume.name)
+    }
+
+    /// Takes them down from the top: writes what is open, then ends what runs, then the session. All steps are taken;
+    /// the first error is returned.
+    pub(super) async fn stop(self) -> Result<()> {
+        let written = self.vfs.shutdown().await;
+        let flushed = self.files.flush_all().await.context(|| "writing what was open");
+        let cached = self.chunks.shutdown(UPLOADS).await;
+        let closed = self.meta.close().await;
+        written.and(flushed).and(cached).and(closed)
+    }
+}
+
+fn vfs_options(options: &MountOptions, volume: &Volume) -> VfsOptions {
+    VfsOptions {
+        uid: options.uid,
+        gid: options.gid,
+        umask: options.umask,
+        read_only: options.read_only,
+        entry_ttl: options.entry_ttl,
+        attr_ttl: options.attr_ttl,
+        tombstone_ttl: options.tombstone_ttl,
+        store_path: folder(volume).map(Path::to_path_buf),
+    }
+}
+
+fn folder(volume: &Volume) -> Option<&Path> {
+    match &volume.storage {
+        StorageUrl::File { path } => Some(path),
+        StorageUrl::S3 { .. } => None,
+    }
+}
+
+/// `--token-file`, else where the libraries would find one.
+fn token(options: &MountOptions) -> Result<Option<Token>> {
+    match &options.token_file {
+        Some(file) => Token::new(&secrets::from_file(file)?),
+        None => Token::discover(),
+    }
+}
+
+fn check_places(
+    options: &MountOptions,
+    volume: &Volume,
+    point: &Path,
+    cache: &Path,
+    private: &Path,
+) -> Result<()> {
+    let mut needed = vec![("cache directory", cache), ("folder of private files", private)];
+    if let MetaUrl::Sqlite(path) = &options.meta {
+        needed.push(("metadata file", path));
+    }
+    needed.extend(folder(volume).map(|path| ("storage folder", path)));
+    places::check(point, &needed)
+}
+
+/// The bucket, known to be this volume's. A mount that never calls out takes that on trust if the bucket does not answer.
+async fn bucket(options: &MountOptions, volume: &Volume) -> Result<Bucket> {
+    let bucket = open_bucket(volume).await?;
+    match check_marker(&bucket.with_patience(Patience::short()), volume).await {
+        Err(e) if options.offline && e.kind().is_transient() => tracing::warn!("{e}"),
+        checked => checked?,
+    }
+    Ok(bucket)
+}
+
+fn session_info(options: &MountOptions, point: &Path) -> SessionInfo {
+    SessionInfo {
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        mountpoint: point.display().to_string(),
+        started: Timestamp::now(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        read_only: options.read_only,
+    }
+}
+
+/// The tokens of one user in the folder that the mount will hide.
+struct Tokens {
+    uid: u32,
+    gid: u32,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// What lies there already stays its owner's: `hf auth whoami` works as before.
+fn adopt(point: &MountPoint) -> Vec<Tokens> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found: Vec<Tokens> = Vec::new();
+    for name in ["token", "stored_tokens"] {
+        let path: PathBuf = point.path().join(name);
+        let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+        // A link could lead anywhere.
+        let (true, Ok(text)) = (meta.is_file(), secrets::from_file(&path)) else { continue };
+        let (uid, gid) = (meta.uid(), meta.gid());
+        let bytes = text.into_bytes();
+        match found.iter_mut().find(|t| t.uid == uid) {
+            Some(tokens) => tokens.files.push((name, bytes)),
+            None => found.push(Tokens { uid, gid, files: vec![(name, bytes)] }),
+        }
+    }
+    found
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::with_source(Kind::Internal, "starting", e)),
+    }
+}

@@ -1,0 +1,82 @@
+//! Getting from a metadata URL to a volume and its bucket.
+
+use std::sync::Arc;
+
+use crate::config::Volume;
+use crate::error::{Error, Kind, Result};
+use crate::meta::kv::Kv;
+use crate::meta::sqlite::Missing;
+use crate::meta::url::{MetaUrl, open_engine};
+use crate::secrets::{self, PASSPHRASE};
+use crate::source::bucket::Bucket;
+use crate::source::storage::StorageOptions;
+
+/// The volume at `meta`; an error says what to do if there is none.
+pub async fn need_volume(meta: &MetaUrl) -> Result<(Arc<dyn Kv>, Volume)> {
+    let none = || {
+        let words = format!("there is no volume at {meta}: make one with `hfmount format`");
+        Error::new(Kind::Config, words)
+    };
+    let kv = match open_engine(meta, Missing::Refuse).await {
+        Err(e) if e.kind() == Kind::NotFound => return Err(none()),
+        kv => kv?,
+    };
+    let (volume, _) = Volume::read(&*kv).await?.ok_or_else(none)?;
+    Ok((kv, volume))
+}
+
+/// The keys of the bucket: `--access-key` with its own secret, else the usual `AWS_*`.
+pub fn storage_keys(access_key: Option<&str>) -> Result<StorageOptions> {
+    let usual = StorageOptions::from_env(|name| std::env::var(name).ok());
+    let secret_key = secrets::from_env("HFMOUNT_SECRET_KEY")?;
+    let access_key = access_key.map(str::to_owned).or_else(|| env("HFMOUNT_ACCESS_KEY"));
+    match (&access_key, &secret_key) {
+        (None, None) => Ok(usual),
+        (Some(_), None) if usual.secret_key.is_some() => {
+            Ok(StorageOptions { access_key, session_token: None, ..usual })
+        }
+        (Some(_), None) => {
+            Err(Error::new(Kind::Config, "--access-key needs HFMOUNT_SECRET_KEY or its _FILE"))
+        }
+        (None, Some(_)) if usual.access_key.is_none() => {
+            Err(Error::new(Kind::Config, "HFMOUNT_SECRET_KEY needs --access-key"))
+        }
+        (_, Some(_)) => Ok(StorageOptions {
+            access_key: access_key.or(usual.access_key.clone()),
+            secret_key,
+            session_token: None,
+            ..usual
+        }),
+    }
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// The bucket of a volume, with keys from the environment, else with those that are sealed in the metadata.
+pub async fn open_bucket(volume: &Volume) -> Result<Bucket> {
+    let given = storage_keys(None)?;
+    let passphrase = secrets::from_env(PASSPHRASE)?;
+    let owned = volume.clone();
+    // Opening sealed keys is hard work on purpose.
+    let options = tokio::task::spawn_blocking(move || owned.storage_options(given, passphrase.as_ref()))
+        .await
+        .map_err(|e| Error::with_source(Kind::Internal, "keys of the bucket", e))??;
+    Bucket::open(&volume.storage, &options, &volume.name).await
+}
+
+/// That the place holds this volume's objects and no other's.
+pub async fn check_marker(bucket: &Bucket, volume: &Volume) -> Result<()> {
+    match bucket.volume_marker().await? {
+        Some(marker) if marker.uuid == volume.uuid => Ok(()),
+        Some(marker) => Err(Error::new(
+            Kind::Config,
+            format!("{} holds another volume, {} ({})", bucket.place(), marker.name, marker.uuid),
+        )),
+        None => Err(Error::new(
+            Kind::Config,
+            format!("{} does not hold volume {}: format it again", bucket.place(), volume.name),
+        )),
+    }
+}

@@ -1,0 +1,63 @@
+//! Requests about attributes: of inodes and of the file system.
+
+use std::time::Duration;
+
+use fuser::{ReplyAttr, ReplyData, ReplyStatfs, Request};
+
+use super::adapter::{Adapter, asking, caller, changing};
+use super::convert;
+use super::reply::errno;
+use crate::error::Result;
+use crate::types::Ino;
+use crate::vfs::{SetAttr, Stat};
+
+fn answer_attr(op: &'static str, ino: Ino, result: Result<(Stat, Duration)>, reply: ReplyAttr) {
+    match result {
+        Ok((stat, ttl)) => reply.attr(&convert::ttl(ttl), &convert::attr(&stat)),
+        Err(e) => reply.error(errno(op, ino, &e)),
+    }
+}
+
+impl Adapter {
+    pub(super) fn get_attr(&self, req: &Request, ino: Ino, fh: Option<u64>, reply: ReplyAttr) {
+        if let Some(result) = self.vfs.try_getattr(ino) {
+            return answer_attr("getattr", ino, result, reply);
+        }
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.getattr(ino, fh).await };
+        self.tasks.spawn(asking("getattr", ino, req), work, move |r| answer_attr("getattr", ino, r, reply));
+    }
+
+    pub(super) fn set_attr(
+        &self,
+        req: &Request,
+        ino: Ino,
+        fh: Option<u64>,
+        change: SetAttr,
+        reply: ReplyAttr,
+    ) {
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
+        let work = async move { vfs.setattr(&caller, ino, fh, change).await };
+        self.tasks.spawn(changing("setattr", ino, req), work, move |r| answer_attr("setattr", ino, r, reply));
+    }
+
+    pub(super) fn read_link(&self, req: &Request, ino: Ino, reply: ReplyData) {
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.readlink(ino).await };
+        self.tasks.spawn(asking("readlink", ino, req), work, move |result| match result {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno("readlink", ino, &e)),
+        });
+    }
+
+    pub(super) fn stat_fs(&self, req: &Request, ino: Ino, reply: ReplyStatfs) {
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.statfs().await };
+        self.tasks.spawn(asking("statfs", ino, req), work, move |result| match result {
+            Ok(s) => {
+                reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize);
+            }
+            Err(e) => reply.error(errno("statfs", ino, &e)),
+        });
+    }
+}

@@ -1,0 +1,92 @@
+//! What this mount remembers of inodes. Two things only, both safe without any push: the attributes of what never changes
+//! (blobs, links of a commit), and what a directory stands for, which is fixed when it is made.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+
+use crate::meta::{Attr, Role};
+use crate::types::{Ino, Version};
+
+const IMMUTABLE: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
+const ROLES: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
+const TOLD: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
+
+/// The memory of one mount, bounded.
+#[derive(Debug)]
+pub struct AttrCache {
+    immutable: Mutex<LruCache<Ino, Attr>>,
+    roles: Mutex<LruCache<Ino, DirFacts>>,
+    /// The version that the kernel's pages of a file are of.
+    told: Mutex<LruCache<Ino, Version>>,
+}
+
+/// What does not change about a directory while it has its place.
+#[derive(Clone, Debug)]
+pub struct DirFacts {
+    pub role: Option<Role>,
+    /// The directory above it when it was last read.
+    pub parent: Ino,
+}
+
+impl Default for AttrCache {
+    fn default() -> Self {
+        AttrCache {
+            immutable: Mutex::new(LruCache::new(IMMUTABLE)),
+            roles: Mutex::new(LruCache::new(ROLES)),
+            told: Mutex::new(LruCache::new(TOLD)),
+        }
+    }
+}
+
+impl AttrCache {
+    /// Takes note of what was read, if it is of the kind that stays.
+    pub fn learn(&self, attr: &Attr) {
+        if super::present::is_immutable(attr) {
+            lock(&self.immutable).put(attr.ino, attr.clone());
+        } else if attr.kind == crate::types::FileType::Dir {
+            lock(&self.roles).put(attr.ino, DirFacts { role: attr.role.clone(), parent: attr.parent });
+        }
+    }
+
+    /// The attributes, if they cannot have changed.
+    pub fn immutable(&self, ino: Ino) -> Option<Attr> {
+        lock(&self.immutable).get(&ino).cloned()
+    }
+
+    /// What a directory stands for, if it was read lately.
+    pub fn facts(&self, dir: Ino) -> Option<DirFacts> {
+        lock(&self.roles).get(&dir).cloned()
+    }
+
+    /// Whether the kernel's pages are of this version; from now on they are.
+    pub fn tell(&self, ino: Ino, version: Version) -> bool {
+        lock(&self.told).put(ino, version) == Some(version)
+    }
+
+    /// This mount wrote the new version itself, so the kernel's pages have become that version's.
+    pub fn told_moves(&self, ino: Ino, from: Version, to: Version) {
+        let mut told = lock(&self.told);
+        if told.peek(&ino) == Some(&from) {
+            told.put(ino, to);
+        }
+    }
+
+    /// The inode changed or is gone.
+    pub fn forget(&self, ino: Ino) {
+        lock(&self.immutable).pop(&ino);
+        lock(&self.roles).pop(&ino);
+    }
+
+    /// Everything may have changed.
+    pub fn clear(&self) {
+        lock(&self.immutable).clear();
+        lock(&self.roles).clear();
+        lock(&self.told).clear();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,291 @@
+//! Names and attributes: lookup, getattr, readlink. A name that the metadata does not have may be one that the Hub has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Vfs;
+use super::attr_cache::DirFacts;
+use super::blocking::blocking;
+use super::handles::Data;
+use super::lazy::Answer;
+use super::types::{Caller, Entry, Lookup, Stat};
+use super::virtual_ino::{self, Which, which};
+use super::{present, private};
+use crate::error::{Error, Kind, Result};
+use crate::meta::{Attr, Content, NAME_MAX, Role};
+use crate::types::{Commit, FileType, Ino};
+
+impl Vfs {
+    /// What `name` in `parent` stands for.
+    pub async fn lookup(self: &Arc<Self>, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Lookup> {
+        if name.len() > NAME_MAX {
+            return Err(Error::new(Kind::NameTooLong, format!("name of {} bytes", name.len())));
+        }
+        match which(parent) {
+            Which::Real => {}
+            Which::Private => return self.lookup_private(caller, parent, name).await,
+            Which::Mirror(real) => return self.lookup_mirror(parent, real, name).await,
+            Which::Nowhere => return Ok(self.outside(parent, name)),
+            _ => return Err(Error::new(Kind::NotDirectory, format!("inode {parent}"))),
+        }
+        if parent == Ino::ROOT {
+            if name == b"hub" {
+                return Ok(self.fixed(present::hub_link(&self.opts)));
+            }
+            if private::is_private(name) {
+                return self.lookup_private(caller, parent, name).await;
+            }
+        }
+        self.settle(parent).await?;
+        match self.find(parent, name).await? {
+            Found::Attr(attr) => Ok(Lookup::Found(self.entry(&attr))),
+            Found::Provisional(ino) => {
+                let stat = present::provisional_dir(ino, &self.opts);
+                Ok(Lookup::Found(Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }))
+            }
+            Found::Virtual(lookup) => Ok(lookup),
+            Found::Nothing => Ok(Lookup::Absent { ttl: self.opts.entry_ttl }),
+        }
+    }
+
+    /// The attributes of the name's inode in the metadata, after the Hub was asked if need be.
+    async fn find(self: &Arc<Self>, parent: Ino, name: &[u8]) -> Result<Found> {
+        if let Some(attr) = self.meta.lookup(parent, name).await? {
+            return self.found(parent, name, attr).await;
+        }
+        let Some(facts) = self.facts(parent).await? else { return Ok(Found::Nothing) };
+        if let Some(Role::NoExist(_)) = facts.role {
+            return self.no_exist(&facts, name).await;
+        }
+        let Some(lazy) = &self.lazy else { return Ok(Found::Nothing) };
+        let answer = match &facts.role {
+            Some(Role::Root) => lazy.repo(name).await?,
+            Some(Role::Snapshots(repo)) => lazy.commit(facts.parent, parent, repo, name).await?,
+            Some(Role::Trees(repo)) => match name.strip_suffix(b".json") {
+                Some(commit) => lazy.commit(facts.parent, parent, repo, commit).await?,
+                None => Answer::Absent,
+            },
+            Some(Role::Refs { repo, prefix }) => {
+                let dir = self.repo_dir(parent, prefix).await?;
+                lazy.reference(dir, parent, repo, prefix, name).await?
+            }
+            _ => Answer::Absent,
+        };
+        match answer {
+            Answer::Absent => Ok(Found::Nothing),
+            Answer::Provisional(ino) => Ok(Found::Provisional(ino)),
+            Answer::Published => match self.meta.lookup(parent, name).await? {
+                Some(attr) => {
+                    self.attrs.learn(&attr);
+                    Ok(Found::Attr(attr))
+                }
+                // Deleted again in the same moment.
+                None => Ok(Found::Nothing),
+            },
+        }
+    }
+
+    /// A name that is there. A branch may be old.
+    async fn found(self: &Arc<Self>, parent: Ino, name: &[u8], attr: Attr) -> Result<Found> {
+        self.attrs.learn(&attr);
+        let could_be_ref = attr.kind == FileType::File && attr.size == 40;
+        if could_be_ref
+            && let Some(lazy) = &self.lazy
+            && let Some(DirFacts { role: Some(Role::Refs { repo, prefix }), .. }) = self.facts(parent).await?
+        {
+            let dir = self.repo_dir(parent, &prefix).await?;
+            lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await;
+            return Ok(match self.meta.lookup(parent, name).await? {
+                Some(attr) => Found::Attr(attr),
+                None => Found::Nothing,
+            });
+        }
+        Ok(Found::Attr(attr))
+    }
+
+    /// The directory of the repository above `refs` or a directory `prefix` below it.
+    async fn repo_dir(&self, refs: Ino, prefix: &str) -> Result<Ino> {
+        let mut dir = refs;
+        for _ in 0..=prefix.matches('/').count() {
+            dir = match self.facts(dir).await? {
+                Some(facts) => facts.parent,
+                None => return Err(Error::new(Kind::Stale, format!("inode {dir}"))),
+            };
+        }
+        Ok(dir)
+    }
+
+    /// What a directory stands for and where it lies; `None` if it is gone.
+    pub(super) async fn facts(&self, dir: Ino) -> Result<Option<DirFacts>> {
+        if let Some(facts) = self.attrs.facts(dir) {
+            return Ok(Some(facts));
+        }
+        match self.meta.getattr(dir).await {
+            Ok(attr) => {
+                self.attrs.learn(&attr);
+                Ok(Some(DirFacts { role: attr.role, parent: attr.parent }))
+            }
+            Err(e) if e.kind() == Kind::Stale => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// `.no_exist/<commit>`: there iff the commit is, and listing nothing.
+    async fn no_exist(self: &Arc<Self>, facts: &DirFacts, name: &[u8]) -> Result<Found> {
+        let is_commit = std::str::from_utf8(name).ok().and_then(Commit::parse).is_some();
+        if !is_commit {
+            return Ok(Found::Nothing);
+        }
+        let Some(snapshots) = self.meta.lookup(facts.parent, b"snapshots").await? else {
+            return Ok(Found::Nothing);
+        };
+        match self.meta.lookup(snapshots.ino, name).await? {
+            Some(Attr { ino, role: Some(Role::Snapshot { .. }), .. }) => {
+                let dir = present::absent_dir(virtual_ino::mirror_of(ino), &self.opts);
+                Ok(Found::Virtual(self.fixed(dir)))
+            }
+            _ => Ok(Found::Nothing),
+        }
+    }
+
+    /// A name in `.no_exist/<commit>/…` where the commit has a directory: what is in the commit is not in here.
+    async fn lookup_mirror(&self, parent: Ino, real: Ino, name: &[u8]) -> Result<Lookup> {
+        match self.meta.lookup(real, name).await? {
+            None => Ok(self.outside(parent, name)),
+            Some(Attr { ino, kind: FileType::Dir, .. }) => {
+                Ok(self.fixed(present::absent_dir(virtual_ino::mirror_of(ino), &self.opts)))
+            }
+            Some(_) => Ok(Lookup::Absent { ttl: self.opts.entry_ttl }),
+        }
+    }
+
+    /// A name that the commit does not have. Whether the client means a file or a directory with a file in it cannot be
+    /// seen from the name; what it probes for has an ending iff it is a file (`chat_template.jinja`, `onnx/`).
+    fn outside(&self, parent: Ino, name: &[u8]) -> Lookup {
+        self.fixed(if name.contains(&b'.') {
+            present::absent_file(&self.opts)
+        } else {
+            present::absent_dir(virtual_ino::nowhere(parent, name), &self.opts)
+        })
+    }
+
+    async fn lookup_private(self: &Arc<Self>, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Lookup> {
+        // The same name is another file for the next caller: the kernel must ask each time.
+        let ttl = if parent == Ino::ROOT { Duration::ZERO } else { self.opts.entry_ttl };
+        let (vfs, caller, name) = (Arc::clone(self), *caller, Bytes::copy_from_slice(name));
+        Ok(match blocking(move || vfs.private.lookup(&caller, parent, &name)).await? {
+            Some(stat) => Lookup::Found(Entry { stat, entry_ttl: ttl, attr_ttl: ttl }),
+            None => Lookup::Absent { ttl },
+        })
+    }
+
+    fn fixed(&self, stat: Stat) -> Lookup {
+        Lookup::Found(Entry { stat, entry_ttl: self.opts.entry_ttl, attr_ttl: self.opts.attr_ttl })
+    }
+
+    /// Shows `attr` with what this mount has not committed yet.
+    pub(super) fn entry(&self, attr: &Attr) -> Entry {
+        self.attrs.learn(attr);
+        let mut entry = present::entry(attr, &self.opts);
+        self.overlay(attr, &mut entry.stat);
+        entry
+    }
+
+    /// What is written and not committed yet shows at once on the mount that wrote it; a blob shows what is local of it.
+    fn overlay(&self, attr: &Attr, stat: &mut Stat) {
+        let open = if attr.kind == FileType::File { self.files.in_use(attr.ino) } else { None };
+        match (&attr.content, open) {
+            (Content::Blob(blob), None) => {
+                stat.blocks = self.chunks.filled_bytes(blob, attr.size).div_ceil(512);
+            }
+            (_, Some(file)) if file.is_dirty() => {
+                let now = file.attr();
+                (stat.size, stat.blocks) = (now.size, now.blocks);
+                (stat.mtime, stat.ctime) = (now.mtime, now.ctime);
+            }
+            _ => {}
+        }
+    }
+
+    /// The attributes, if they can be told without waiting.
+    pub fn try_getattr(&self, ino: Ino) -> Option<Result<(Stat, Duration)>> {
+        let made_up = match which(ino) {
+            Which::Real => {
+                if let Some(lazy) = &self.lazy
+                    && lazy.is_provisional(ino)
+                {
+                    return Some(Ok((present::provisional_dir(ino, &self.opts), Duration::ZERO)));
+                }
+                let attr = self.attrs.immutable(ino)?;
+                let entry = self.entry(&attr);
+                return Some(Ok((entry.stat, entry.attr_ttl)));
+            }
+            Which::Private => return None,
+            Which::HubLink => present::hub_link(&self.opts),
+            Which::AbsentFile => present::absent_file(&self.opts),
+            Which::Mirror(_) | Which::Nowhere => present::absent_dir(ino, &self.opts),
+            Which::Unknown => return Some(Err(Error::new(Kind::Stale, format!("inode {ino}")))),
+        };
+        Some(Ok((made_up, self.opts.attr_ttl)))
+    }
+
+    /// The attributes of an inode, and how long the kernel may rely on them.
+    pub async fn getattr(self: &Arc<Self>, ino: Ino, fh: Option<u64>) -> Result<(Stat, Duration)> {
+        if let Some(known) = self.try_getattr(ino) {
+            return known;
+        }
+        if which(ino) == Which::Private {
+            let file = match fh.map(|fh| self.handles.get(fh)) {
+                Some(Ok(handle)) => match &handle.data {
+                    Data::Private(file) => Some(Arc::clone(file)),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let vfs = Arc::clone(self);
+            let stat = blocking(move || vfs.private.getattr(ino, file.as_deref())).await?;
+            return Ok((stat, Duration::ZERO));
+        }
+        let attr = self.meta.getattr(ino).await?;
+        let entry = self.entry(&attr);
+        Ok((entry.stat, entry.attr_ttl))
+    }
+
+    /// The target of a symbolic link.
+    pub async fn readlink(self: &Arc<Self>, ino: Ino) -> Result<Bytes> {
+        match which(ino) {
+            Which::HubLink => return Ok(Bytes::from_static(b".")),
+            Which::Private => {
+                let vfs = Arc::clone(self);
+                return blocking(move || vfs.private.readlink(ino)).await;
+            }
+            _ => {}
+        }
+        let attr = match self.attrs.immutable(ino) {
+            Some(attr) => attr,
+            None => self.meta.getattr(ino).await?,
+        };
+        match attr.content {
+            Content::Symlink(target) => Ok(target),
+            _ => Err(Error::new(Kind::Invalid, format!("inode {ino} is no symbolic link"))),
+        }
+    }
+
+    /// Waits until a directory that was shown early is what it will be.
+    pub(super) async fn settle(&self, dir: Ino) -> Result<()> {
+        match &self.lazy {
+            Some(lazy) => lazy.settle(dir).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a name came to.
+enum Found {
+    Attr(Attr),
+    Provisional(Ino),
+    Virtual(Lookup),
+    Nothing,
+}

@@ -1,0 +1,46 @@
+//! What a mount does besides answering: it keeps deleted files alive while they are open here, lets go of those that
+//! nobody holds, and writes out what is open when it stops.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::{Vfs, push};
+use crate::error::Result;
+use crate::types::Timestamp;
+
+/// How often held files are renewed; well below the time after which others drop them.
+const EVERY: Duration = Duration::from_secs(20);
+
+impl Vfs {
+    pub(super) fn start_upkeep(self: &Arc<Self>) {
+        tokio::spawn(push::follow_changes(Arc::downgrade(self), self.meta.clone()));
+        tokio::spawn(push::follow_blobs(Arc::downgrade(self), self.chunks.events()));
+        tokio::spawn(upkeep(Arc::downgrade(self)));
+    }
+
+    async fn upkeep_once(&self) -> Result<()> {
+        self.meta.hold_orphans(&self.handles.open_inodes()).await?;
+        // Their objects lie in the trash now; whoever empties that deletes them.
+        let reaped = self.meta.reap_orphans(Timestamp::now()).await?;
+        if !reaped.is_empty() {
+            tracing::debug!("{} deleted files that nobody has open are gone", reaped.len());
+        }
+        Ok(())
+    }
+
+    /// Writes out what is new in any file. The first error is returned after all were tried: what could not be written
+    /// stays in the local cache only.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.files.flush_all().await
+    }
+}
+
+async fn upkeep(vfs: Weak<Vfs>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        if let Err(e) = vfs.upkeep_once().await {
+            tracing::warn!("upkeep of open and deleted files, tried again in {EVERY:?}: {e}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Sessions, and what concerns the volume as a whole.
+
+use std::time::Duration;
+
+use hfmount::error::Kind;
+use hfmount::meta::kv::{Key, Txn, Write};
+use hfmount::meta::{LockKind, SchemaRow, list_sessions, read_settings, write_settings};
+use hfmount::types::{FileType, Ino};
+
+use crate::decorators::Faulty;
+use crate::world::*;
+
+const ROOT: Ino = Ino::ROOT;
+
+pub async fn sessions_are_listed(world: &World) {
+    let (a, b) = (world.mount().await, world.mount().await);
+    let mut listed = a.sessions().await.expect("sessions");
+    listed.sort_by_key(|s| s.id);
+    let mut ids = [a.session(), b.session()];
+    ids.sort();
+    assert_eq!(listed.iter().map(|s| s.id).collect::<Vec<_>>(), ids);
+    assert!(listed.iter().all(|s| s.alive && s.info.host == "node" && s.info.pid == 7));
+    b.close().await.expect("close");
+    let kv = world.kv().await;
+    assert_eq!(list_sessions(&*kv).await.expect("sessions").len(), 1);
+}
+
+pub async fn a_closed_session_holds_nothing(world: &World) {
+    let (a, b) = (world.mount().await, world.mount().await);
+    for n in 0..300 {
+        assert!(a.try_lock(Ino(100 + n), 1, LockKind::Exclusive).await.expect("lock"));
+    }
+    a.close().await.expect("close");
+    for n in 0..300 {
+        assert!(b.try_lock(Ino(100 + n), 1, LockKind::Exclusive).await.expect("lock"));
+    }
+    assert_eq!(kind(a.make(ROOT, b"f", new(FileType::File, 0)).await), Kind::Fenced);
+    assert_eq!(kind(a.try_lock(Ino(500), 1, LockKind::Shared).await), Kind::Fenced);
+}
+
+pub async fn a_silent_session_is_declared_dead(world: &World) {
+    let ttl = Duration::from_millis(900);
+    let silent = Faulty::new(world.kv().await);
+    let a = mount_on(silent.clone(), ttl).await;
+    let b = mount_on(world.kv().await, ttl).await;
+    assert!(a.try_lock(Ino(77), 1, LockKind::Exclusive).await.expect("lock"));
+    // It goes on living for as long as it is heard.
+    tokio::time::sleep(ttl * 3).await;
+    assert!(!b.try_lock(Ino(77), 1, LockKind::Exclusive).await.expect("lock") && !a.fenced());
+    silent.mute();
+    let deadline = tokio::time::Instant::now() + ttl * 10;
+    while !b.try_lock(Ino(77), 1, LockKind::Exclusive).await.expect("lock") {
+        assert!(tokio::time::Instant::now() < deadline, "the lock of the dead is never released");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(kind(a.make(ROOT, b"f", new(FileType::File, 0)).await), Kind::Fenced);
+    while !a.fenced() {
+        assert!(tokio::time::Instant::now() < deadline, "the dead do not notice");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(b.sessions().await.expect("sessions").len(), 1);
+    assert!(!b.fenced());
+}
+
+pub async fn one_mount_is_elected(world: &World) {
+    let (a, b) = (world.mount().await, world.mount().await);
+    let hour = Duration::from_secs(3600);
+    assert!(a.elect("gc", hour).await.expect("elect"));
+    assert!(!b.elect("gc", hour).await.expect("elect"));
+    assert!(b.elect("reap", hour).await.expect("elect"));
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(b.elect("gc", Duration::from_millis(1)).await.expect("elect"));
+    let candidates = (0..8).map(|_| a.elect("one", hour));
+    let elected = futures::future::join_all(candidates).await;
+    assert_eq!(elected.into_iter().filter(|e| *e.as_ref().expect("elect")).count(), 1);
+}
+
+pub async fn settings_are_compared_and_set(world: &World) {
+    let kv = world.kv().await;
+    assert!(read_settings::<String>(&*kv).await.expect("read").is_none());
+    let (one, two) = ("one".to_owned(), "two".to_owned());
+    assert!(write_settings(&*kv, None, &one).await.expect("write"));
+    assert!(!write_settings(&*kv, None, &two).await.expect("only if there are none"));
+    let read = read_settings::<String>(&*kv).await.expect("read").expect("settings");
+    assert_eq!(read.value, one);
+    assert!(write_settings(&*kv, Some(&read), &two).await.expect("write"));
+    assert!(!write_settings(&*kv, Some(&read), &one).await.expect("somebody was faster"));
+    let meta = world.mount().await;
+    assert_eq!(meta.settings::<String>().await.expect("read").expect("settings").value, two);
+    assert_eq!(kind(read_settings::<u64>(&*kv).await), Kind::Corrupt);
+    assert_eq!(nlink(&meta, ROOT).await, 2);
+}
+
+pub async fn newer_layouts_are_refused(world: &World) {
+    let kv = world.kv().await;
+    let newer = |oldest| {
+        let row = rmp_serde::to_vec(&SchemaRow { version: 9, oldest }).expect("encode");
+        Txn { write: vec![Write::Set(Key::new("v", "schema"), row.into())], ..Txn::default() }
+    };
+    world.mount().await.close().await.expect("close");
+    let _ = kv.commit(newer(9)).await.expect("commit");
+    let opened = hfmount::meta::Meta::open(world.kv().await, info("old"), Duration::from_secs(60)).await;
+    let error = opened.expect_err("too new");
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(error.to_string().contains("use a newer hfmount"), "{error}");
+    // Newer, but made so that older clients may go on.
+    let _ = kv.commit(newer(1)).await.expect("commit");
+    world.mount().await;
+}

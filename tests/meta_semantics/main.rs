@@ -1,0 +1,125 @@
+//! What the metadata promises to the layers above, on every engine.
+
+mod data;
+mod decorators;
+mod fencing;
+mod locks;
+mod model;
+mod names;
+mod publish;
+mod races;
+#[path = "../support/redis.rs"]
+mod redis_server;
+mod rename;
+mod rows;
+mod world;
+
+/// Every case on every engine.
+macro_rules! on_all_engines {
+    ($($module:ident :: { $($case:ident),* $(,)? })*) => {
+        mod on_memory {
+            $(mod $module {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() { crate::$module::$case(&crate::world::World::memory()).await; })*
+            })*
+        }
+        mod on_sqlite {
+            $(mod $module {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() { crate::$module::$case(&crate::world::World::sqlite()).await; })*
+            })*
+        }
+        mod on_redis {
+            $(mod $module {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() { crate::$module::$case(&crate::world::World::redis()).await; })*
+            })*
+        }
+    };
+}
+
+on_all_engines! {
+    names::{
+        what_is_made_is_found,
+        names_that_cannot_be,
+        parents_that_cannot_be,
+        links_are_counted,
+        removing_the_wrong_kind,
+        directories_must_be_empty,
+        set_group_id_is_handed_down,
+        locks_are_for_everybody,
+        times_of_directories,
+        attributes_change_as_posix_says,
+        owners_of_what_is_from_the_hub,
+        listings_go_on_where_they_ended,
+        another_mount_is_never_misled_by_hints,
+        usage_counts,
+        tombstones,
+    }
+    rename::{
+        to_a_free_name,
+        over_what_is_there,
+        onto_itself,
+        without_replacing,
+        in_exchange,
+        directories_keep_their_parents_and_counts,
+        never_into_itself,
+        between_two_links_of_one_file,
+    }
+    data::{
+        commits_are_conditional,
+        content_follows_the_change,
+        replaced_objects_go_to_the_trash,
+        inline_bytes_are_bounded,
+        orphans_live_while_held,
+        orphans_take_data,
+        big_orphans_are_reaped_in_pieces,
+    }
+    locks::{
+        shared_and_exclusive,
+        conversions,
+        released_with_an_event,
+        many_owners_one_at_a_time,
+    }
+    fencing::{
+        sessions_are_listed,
+        a_closed_session_holds_nothing,
+        a_silent_session_is_declared_dead,
+        one_mount_is_elected,
+        settings_are_compared_and_set,
+        newer_layouts_are_refused,
+    }
+    rows::{
+        hashes_are_recorded_once,
+        marks_of_blobs,
+        origins_are_kept,
+        refs_are_replaced,
+    }
+    races::{
+        creates_in_one_directory,
+        one_of_many_creates_a_name,
+        links_of_one_file,
+        creates_against_rmdir,
+        renames_among_few_names,
+        moves_of_directories_make_no_cycle,
+    }
+    publish::{
+        a_new_repository,
+        nested_refs_and_paths,
+        another_commit,
+        the_same_commit_again,
+        two_publish_the_same_repository,
+        many_publish_many_commits,
+        the_trees_file_may_be_large,
+        plans_that_cannot_be,
+        what_users_put_there_stays,
+        a_tombstone_stands_in_the_way,
+        a_failure_anywhere_leaves_nothing,
+        a_lost_reply_at_the_end_is_no_harm,
+        the_staging_of_the_dead_is_swept,
+        ten_thousand_files,
+    }
+    model::{
+        agrees_with_a_plain_tree,
+    }
+}

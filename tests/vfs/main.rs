@@ -1,0 +1,8 @@
+//! The file system without a kernel: nodes of a cluster in one process, against a stand-in Hub.
+
+mod files;
+mod lazy;
+mod locks;
+mod node;
+#[path = "../standin/mod.rs"]
+mod standin;
