@@ -175,7 +175,8 @@ impl Mount {
 
     fn wait_until_it_answers(&mut self) {
         let end = Instant::now() + PATIENCE;
-        while !(is_mounted(&self.point) && answers(&self.point)) {
+        // Its own word first: what answers may still be a dead mount that it is about to replace.
+        while !(self.log().contains("is mounted on") && answers(&self.point)) {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 panic!("the daemon ended: {status}\n{}", self.log());
             }
