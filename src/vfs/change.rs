@@ -9,9 +9,9 @@ use super::Vfs;
 use super::blocking::blocking;
 use super::handles::Data;
 use super::lazy::tombstone_of;
-use super::{present, private};
 use super::types::{Caller, Entry, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino::{Which, which};
+use super::{present, private};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{self, Attr, New, RenameMode, Role};
 use crate::types::{FileType, Ino, RepoId, Timestamp};
@@ -220,7 +220,6 @@ impl Vfs {
     /// Changes attributes, the size among them.
     pub async fn setattr(
         self: &Arc<Self>,
-        caller: &Caller,
         ino: Ino,
         fh: Option<u64>,
         set: SetAttr,
@@ -267,10 +266,8 @@ impl Vfs {
     /// succeeds and changes nothing, since programs check it and no user may lock the others out.
     async fn change_of(&self, ino: Ino, set: &SetAttr) -> Result<Option<meta::SetAttr>> {
         let mut mode = set.mode;
-        if mode.is_some() {
-            if ino == Ino::ROOT || self.is_lock(ino).await? {
-                mode = None;
-            }
+        if mode.is_some() && (ino == Ino::ROOT || self.is_lock(ino).await?) {
+            mode = None;
         }
         let (mut uid, mut gid) = if ino == Ino::ROOT { (None, None) } else { (set.uid, set.gid) };
         if uid.is_some() || gid.is_some() {
