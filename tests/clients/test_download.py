@@ -37,6 +37,19 @@ class Download(Case):
                 self.assertEqual([name for name in blobs if "incomplete" in name or "tmp" in name], [], "left behind")
                 self.assert_no_warnings(self.world.act("scan", stack=stack), repo)
 
+    def test_force_download_from_xet_storage(self):
+        """hf_xet opens the temporary file a second time and writes there; the blob then moves to the shared store."""
+        repo = self.hub.add("acme/forced-xet", FILES, xet=True)
+        self.world.act("download", repo_id=repo.id, filename="model.safetensors", read=False)
+        before = self.hub.seen()
+        answer = self.world.act("download", repo_id=repo.id, filename="model.safetensors", force_download=True)
+        self.assert_same(answer, FILES["model.safetensors"])
+        self.assertGreater((self.hub.seen() - before).requests.get("xet_reconstruction", 0), 0, "not by Xet")
+        for stack in ("new", "old"):
+            again = self.world.act("snapshot", repo_id=repo.id, offline=True, stack=stack, allow_patterns=["*.safetensors"])
+            self.assert_same(again["files"]["model.safetensors"], FILES["model.safetensors"])
+        self.assert_no_warnings(self.world.act("scan"), repo)
+
     def test_force_download_by_two_users(self):
         if not self.world.lazy:
             self.skipTest("in a plain folder the libraries of two users lock each other out by modes")

@@ -161,11 +161,9 @@ class Names(Case):
 
     def test_repositories_in_xet_storage(self):
         """What the Hub says of Xet changes nothing: the mount has the bytes, the libraries do not reach for theirs."""
-        if not self.world.lazy:
-            self.skipTest("the stand-in Hub has no Xet storage to download from")
         files = CONFIG | {"model.safetensors": noise(6 * MIB, "xet")}
         for stack in ("new", "old"):
-            for offline in (False, True):
+            for offline in (False, True) if self.world.lazy else (False,):
                 with self.subTest(stack=stack, offline=offline):
                     repo = self.hub.add(f"acme/xet-{stack}-{offline}", files, xet=True)
                     before = self.hub.seen()

@@ -92,13 +92,19 @@ async fn carry_out(
         return Err(No::Entry(tree.commit.clone()));
     };
     match &entry.lfs {
-        Some(_) => redirect(shared, &repo, &tree, entry),
+        Some(_) => redirect(shared, &repo, &tree, entry, request.headers()),
         None if shared.options.resolve_cache && !call.cached => Ok(to_cache(&repo, &tree, entry, request)),
         None => git_file(shared, connection, &repo, &tree, entry, request),
     }
 }
 
-fn redirect(shared: &Shared, repo: &Repo, tree: &Tree, entry: &Entry) -> Result<Response<Body>, No> {
+fn redirect(
+    shared: &Shared,
+    repo: &Repo,
+    tree: &Tree,
+    entry: &Entry,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, No> {
     let Some(lfs) = &entry.lfs else { return Err(No::Entry(tree.commit.clone())) };
     let label = format!("{}/{}", repo.label(), entry.path);
     let query = lock(&shared.signer).sign(&lfs.sha256, &label, shared.options.signed_for);
@@ -111,7 +117,9 @@ fn redirect(shared: &Shared, repo: &Repo, tree: &Tree, entry: &Entry) -> Result<
     http::set(&mut response, header::ACCEPT_RANGES, "bytes");
     if repo.json.xet {
         http::set(&mut response, "x-xet-hash", &lfs.sha256);
-        let token = format!("/api/{}/{}/xet-read-token/{}", repo.plural, repo.id, tree.commit);
+        // Old clients take it as it stands: it must name the host.
+        let host = text(headers, "host").unwrap_or("localhost");
+        let token = format!("http://{host}/api/{}/{}/xet-read-token/{}", repo.plural, repo.id, tree.commit);
         let link = format!(
             "<{token}>; rel=\"xet-auth\", <{}/cas/v1/reconstructions/{}>; rel=\"xet-reconstruction-info\"",
             shared.cdn, lfs.sha256
