@@ -10,6 +10,7 @@
 //! nothing is lost where only one did. Memory is bounded, whatever the size of the file.
 
 mod content;
+mod fill;
 mod flight;
 mod flush;
 mod put;
