@@ -9,7 +9,7 @@ use super::Vfs;
 use super::blocking::blocking;
 use super::handles::Data;
 use super::lazy::tombstone_of;
-use super::private;
+use super::{present, private};
 use super::types::{Caller, Entry, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino::{Which, which};
 use crate::error::{Error, Kind, Result};
@@ -248,7 +248,7 @@ impl Vfs {
         if let Some(size) = set.size {
             self.truncate(ino, handle.as_deref(), size).await?;
         }
-        let change = self.change_of(caller, ino, &set).await?;
+        let change = self.change_of(ino, &set).await?;
         let attr = match change {
             Some(change) => self.meta.setattr(ino, change).await?,
             None => self.meta.getattr(ino).await?,
@@ -265,14 +265,24 @@ impl Vfs {
 
     /// What of the wanted change is one. The modes of the root and of what lies below `.locks` are fixed: a chmod there
     /// succeeds and changes nothing, since programs check it and no user may lock the others out.
-    async fn change_of(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Option<meta::SetAttr>> {
+    async fn change_of(&self, ino: Ino, set: &SetAttr) -> Result<Option<meta::SetAttr>> {
         let mut mode = set.mode;
         if mode.is_some() {
             if ino == Ino::ROOT || self.is_lock(ino).await? {
                 mode = None;
             }
         }
-        let (uid, gid) = if ino == Ino::ROOT && caller.uid != 0 { (None, None) } else { (set.uid, set.gid) };
+        let (mut uid, mut gid) = if ino == Ino::ROOT { (None, None) } else { (set.uid, set.gid) };
+        if uid.is_some() || gid.is_some() {
+            let attr = self.meta.getattr(ino).await?;
+            // What the Hub brought becomes somebody's own as it is shown here: its row says nothing of this mount's owner.
+            if attr.hub {
+                let shown = present::stat(&attr, &self.opts);
+                uid = uid.or(Some(shown.uid));
+                gid = gid.or(Some(shown.gid));
+                mode = mode.or(Some(shown.mode));
+            }
+        }
         if mode.is_none() && uid.is_none() && gid.is_none() && set.atime.is_none() && set.mtime.is_none() {
             return Ok(None);
         }
