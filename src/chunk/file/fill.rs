@@ -56,7 +56,7 @@ impl FileContent {
 
     fn fill(self: &Arc<Self>, idx: u64) -> super::flight::Boarded {
         let content = self.clone();
-        self.fills.board(&self.shared.runtime, idx, move || async move { content.bring(idx, false).await })
+        self.fills.board(&self.shared, idx, move || async move { content.bring(idx, false).await })
     }
 
     /// Brings what objects have of chunk `idx` to the local disk; with `all`, also what a blob, a row or holes give.
@@ -188,8 +188,10 @@ impl FileContent {
         let before = {
             let mut state = self.state();
             let before = state.forget_rows(idx);
-            if state.attr.version != attr.version && state.committing.is_none() {
-                state.rebase(attr);
+            let newer = state.attr.version != attr.version && !state.is_past(&attr);
+            if newer && state.committing.is_none() {
+                let ours = attr.version.session == self.shared.meta.session();
+                state.rebase(attr, ours);
             }
             before
         };

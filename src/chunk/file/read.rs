@@ -1,17 +1,12 @@
-//! Reading: from the local disk, else from the bucket, a chunk at a time, ahead of who reads in order.
+//! Reading: putting answers together, and looking ahead of who reads in order.
 
-use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, stream};
 
 use super::content::FileContent;
 use super::state::{Base, Part};
-use crate::chunk::cache::CacheFile;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::source::bucket::Object;
-use crate::types::Extent;
 
 /// How often a read begins again because the file changes under it.
 pub(super) const ROUNDS: usize = 16;
@@ -193,7 +188,7 @@ impl FileContent {
             }
         }
         let content = self.clone();
-        self.shared.runtime.spawn(async move {
+        self.shared.spawn(async move {
             // Whoever needs the bytes will see the error.
             if content.learn_rows(chunks.clone()).await.is_err() {
                 return;

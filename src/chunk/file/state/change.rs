@@ -23,13 +23,19 @@ pub(in crate::chunk::file) enum Upload {
 }
 
 impl State {
-    /// Writes of `range` in the file are on the local disk.
-    pub fn wrote(&mut self, range: Range<u64>, now: Timestamp) {
+    /// Writes of `range` in the file are on the local disk. Returns the chunks that this made complete.
+    pub fn wrote(&mut self, range: Range<u64>, now: Timestamp) -> Vec<u64> {
         let size = u64::from(self.chunk_size);
+        let whole = 0..self.chunk_size;
+        let mut complete = Vec::new();
         for idx in range.start / size..range.end.div_ceil(size) {
             let part = self.within(idx, range.start)..self.within(idx, range.end);
             let chunk = self.chunk(idx);
+            let before = chunk.dirty.covers(whole.clone());
             chunk.dirty.insert(part.clone());
+            if !before && chunk.dirty.covers(whole.clone()) {
+                complete.push(idx);
+            }
             chunk.hash = None;
             match &mut chunk.local {
                 Local::Ranges(local) => local.insert(part),
@@ -41,6 +47,7 @@ impl State {
         self.delta.end = self.delta.end.max(range.end);
         self.delta.mtime = Some(now);
         self.changes += 1;
+        complete
     }
 
     /// Bytes that a failed write may have overwritten: what of them can be had again is not local any more.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::local::own_bytes;
-use super::{Base, Chunk, Local, State, base_of};
+use super::{Base, Chunk, Local, State};
 use crate::chunk::cache::Tag;
 use crate::chunk::extents;
 use crate::chunk::ranges::Ranges;
@@ -146,8 +146,7 @@ impl State {
                 self.delta.floor = floor;
             }
         }
-        self.base = base_of(&attr);
-        self.attr = attr;
+        self.adopt(attr);
         let sent: Vec<ObjectId> = plan.sent.iter().flat_map(|(_, list)| list).map(|e| e.object).collect();
         let unsent = std::mem::take(&mut self.replaced).into_iter().filter(|o| !sent.contains(o));
         if !uncertain {
@@ -182,9 +181,13 @@ impl State {
         self.forget_some();
     }
 
-    /// Somebody else committed. What is new here lies over what they wrote.
-    pub fn rebase(&mut self, attr: Attr) {
+    /// Somebody else committed. What is new here lies over what they wrote. `ours`: it was this session, whose commit was
+    /// applied although its reply was lost.
+    pub fn rebase(&mut self, attr: Attr, ours: bool) {
         self.end_commit_failed();
+        if self.uncertain && !ours {
+            self.upload_again();
+        }
         if !self.uncertain {
             // The commit that may have named them was not applied.
             self.discarded.append(&mut self.replaced);
@@ -203,8 +206,7 @@ impl State {
             true if cut => self.size,
             true => attr.size.max(self.delta.end).max(self.own_end()),
         };
-        self.base = base_of(&attr);
-        self.attr = attr;
+        self.adopt(attr);
         let id = self.next_id();
         if !modified {
             self.delta = Delta::default();
@@ -230,6 +232,21 @@ impl State {
             }
         }
         self.chunks.retain(|_, c| !c.is_clean() || c.local_tag.is_some());
+    }
+
+    /// What was uploaded and perhaps committed may have been replaced by others since, and its objects wait for their
+    /// deletion: they must not be named again.
+    fn upload_again(&mut self) {
+        for chunk in self.chunks.values_mut() {
+            if let Local::Ranges(local) = &chunk.local {
+                let spans: Vec<_> = chunk.pending.iter().map(extents::span).collect();
+                for span in spans.into_iter().filter(|span| local.covers(span.clone())) {
+                    chunk.dirty.insert(span);
+                }
+                chunk.pending.retain(|e| !local.covers(extents::span(e)));
+            }
+        }
+        self.uncertain = false;
     }
 
     /// One past the last byte that is not committed.

@@ -9,7 +9,7 @@ mod change;
 mod commit;
 mod local;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::chunk::cache::Tag;
 use crate::chunk::extents::{self, Piece};
 use crate::chunk::ranges::Ranges;
 use crate::meta::{Attr, Content};
-use crate::types::{BlobId, Extent, ObjectId};
+use crate::types::{BlobId, Extent, ObjectId, Version};
 
 pub(super) use self::change::Upload;
 pub(super) use self::commit::{Delta, Plan, Step};
@@ -132,9 +132,14 @@ pub(super) struct State {
     replaced: Vec<ObjectId>,
     /// A commit may or may not have been applied: its objects may be referred to.
     pub uncertain: bool,
+    /// Versions that the file had before this one. Attributes with one of them were read too early.
+    past: VecDeque<Version>,
     clock: u64,
     last_id: u64,
 }
+
+/// Versions that are remembered: more than can be committed while somebody reads attributes.
+const PAST: usize = 64;
 
 fn base_of(attr: &Attr) -> Base {
     match &attr.content {
@@ -159,9 +164,27 @@ impl State {
             discarded: Vec::new(),
             replaced: Vec::new(),
             uncertain: false,
+            past: VecDeque::new(),
             clock: 0,
             last_id: 0,
         }
+    }
+
+    /// Takes the attributes for the latest.
+    fn adopt(&mut self, attr: Attr) {
+        if self.attr.version != attr.version {
+            self.past.push_back(self.attr.version);
+            if self.past.len() > PAST {
+                self.past.pop_front();
+            }
+        }
+        self.base = base_of(&attr);
+        self.attr = attr;
+    }
+
+    /// Whether the attributes are older than what is known.
+    pub fn is_past(&self, attr: &Attr) -> bool {
+        self.past.contains(&attr.version)
     }
 
     pub fn is_modified(&self) -> bool {
