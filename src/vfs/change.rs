@@ -220,7 +220,6 @@ impl Vfs {
     /// Changes attributes, the size among them.
     pub async fn setattr(
         self: &Arc<Self>,
-        caller: &Caller,
         ino: Ino,
         fh: Option<u64>,
         set: SetAttr,
@@ -267,10 +266,8 @@ impl Vfs {
     /// succeeds and changes nothing, since programs check it and no user may lock the others out.
     async fn change_of(&self, ino: Ino, set: &SetAttr) -> Result<Option<meta::SetAttr>> {
         let mut mode = set.mode;
-        if mode.is_some() {
-            if ino == Ino::ROOT || self.is_lock(ino).await? {
-                mode = None;
-            }
+        if mode.is_some() && (ino == Ino::ROOT || self.is_lock(ino).await?) {
+            mode = None;
         }
         let (mut uid, mut gid) = if ino == Ino::ROOT { (None, None) } else { (set.uid, set.gid) };
         if uid.is_some() || gid.is_some() {

@@ -52,7 +52,7 @@ impl State {
     pub fn rows_to_plan(&self) -> Vec<u64> {
         let floor = self.floor();
         let size = u64::from(self.chunk_size);
-        let cut = (floor < self.attr.size && floor % size != 0).then_some(floor / size);
+        let cut = (floor < self.attr.size && !floor.is_multiple_of(size)).then_some(floor / size);
         let pending = self.chunks.iter().filter(|(_, c)| !c.pending.is_empty()).map(|(idx, _)| *idx);
         pending.chain(cut).filter(|idx| self.needs_rows(*idx)).collect()
     }
@@ -70,7 +70,7 @@ impl State {
         let (mut gone, mut cut) = (0..0, None);
         if self.base == Base::Rows && floor < self.attr.size {
             gone = floor.div_ceil(unit)..self.attr.size.div_ceil(unit);
-            cut = (floor % unit != 0).then_some(floor / unit);
+            cut = (!floor.is_multiple_of(unit)).then_some(floor / unit);
         }
         let limit = if self.base == Base::Rows { limit as u64 } else { u64::MAX };
         if gone.start < gone.end && (gone.end - gone.start) + pending.len() as u64 > limit {
