@@ -26,7 +26,7 @@ use signals::Signals;
 /// How long a fresh mount may take to answer for its root.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// How long programs that use the mount may keep the daemon from ending. They then find it gone.
-const LET_GO: Duration = Duration::from_secs(10);
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// Mounts and serves until it is unmounted or told to end; `ready` is called when the mount answers. Blocks.
 ///

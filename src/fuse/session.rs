@@ -144,10 +144,8 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let ended = *self.ended.borrow();
-        if !ended {
-            if let Err(e) = self.detach() {
-                tracing::warn!("{e}");
-            }
+        if !ended && let Err(e) = self.detach() {
+            tracing::warn!("{e}");
         }
         if let Some(thread) = self.thread.take().filter(JoinHandle::is_finished) {
             let _ = thread.join();
