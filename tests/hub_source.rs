@@ -63,6 +63,7 @@ async fn world_with(options: Options, token: Option<&str>) -> World {
             first: 0,
             count,
             chunk_size: CHUNK,
+            stored: [].into(),
         }
     };
     let (big, small) = (want("model.safetensors"), want("sub dir/größe/a#b?c %20.txt"));

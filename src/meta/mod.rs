@@ -65,7 +65,7 @@ pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Origin, Role, SCHEMA, SchemaRow, TARGET_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;

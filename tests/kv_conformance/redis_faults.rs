@@ -14,7 +14,7 @@ use crate::world::{attempt, del, key, next, redis_options, set, txn, value, writ
 
 /// Options of somebody who gives up soon.
 fn hasty(server: &RedisServer) -> RedisOptions {
-    let (try_timeout, total_timeout) = (Duration::from_millis(300), Duration::from_millis(1200));
+    let (try_timeout, total_timeout) = (Duration::from_millis(500), Duration::from_secs(2));
     RedisOptions { try_timeout, total_timeout, ..redis_options(server.address()) }
 }
 
@@ -184,7 +184,7 @@ async fn a_dead_server_is_an_error_and_never_absence() {
         async { kv.beat(SessionId(1), Duration::from_secs(9)).await.expect_err("beat").kind() },
         async { kv.info().await.expect_err("info").kind() },
     );
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     for kind in [get, follow, scan, commit, alive, beat, info] {
         assert!(matches!(kind, Kind::Unavailable | Kind::TimedOut), "{kind:?}");
     }
@@ -196,7 +196,7 @@ async fn a_dead_server_is_an_error_and_never_absence() {
     for read in reads {
         read.await.expect("task");
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,7 +209,7 @@ async fn a_server_that_hangs_is_not_waited_for_forever() {
     let began = Instant::now();
     let (keys, plus_one) = ([key("m", "a")], vec![Write::Add(key("v", "n"), 1)]);
     let (read, add) = tokio::join!(kv.get(&keys), attempt(&*kv, vec![], plus_one));
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert_eq!(read.expect_err("hangs").kind(), Kind::TimedOut);
     assert_eq!(add.expect_err("hangs").kind(), Kind::TimedOut);
     // Who has more time gets an answer. All copies that were sent meanwhile arrive too: the outcome was open, but it is
@@ -368,7 +368,7 @@ async fn a_silent_push_channel_is_noticed() {
     let server = RedisServer::start();
     let kv = RedisKv::open(hasty(&server)).await.expect("open");
     let mut watch = kv.watch().await.expect("watch");
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     server.freeze(true);
     assert_eq!(next(&mut watch).await, Event::Lost);
     server.freeze(false);

@@ -41,7 +41,7 @@ pub fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Response<B
         if request.method() != Method::GET || request.headers().contains_key(header::AUTHORIZATION) {
             return Some(refuse(StatusCode::BAD_REQUEST, "a signed GET is expected"));
         }
-        return Some(xorb(shared, rest, range, request.headers()));
+        return Some(xorb(shared, rest, request.headers()));
     }
     // Version 2 as well: clients then fall back to version 1.
     path.starts_with("/cas/").then(|| refuse(StatusCode::NOT_FOUND, "NoSuchKey"))
@@ -85,7 +85,7 @@ fn reconstruct(shared: &Shared, sha256: &str, range: Option<&str>) -> Response<B
     answer_json(StatusCode::OK, &value)
 }
 
-fn xorb(shared: &Shared, rest: &str, range: Option<&str>, headers: &HeaderMap) -> Response<Body> {
+fn xorb(shared: &Shared, rest: &str, headers: &HeaderMap) -> Response<Body> {
     let found = rest.split_once('/').and_then(|(sha256, index)| {
         let index: u64 = index.parse().ok()?;
         let (file, size) = open(shared, sha256)?;
@@ -94,6 +94,7 @@ fn xorb(shared: &Shared, rest: &str, range: Option<&str>, headers: &HeaderMap) -
     });
     let Some((sha256, bytes)) = found else { return refuse(StatusCode::NOT_FOUND, "NoSuchKey") };
     let size = bytes.len() as u64;
+    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
     let (status, part) = match http::range(range, size) {
         Ranged::Whole => (StatusCode::OK, 0..size),
         Ranged::Part(part) => (StatusCode::PARTIAL_CONTENT, part),

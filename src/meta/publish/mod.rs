@@ -13,11 +13,11 @@ use self::tree::{Pointer, Tree};
 use super::blobs::Blobs;
 use super::data::objects;
 use super::retry::Tries;
-use super::schema::{self, Content, INLINE_MAX, InodeRow, Origin, Role};
+use super::schema::{self, Content, INLINE_MAX, InodeRow, Role};
 use super::txn::Build;
 use super::{Meta, check_name};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::types::{BlobId, Commit, Extent, FileType, Ino, RepoId, Timestamp};
+use crate::types::{BlobId, Commit, Extent, FileType, Ino, Origin, RepoId, Timestamp};
 
 /// How many blobs are handled at once.
 const BLOBS_AT_ONCE: usize = 400;
