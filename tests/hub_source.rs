@@ -63,6 +63,7 @@ async fn world_with(options: Options, token: Option<&str>) -> World {
             first: 0,
             count,
             chunk_size: CHUNK,
+            stored: [].into(),
         }
     };
     let (big, small) = (want("model.safetensors"), want("sub dir/größe/a#b?c %20.txt"));
@@ -208,6 +209,16 @@ async fn busy_servers_are_waited_for() {
     assert_eq!(collect(&source, &w.big).await.expect("known"), w.bytes);
     let error = collect(&source, &w.small).await.expect_err("unknown");
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn a_slow_transfer_may_take_longer_than_the_deadline() {
+    let w = world().await;
+    w.hub.faults(|f| (f.only, f.slow) = (Target::Cdn, 250_000));
+    let begun = Instant::now();
+    assert_eq!(collect(&HubSource::new(w.client.clone()), &w.big).await.expect("slow"), w.bytes);
+    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(w.hub.counters().of("cdn_get"), 1);
 }
 
 #[tokio::test]

@@ -270,9 +270,7 @@ impl Blob {
                 let text = format!("the metadata says {} bytes, the inode {}", row.size, self.size);
                 return Err(Error::new(Kind::Corrupt, text));
             }
-            Some(row) => {
-                Facts { origins: row.origins.into_iter().map(origin).collect(), verified: row.verified }
-            }
+            Some(row) => Facts { origins: row.origins.into(), verified: row.verified },
             None => Facts { origins: Arc::from([]), verified: false },
         };
         let facts = Arc::new(facts);
@@ -330,8 +328,4 @@ impl Drop for Blob {
     fn drop(&mut self) {
         self.shared.closed(self.id);
     }
-}
-
-fn origin(o: crate::meta::Origin) -> Origin {
-    Origin { repo: o.repo, commit: o.commit, path: o.path }
 }

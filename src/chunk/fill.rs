@@ -16,17 +16,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Rounds in which all sources gave wrong bytes, before a read fails for it.
 const WRONG_ROUNDS: u32 = 3;
 
-/// Fills the run. With a place it is ahead of readers; without, somebody waits, and a place of the others' kind is taken.
-pub(super) async fn run(mut flights: Flights, ahead: AheadPlace) {
-    let shared = flights.blob.shared.clone();
-    let place = match ahead {
-        Some(place) => place,
-        None => match shared.demand.clone().acquire_owned().await {
-            Ok(place) => place,
-            Err(e) => return flights.failed(Error::with_source(Kind::Internal, "a place for a transfer", e)),
-        },
-    };
-    let result = rounds(&mut flights).await;
+/// Fills the run. With a place it is ahead of readers; the place is given back when the source stalls or fails, so that no
+/// server that hangs keeps others' readers waiting.
+pub(super) async fn run(mut flights: Flights, mut place: AheadPlace) {
+    let result = rounds(&mut flights, &mut place).await;
     drop(place);
     let blob = flights.blob.clone();
     match result {
@@ -44,17 +37,18 @@ pub(super) async fn run(mut flights: Flights, ahead: AheadPlace) {
     blob.pump();
 }
 
-async fn rounds(flights: &mut Flights) -> Result<()> {
+async fn rounds(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
     let blob = flights.blob.clone();
     let deadline = Instant::now() + blob.shared.options.io_timeout;
     let mut pause = FIRST_PAUSE;
     let mut wrong = 0;
     loop {
         let before = flights.left.start;
-        let error = match round(flights).await {
+        let error = match round(flights, place).await {
             Ok(()) => return Ok(()),
             Err(e) => e,
         };
+        *place = None;
         if flights.left.start > before {
             pause = FIRST_PAUSE;
             wrong = 0;
@@ -86,7 +80,7 @@ async fn rounds(flights: &mut Flights) -> Result<()> {
 
 /// Asks each source once for what is left of the run. The error is the one that matters most: a transient one before wrong
 /// bytes, before a refusal, before "not here".
-async fn round(flights: &mut Flights) -> Result<()> {
+async fn round(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
     let blob = flights.blob.clone();
     let shared = &blob.shared;
     let (facts, rows) = tokio::try_join!(blob.facts(), rows(&blob, flights))?;
@@ -101,7 +95,7 @@ async fn round(flights: &mut Flights) -> Result<()> {
             continue;
         }
         let counters = &shared.counters.fetched[n];
-        let Err(e) = pour::pour(flights, &task, n, source.as_ref()).await else { return Ok(()) };
+        let Err(e) = pour::pour(flights, &task, n, source.as_ref(), place).await else { return Ok(()) };
         if e.kind() != Kind::NotFound {
             counters.failed.fetch_add(1, Relaxed);
             tracing::debug!(blob = %blob.id, source = source.name(), error = %e, "no bytes");

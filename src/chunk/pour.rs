@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 use super::blob::{Blob, Facts};
 use super::cache::{BLOB_TAG, CacheFile};
 use super::digest::Digest;
-use super::flight::{Flights, Landing};
+use super::flight::{AheadPlace, Flights, Landing};
 use super::overflow::Held;
 use super::settle::{Finding, settle};
 use super::shared::PIECE;
@@ -24,6 +25,8 @@ use crate::source::{Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
+/// A source that gives nothing for so long has stalled: what others could use is given back while it is waited for.
+const STALL: Duration = Duration::from_secs(1);
 
 /// What is known when a round begins.
 #[derive(Debug)]
@@ -42,9 +45,15 @@ impl Task {
 }
 
 /// Fetches what is left of the run from source number `n`. Chunks that came whole have landed even if it fails.
-pub(super) async fn pour(flights: &mut Flights, task: &Task, n: usize, source: &dyn Source) -> Result<()> {
+pub(super) async fn pour(
+    flights: &mut Flights,
+    task: &Task,
+    n: usize,
+    source: &dyn Source,
+    place: &mut AheadPlace,
+) -> Result<()> {
     let mut last = None;
-    let result = stream(flights, task, n, source, &mut last).await;
+    let result = stream(flights, task, n, source, place, &mut last).await;
     // The chunk before the one that failed may just be settling.
     let settled = land(flights, last).await;
     settled.and(result)
@@ -55,6 +64,7 @@ async fn stream(
     task: &Task,
     n: usize,
     source: &dyn Source,
+    place: &mut AheadPlace,
     last: &mut Option<Settling>,
 ) -> Result<()> {
     let blob = flights.blob.clone();
@@ -74,11 +84,27 @@ async fn stream(
     let late = |what| Error::new(Kind::TimedOut, format!("{what} after {} s", limit.as_secs()));
     let counters = &shared.counters.fetched[n];
     counters.requests.fetch_add(1, Relaxed);
-    let mut bytes = timeout(limit, source.fetch(&want)).await.map_err(|_| late("no answer"))??;
-
+    let stall = STALL.min(limit);
+    let mut fetch = source.fetch(&want);
+    let mut bytes = match timeout(stall, &mut fetch).await {
+        Ok(answer) => answer?,
+        Err(_) => {
+            *place = None;
+            timeout(limit - stall, fetch).await.map_err(|_| late("no answer"))??
+        }
+    };
     let mut idx = run.start;
     let mut chunk = Pouring::new(&blob, idx);
-    while let Some(piece) = timeout(limit, bytes.next()).await.map_err(|_| late("no more bytes"))? {
+    loop {
+        let piece = match timeout(stall, bytes.next()).await {
+            Ok(piece) => piece,
+            Err(_) => {
+                *place = None;
+                chunk.flush().await?;
+                timeout(limit - stall, bytes.next()).await.map_err(|_| late("no more bytes"))?
+            }
+        };
+        let Some(piece) = piece else { break };
         let mut piece = piece?;
         counters.bytes.fetch_add(piece.len() as u64, Relaxed);
         while !piece.is_empty() {
@@ -210,6 +236,8 @@ struct Pouring {
     taken: usize,
     batch: Vec<Bytes>,
     gathered: usize,
+    /// Of what is gathered.
+    room: Option<OwnedSemaphorePermit>,
     sink: Place,
 }
 
@@ -251,6 +279,7 @@ impl Pouring {
             taken: 0,
             batch: Vec::new(),
             gathered: 0,
+            room: None,
             sink: Place::Here(Box::new(sink)),
         }
     }
@@ -261,6 +290,10 @@ impl Pouring {
     }
 
     async fn push(&mut self, piece: Bytes) -> Result<()> {
+        if self.room.is_none() {
+            let room = self.blob.shared.pieces.clone().acquire_owned().await;
+            self.room = Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
+        }
         self.taken += piece.len();
         self.gathered += piece.len();
         self.batch.push(piece);
@@ -272,11 +305,18 @@ impl Pouring {
 
     /// Waits for the write before and begins the next one.
     async fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
         let sink = self.sink().await?;
         let (file, idx) = (self.blob.file.clone(), self.idx);
-        let batch = std::mem::take(&mut self.batch);
+        let (batch, room) = (std::mem::take(&mut self.batch), self.room.take());
         self.gathered = 0;
-        self.sink = Place::Away(tokio::task::spawn_blocking(move || write(&file, idx, sink, batch)));
+        self.sink = Place::Away(tokio::task::spawn_blocking(move || {
+            let written = write(&file, idx, sink, batch);
+            drop(room);
+            written
+        }));
         Ok(())
     }
 
@@ -286,14 +326,14 @@ impl Pouring {
             Place::Gone => Err(Error::new(Kind::Internal, "a chunk without a place")),
             Place::Away(job) => match job.await {
                 Ok(Ok(sink)) => Ok(sink),
-                Ok(Err(no_room)) => self.into_memory(*no_room).await,
+                Ok(Err(no_room)) => self.go_on_in_memory(*no_room).await,
                 Err(e) => Err(Error::with_source(Kind::Internal, "writing to the cache", e)),
             },
         }
     }
 
     /// Goes on in memory, if somebody waits for the chunk.
-    async fn into_memory(&mut self, no_room: NoRoom) -> Result<Box<Sink>> {
+    async fn go_on_in_memory(&mut self, no_room: NoRoom) -> Result<Box<Sink>> {
         let NoRoom { mut sink, batch, error } = no_room;
         let shared = &self.blob.shared;
         if !shared.was_full() {

@@ -28,7 +28,7 @@ impl Ranges {
             start = start.min(self.0[first].start);
             end = end.max(self.0[last - 1].end);
         }
-        self.0.splice(first..last, [start..end]);
+        self.0.splice(first..last, std::iter::once(start..end));
     }
 
     /// Takes the bytes of `range` out.

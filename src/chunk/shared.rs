@@ -21,7 +21,7 @@ use crate::source::Source;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;
 
-/// Bytes gathered before they are written: of these each transfer has one being written and one being gathered.
+/// Bytes gathered before they are written.
 pub(super) const PIECE: usize = 512 << 10;
 /// How long nothing is fetched ahead after the disk was full.
 const FULL_PAUSE: Duration = Duration::from_secs(10);
@@ -39,8 +39,9 @@ pub(super) struct Shared {
     tasks: TaskTracker,
     pub stop: CancellationToken,
     closing: AtomicBool,
-    /// Places for transfers that somebody waits for, and for those ahead of readers: the latter cannot take the former's.
-    pub demand: Arc<Semaphore>,
+    /// Places for pieces in memory. Held while bytes are there, never while a source is waited for.
+    pub pieces: Arc<Semaphore>,
+    /// Places for transfers ahead of readers.
     pub ahead: Arc<Semaphore>,
     /// Whole-blob checks at a time.
     pub verifying: Arc<Semaphore>,
@@ -114,9 +115,10 @@ impl Shared {
         bucket: Option<Bucket>,
     ) -> Arc<Self> {
         let memory = options.memory.max(8 << 20);
-        // Five eighths for transfers, two pieces each; of these two fifths ahead. The rest for a full disk.
-        let transfers = (memory / 8 * 5 / (2 * PIECE as u64)) as usize;
-        let ahead = transfers * 2 / 5;
+        // Five eighths for transfers, of which those ahead of readers, with two pieces each, may take two fifths. The rest
+        // for a full disk.
+        let pieces = (memory / 8 * 5 / PIECE as u64) as usize;
+        let ahead = pieces / 5;
         let counters =
             Counters { fetched: sources.iter().map(|_| Fetched::default()).collect(), ..Counters::default() };
         Arc::new(Shared {
@@ -130,7 +132,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             closing: AtomicBool::new(false),
-            demand: Arc::new(Semaphore::new(transfers - ahead)),
+            pieces: Arc::new(Semaphore::new(pieces)),
             ahead: Arc::new(Semaphore::new(ahead)),
             verifying: Arc::new(Semaphore::new(2)),
             uploads: Uploads::default(),

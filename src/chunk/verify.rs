@@ -111,11 +111,7 @@ async fn work(blob: Arc<Blob>) {
             (check.next, check.digest.clone().unwrap_or_else(|| Digest::new(&blob.id, blob.size)))
         };
         let file = blob.file.clone();
-        let digested = blocking(move || {
-            let mut digest = digest;
-            let there = file.scan_present(next, |piece| digest.update(piece))?;
-            Ok(there.then_some(digest))
-        });
+        let digested = blocking(move || file.fold_present(next, &digest, Digest::update));
         let digest = digested.await.unwrap_or_else(|e| {
             tracing::warn!(blob = %blob.id, error = %e, "cannot read the cache to verify it");
             None

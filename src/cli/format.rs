@@ -144,7 +144,7 @@ impl FormatArgs {
             notices.push(format!("{} is a folder of this machine: others cannot use it", volume.storage));
         }
         let options = volume.storage_options(self.given_keys()?, None)?;
-        if let Some(passphrase) = passphrase_for(&options)? {
+        if let Some(passphrase) = passphrase_for(&volume, &options)? {
             volume.seal_keys(&options, &passphrase)?;
         }
         check_bucket(&volume, &options).await?;
@@ -220,7 +220,7 @@ impl FormatArgs {
             return Ok((volume, Outcome::Kept));
         }
         let mut fields = fields;
-        if let Some(passphrase) = passphrase_for(&options)? {
+        if let Some(passphrase) = passphrase_for(&changed, &options)? {
             changed.seal_keys(&options, &passphrase)?;
             fields.push("sealed keys");
         }
@@ -282,9 +282,10 @@ impl FormatArgs {
     }
 }
 
-/// Keys are sealed when there are keys and a passphrase.
-fn passphrase_for(options: &StorageOptions) -> Result<Option<Secret>> {
-    Ok(secrets::from_env(PASSPHRASE)?.filter(|_| options.secret_key.is_some()))
+/// Keys are sealed when there are keys, a bucket that they are for, and a passphrase.
+fn passphrase_for(volume: &Volume, options: &StorageOptions) -> Result<Option<Secret>> {
+    let wanted = options.secret_key.is_some() && !volume.storage.is_local();
+    Ok(secrets::from_env(PASSPHRASE)?.filter(|_| wanted))
 }
 
 /// An `http(s)` URL without a user, a query or a slash at its end.

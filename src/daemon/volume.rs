@@ -25,9 +25,15 @@ pub async fn need_volume(meta: &MetaUrl) -> Result<(Arc<dyn Kv>, Volume)> {
     Ok((kv, volume))
 }
 
-/// The keys of the bucket: `--access-key` with its own secret, else the usual `AWS_*`.
+/// The keys of the bucket: `--access-key` with its own secret, else the usual `AWS_*`. Where the bucket is comes from the
+/// volume's settings, whatever `AWS_ENDPOINT_URL` says on this machine.
 pub fn storage_keys(access_key: Option<&str>) -> Result<StorageOptions> {
-    let usual = StorageOptions::from_env(|name| std::env::var(name).ok());
+    let usual = StorageOptions {
+        endpoint: None,
+        region: None,
+        path_style: None,
+        ..StorageOptions::from_env(|name| std::env::var(name).ok())
+    };
     let secret_key = secrets::from_env("HFMOUNT_SECRET_KEY")?;
     let access_key = access_key.map(str::to_owned).or_else(|| env("HFMOUNT_ACCESS_KEY"));
     match (&access_key, &secret_key) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fuser::{ReplyAttr, ReplyData, ReplyStatfs, Request};
 
-use super::adapter::{Adapter, asking, caller, changing};
+use super::adapter::{Adapter, asking, changing};
 use super::convert;
 use super::reply::errno;
 use crate::error::Result;
@@ -36,8 +36,8 @@ impl Adapter {
         change: SetAttr,
         reply: ReplyAttr,
     ) {
-        let (vfs, caller) = (self.vfs.clone(), caller(req));
-        let work = async move { vfs.setattr(&caller, ino, fh, change).await };
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.setattr(ino, fh, change).await };
         self.tasks.spawn(changing("setattr", ino, req), work, move |r| answer_attr("setattr", ino, r, reply));
     }
 

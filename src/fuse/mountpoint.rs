@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -133,19 +133,27 @@ enum Probe {
     Hangs,
 }
 
-/// Whether the file system on `path` answers. A thread that hangs is left behind: nothing can end it.
 fn probe(path: &Path) -> Probe {
+    match ask(path, PROBE) {
+        Some(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Probe::Dead,
+        // Refused to this user, or another error: somebody is there.
+        Some(_) => Probe::Alive,
+        None => Probe::Hangs,
+    }
+}
+
+/// Asks the file system on `path` for its root, whatever the kernel remembers of it: right after a crash it would still
+/// answer for the dead. `None` if there is no answer in time; the thread that waits for it is left behind, since nothing
+/// can end it.
+pub(super) fn ask(path: &Path, limit: Duration) -> Option<Result<(), Errno>> {
     let (tx, rx) = sync_channel(1);
     let owned = path.to_path_buf();
     std::thread::spawn(move || {
-        let _ = tx.send(rustix::fs::stat(&owned).map(|_| ()));
+        let answer = statx(CWD, &owned, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+        // Nobody may be waiting any more.
+        let _ = tx.send(answer.map(|_| ()));
     });
-    match rx.recv_timeout(PROBE) {
-        Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Probe::Dead,
-        // Refused to this user, or another error: somebody is there.
-        Ok(_) => Probe::Alive,
-        Err(_) => Probe::Hangs,
-    }
+    rx.recv_timeout(limit).ok()
 }
 
 fn hidden(path: &Path) -> Option<String> {

@@ -115,14 +115,9 @@ impl Mounted {
 
     /// Asks the mount for its root through the kernel, as a user would. Blocks, at most for `limit`.
     pub fn answers(&self, limit: Duration) -> Result<()> {
-        let (tx, rx) = std::sync::mpsc::sync_channel(1);
-        let path = self.path.clone();
-        std::thread::spawn(move || {
-            let _ = tx.send(rustix::fs::stat(&path).map(|_| ()));
-        });
-        match rx.recv_timeout(limit) {
-            Ok(answer) => answer.map_err(io::Error::from).context(|| self.path.display().to_string()),
-            Err(_) => Err(Error::new(Kind::TimedOut, format!("first look at {}", self.path.display()))),
+        match mountpoint::ask(&self.path, limit) {
+            Some(answer) => answer.map_err(io::Error::from).context(|| self.path.display().to_string()),
+            None => Err(Error::new(Kind::TimedOut, format!("first look at {}", self.path.display()))),
         }
     }
 
@@ -149,10 +144,8 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let ended = *self.ended.borrow();
-        if !ended {
-            if let Err(e) = self.detach() {
-                tracing::warn!("{e}");
-            }
+        if !ended && let Err(e) = self.detach() {
+            tracing::warn!("{e}");
         }
         if let Some(thread) = self.thread.take().filter(JoinHandle::is_finished) {
             let _ = thread.join();

@@ -90,8 +90,16 @@ pub(super) fn leading_number(key: &Key, value: &[u8]) -> Result<u64> {
 /// `Max` reaches to 2^64, `Add` below 0: the wider type holds both.
 fn stored(rows: &mut impl Rows, key: &Key) -> Result<Option<i128>> {
     let Some(value) = rows.value(key)? else { return Ok(None) };
-    let number = std::str::from_utf8(&value).ok().and_then(|s| s.parse().ok());
-    number.map(Some).ok_or_else(|| not_a_number(key))
+    parse(&value).map(Some).ok_or_else(|| not_a_number(key))
+}
+
+/// What all engines take for a number: at most 20 digits, perhaps behind a minus.
+fn parse(value: &[u8]) -> Option<i128> {
+    let digits = value.strip_prefix(b"-").unwrap_or(value);
+    if !(1..=20).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn sum(rows: &mut impl Rows, key: &Key, n: i64) -> Result<i64> {

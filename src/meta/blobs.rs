@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::kv::{Expect, Key, Kv, Outcome, Txn, Write};
 use super::retry::Tries;
-use super::schema::{self, BlobBase, ORIGINS_MAX, Origin};
+use super::schema::{self, BlobBase, ORIGINS_MAX};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::types::{BlobId, SessionId};
+use crate::types::{BlobId, Origin, SessionId};
 
 /// What is known of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,6 +21,9 @@ pub(super) const CHUNKS_AT_ONCE: u64 = 1000;
 ///
 /// The content becomes [`Content::Inline`] if there are inline bytes, else [`Content::None`] if the size is 0, else
 /// [`Content::Extents`]. In the first two cases all chunk rows go, listed or not.
+///
+/// What was inline or a blob before is not carried over: when the content becomes extents, the caller lists all chunks
+/// that have bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataChange {
     /// The new size, bytes.

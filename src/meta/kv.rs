@@ -46,12 +46,14 @@ pub enum Write {
     Del(Key),
     /// Drops a whole map. Bounded work is the caller's duty.
     DelMap(String),
-    /// Sets the number to the larger of it and the given one; absent counts as the smallest. Numbers are read with
-    /// [`number`].
+    /// Sets the number to the larger of it and the given one, exactly; absent counts as smaller than any. What is to be
+    /// read with [`number`] must be below 2^63.
     Max(Key, u64),
-    /// Adds to the number, absent counts as 0; wraps never: callers stay within ±2^62.
+    /// Adds to the number, absent counts as 0. Never wraps: a sum beyond 64 bits is [`Kind::Corrupt`] and nothing is
+    /// applied, as for a value that is no number (a decimal of at most 20 digits).
     Add(Key, i64),
-    /// As `Add`, but the transaction is [`Outcome::Full`] (nothing applied) when the sum would exceed the bound.
+    /// As `Add`, but the transaction is [`Outcome::Full`] (nothing applied) when the sum would exceed the bound. To
+    /// give back what was counted use `Add`: a bound that was lowered must not stand in the way.
     AddBounded(Key, i64, i64),
 }
 
@@ -66,7 +68,8 @@ pub enum Change {
     Unlocked { ino: Ino },
 }
 
-/// A transaction: all writes, iff every expectation holds at that moment.
+/// A transaction: all writes, iff every expectation holds at that moment. A few thousand expectations and writes are fine;
+/// one that takes a server a second holds up everybody.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// The session that commits. The engine adds the expectation that this session is still registered (the field
@@ -175,15 +178,20 @@ pub trait Kv: Debug + Send + Sync + 'static {
     /// [`inode_map`]`(n)`. One round trip, one moment. `None` if `key` is absent.
     async fn follow(&self, key: &Key, fields: &[Bytes]) -> Result<Option<Followed>>;
 
-    /// Up to `limit` entries of an ordered map with ids above `after`, in the order of ids. Entries that come or go
-    /// meanwhile may or may not be seen; the others are seen exactly once over successive calls.
+    /// Up to `limit` entries of an ordered map with ids above `after`, in the order of ids; fewer only at the end. Entries
+    /// that come or go meanwhile may or may not be seen; the others are seen exactly once over successive calls.
     async fn scan(&self, map: &str, after: u64, limit: usize) -> Result<Vec<Entry>>;
 
     /// Applies a transaction wholly or not at all, exactly once even if replies are lost: after an error the
-    /// outcome is unknown only if the error is [`Kind::TimedOut`] or [`Kind::Unavailable`].
+    /// outcome is unknown only if the error is [`Kind::TimedOut`] or [`Kind::Unavailable`]. A future that is dropped
+    /// leaves it unknown too.
+    ///
+    /// Other errors: [`Kind::Fenced`] (see [`Txn::session`]), [`Kind::Corrupt`] (a number that is none),
+    /// [`Kind::NoSpace`]; nothing was written.
     async fn commit(&self, txn: Txn) -> Result<Outcome>;
 
-    /// Subscribes to the changes that commits publish, this process's own included.
+    /// Subscribes to the changes that commits publish from now on, this process's own included. Those of one process
+    /// are heard in the order of its commits; a reader who has heard of a commit sees it.
     async fn watch(&self) -> Result<Watch>;
 
     /// Says that the session lives, for `ttl` from now by the engine's clock.

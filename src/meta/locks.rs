@@ -14,6 +14,9 @@ use super::txn::Build;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::{Ino, SessionId};
 
+/// The most holders of one lock: a row stays small.
+const HOLDERS_MAX: usize = 10_000;
+
 /// How a lock excludes others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockKind {
@@ -195,6 +198,3 @@ fn replace_holders(
     build.set(key, value.clone());
     Ok(Some(value))
 }
-
-/// The most holders of one lock: a row stays small.
-const HOLDERS_MAX: usize = 10_000;

@@ -65,7 +65,7 @@ pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Origin, Role, SCHEMA, SchemaRow, TARGET_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;
@@ -162,4 +162,51 @@ fn check_name(name: &[u8]) -> Result<()> {
         return Err(Error::new(Kind::Invalid, format!("name {:?}", name.escape_ascii().to_string())));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{BlobId, Commit, Ino, Timestamp};
+
+    /// The layers above spawn every verb.
+    #[test]
+    fn all_verbs_can_be_spawned() {
+        fn spawnable<F: Future + Send>(_: impl FnOnce(&'static Meta) -> F) {}
+        const INO: Ino = Ino::ROOT;
+        spawnable(|m| m.lookup(INO, b"x"));
+        spawnable(|m| m.getattr(INO));
+        spawnable(|m| m.getattrs(&[INO]));
+        spawnable(|m| m.readdir(INO, 0, 1));
+        spawnable(|m| m.link(INO, INO, b"x"));
+        spawnable(|m| m.unlink(INO, b"x"));
+        spawnable(|m| m.rmdir(INO, b"x"));
+        spawnable(|m| m.rename(INO, b"x", INO, b"y", RenameMode::Replace));
+        spawnable(|m| m.setattr(INO, SetAttr::default()));
+        spawnable(|m| m.extents(INO, &[0]));
+        spawnable(|m| m.commit_data(INO, m.next_version(), DataChange::default()));
+        spawnable(|m| m.try_lock(INO, 0, LockKind::Shared));
+        spawnable(|m| m.unlock(INO, 0));
+        spawnable(|m| m.hold_orphans(&[INO]));
+        spawnable(|m| m.reap_orphans(Timestamp(0)));
+        spawnable(|m| m.trash(0, 1));
+        spawnable(|m| m.set_ref(INO, "main", Commit([0; 20])));
+        spawnable(|m| m.read_ref(INO, "main"));
+        spawnable(|m| m.reserve_ino());
+        spawnable(|m| m.usage());
+        spawnable(|m| m.tombstone(b"x"));
+        spawnable(|m| m.elect("x", Duration::ZERO));
+        spawnable(|m| m.sessions());
+        spawnable(|m| m.close());
+        spawnable(|m| async { m.blobs().get(BlobId::Git([0; 20])).await });
+    }
+
+    #[test]
+    fn names() {
+        assert!(check_name(b"a").is_ok() && check_name(&[b'a'; 255]).is_ok() && check_name(b"...").is_ok());
+        assert_eq!(check_name(&[b'a'; 256]).expect_err("long").kind(), Kind::NameTooLong);
+        for name in [&b""[..], b".", b"..", b"a/b", b"\0"] {
+            assert_eq!(check_name(name).expect_err("no name").kind(), Kind::Invalid);
+        }
+    }
 }

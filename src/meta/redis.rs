@@ -12,14 +12,24 @@
 //!
 //! `{p}@events:<db>` is the push channel. Every operation is one round trip and one moment: a plain command or one script.
 //!
-//! **Exactly once.** A commit carries a slot and a request number ([`slots`]); the script writes the number down in the
+//! **Exactly once.** A commit carries a slot and a request number (`slots.rs`); the script writes the number down in the
 //! same step as the changes, and a repetition of it answers what the first one did. So a commit whose reply is lost is
 //! sent again, and an error leaves the outcome open only when the time for that ran out.
 //!
 //! **Waiting.** A try is bounded ([`RedisOptions::try_timeout`]), an operation with its retries too
 //! ([`RedisOptions::total_timeout`]). A server that restarts, loads its data or fails over within that time is not noticed.
-//! A server whose `run_id` is another than before may have forgotten the latest commits: watchers hear
-//! [`Lost`](super::kv::Event::Lost).
+//! What only the user can change (password, rights, certificate) is told at once.
+//!
+//! **Push.** Watchers hear [`Lost`](super::kv::Event::Lost) when their connection breaks, again when it is back, and when
+//! the server is another one than before (its `run_id`): it may have forgotten the latest commits.
+//!
+//! **The server** should have `appendonly yes` and `maxmemory-policy noeviction`; [`Kv::info`] warns otherwise. It is a
+//! single primary, with replicas or not: a replica is refused, a Redis Cluster is not supported. A user with just the
+//! rights that are needed:
+//!
+//! ```text
+//! ACL SETUSER hfmount on >password ~{hfmount}* &{hfmount}* +@all -@admin -@dangerous +info
+//! ```
 
 mod failure;
 mod info;

@@ -26,7 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use super::kv::{Key, inode_map};
 use crate::error::{Error, Kind, Result};
-use crate::types::{BlobId, Commit, Extent, FileType, Ino, ObjectId, RepoId, SessionId, Timestamp, Version};
+use crate::types::{
+    BlobId, Commit, Extent, FileType, Ino, ObjectId, Origin, RepoId, SessionId, Timestamp, Version,
+};
 
 /// The layout that this binary writes.
 pub const SCHEMA: u32 = 1;
@@ -125,15 +127,6 @@ pub struct InodeRow {
     /// One more than the highest chunk index that may have a row.
     #[serde(default)]
     pub chunks: u64,
-}
-
-/// Where a blob can be had from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Origin {
-    pub repo: RepoId,
-    pub commit: Commit,
-    /// The path in the repository.
-    pub path: String,
 }
 
 /// What is known of a blob from the start.

@@ -208,7 +208,7 @@ fn session_key(session: SessionId) -> Key {
 
 /// Beats and looks around until the session ends.
 async fn live(inner: Weak<Inner>, ttl: Duration) {
-    let mut tick = tokio::time::interval(ttl / 3);
+    let mut tick = tokio::time::interval((ttl / 3).max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent = HashMap::new();
     loop {

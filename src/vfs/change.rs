@@ -9,9 +9,9 @@ use super::Vfs;
 use super::blocking::blocking;
 use super::handles::Data;
 use super::lazy::tombstone_of;
-use super::private;
 use super::types::{Caller, Entry, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino::{Which, which};
+use super::{present, private};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{self, Attr, New, RenameMode, Role};
 use crate::types::{FileType, Ino, RepoId, Timestamp};
@@ -220,7 +220,6 @@ impl Vfs {
     /// Changes attributes, the size among them.
     pub async fn setattr(
         self: &Arc<Self>,
-        caller: &Caller,
         ino: Ino,
         fh: Option<u64>,
         set: SetAttr,
@@ -248,7 +247,7 @@ impl Vfs {
         if let Some(size) = set.size {
             self.truncate(ino, handle.as_deref(), size).await?;
         }
-        let change = self.change_of(caller, ino, &set).await?;
+        let change = self.change_of(ino, &set).await?;
         let attr = match change {
             Some(change) => self.meta.setattr(ino, change).await?,
             None => self.meta.getattr(ino).await?,
@@ -265,14 +264,22 @@ impl Vfs {
 
     /// What of the wanted change is one. The modes of the root and of what lies below `.locks` are fixed: a chmod there
     /// succeeds and changes nothing, since programs check it and no user may lock the others out.
-    async fn change_of(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Option<meta::SetAttr>> {
+    async fn change_of(&self, ino: Ino, set: &SetAttr) -> Result<Option<meta::SetAttr>> {
         let mut mode = set.mode;
-        if mode.is_some() {
-            if ino == Ino::ROOT || self.is_lock(ino).await? {
-                mode = None;
+        if mode.is_some() && (ino == Ino::ROOT || self.is_lock(ino).await?) {
+            mode = None;
+        }
+        let (mut uid, mut gid) = if ino == Ino::ROOT { (None, None) } else { (set.uid, set.gid) };
+        if uid.is_some() || gid.is_some() {
+            let attr = self.meta.getattr(ino).await?;
+            // What the Hub brought becomes somebody's own as it is shown here: its row says nothing of this mount's owner.
+            if attr.hub {
+                let shown = present::stat(&attr, &self.opts);
+                uid = uid.or(Some(shown.uid));
+                gid = gid.or(Some(shown.gid));
+                mode = mode.or(Some(shown.mode));
             }
         }
-        let (uid, gid) = if ino == Ino::ROOT && caller.uid != 0 { (None, None) } else { (set.uid, set.gid) };
         if mode.is_none() && uid.is_none() && gid.is_none() && set.atime.is_none() && set.mtime.is_none() {
             return Ok(None);
         }

@@ -56,9 +56,41 @@ async fn a_source_that_hangs_is_given_up_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_hangs_does_not_hold_up_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = ChunksOptions { source_timeout: Duration::from_secs(15), ..Build::default().options };
+    let w = Build { options, ..Build::default() }.at(dir.path()).await;
+    let mut stuck = Vec::new();
+    for seed in 0..5 {
+        let (blob, _) = w.blob(200 * CHUNK, seed).await;
+        // Far enough to be fetched ahead of.
+        for at in 0..8 {
+            blob.read(at * CHUNK as u64, CHUNK as u32).await.unwrap();
+        }
+        w.hub.hang(blob.id());
+        stuck.extend((0..40).map(|i| {
+            let blob = blob.clone();
+            tokio::spawn(async move { blob.read((80 + 3 * i) * CHUNK as u64, 100).await })
+        }));
+    }
+    // A stall is known as one after a second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let start = Instant::now();
+    let (blob, data) = w.blob(200 * CHUNK, 99).await;
+    same(&read_all(&blob, CHUNK as u32 / 2).await, &data);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(stuck.iter().all(|task| !task.is_finished()));
+    stuck.iter().for_each(|task| task.abort());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_is_bounded_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let options = ChunksOptions { io_timeout: Duration::from_millis(700), ..Build::default().options };
+    let options = ChunksOptions {
+        io_timeout: Duration::from_millis(700),
+        source_timeout: Duration::from_millis(300),
+        ..Build::default().options
+    };
     let w = Build { options, ..Build::default() }.at(dir.path()).await;
     let (blob, data) = w.blob(3 * CHUNK, 1).await;
     for fault in [Fault::Hang, Fault::Refuse(Kind::Unavailable)] {

@@ -37,6 +37,8 @@ pub struct Memory {
     /// Bytes of the pieces that it gives.
     pub piece: usize,
     pub delay: Mutex<Duration>,
+    /// Blobs of which nothing ever comes.
+    hanging: Mutex<Vec<BlobId>>,
     requests: Mutex<Vec<(u64, u64)>>,
     open: AtomicU64,
     pub most_open: AtomicU64,
@@ -51,6 +53,7 @@ impl Memory {
             always: Mutex::new(Fault::None),
             piece: 10_000,
             delay: Mutex::default(),
+            hanging: Mutex::default(),
             requests: Mutex::default(),
             open: AtomicU64::new(0),
             most_open: AtomicU64::new(0),
@@ -71,6 +74,10 @@ impl Memory {
 
     pub fn set_delay(&self, delay: Duration) {
         *self.delay.lock().unwrap() = delay;
+    }
+
+    pub fn hang(&self, id: BlobId) {
+        self.hanging.lock().unwrap().push(id);
     }
 
     /// First chunk and number of chunks of each request.
@@ -108,6 +115,9 @@ impl Source for Memory {
             tokio::time::sleep(delay).await;
         }
         self.open.fetch_sub(1, SeqCst);
+        if self.hanging.lock().unwrap().contains(&want.blob) {
+            std::future::pending::<()>().await;
+        }
         let fault = self.faults.lock().unwrap().pop_front().unwrap_or(*self.always.lock().unwrap());
         match fault {
             Fault::Refuse(kind) => return Err(Error::new(kind, "as told")),

@@ -1,6 +1,7 @@
 //! One suite for every metadata engine, and what is peculiar to each.
 
 mod contract;
+mod model;
 mod proxy;
 mod redis;
 mod redis_faults;

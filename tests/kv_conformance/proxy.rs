@@ -35,6 +35,8 @@ struct State {
     left: AtomicU64,
     fault: Mutex<Option<Fault>>,
     released: Notify,
+    /// Where new connections lead.
+    server: Mutex<Option<SocketAddr>>,
     faults: AtomicU64,
 }
 
@@ -43,7 +45,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("free port");
         let address = listener.local_addr().expect("local address");
         let state = Arc::new(State::default());
-        let task = tokio::spawn(accept(listener, server, state.clone()));
+        *state.server.lock().expect("not poisoned") = Some(server);
+        let task = tokio::spawn(accept(listener, state.clone()));
         Proxy { address, state, task }
     }
 
@@ -53,6 +56,11 @@ impl Proxy {
         self.state.seen.store(0, Ordering::SeqCst);
         self.state.every.store(every, Ordering::SeqCst);
         self.state.left.store(times, Ordering::SeqCst);
+    }
+
+    /// Leads new connections to another server, as a moved address does; those that are open stay where they are.
+    pub fn lead_to(&self, server: SocketAddr) {
+        *self.state.server.lock().expect("not poisoned") = Some(server);
     }
 
     /// Lets those that are held go on.
@@ -72,11 +80,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, state: Arc<State>) {
+async fn accept(listener: TcpListener, state: Arc<State>) {
     // Dropped with this task: the connections go with the proxy.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let state = state.clone();
+        let server = state.server.lock().expect("not poisoned").expect("set at the start");
         connections.spawn(async move {
             if let Ok(server) = TcpStream::connect(server).await {
                 carry(client, server, &state).await;

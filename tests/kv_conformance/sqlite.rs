@@ -47,7 +47,12 @@ async fn only_its_owner_reads_it() {
     let mode = |path: &Path| path.metadata().expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
     assert_eq!(mode(&path.with_extension("db-wal")), 0o600);
-    assert_eq!(mode(path.parent().expect("folder")), 0o700);
+    let folder = path.parent().expect("folder");
+    assert_eq!(mode(folder), 0o700);
+    let mut names: Vec<_> =
+        folder.read_dir().expect("folder").map(|entry| entry.expect("entry").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["volume.db", "volume.db-shm", "volume.db-wal"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Rows about blobs, and refs.
 
 use hfmount::error::Kind;
-use hfmount::meta::{ChunkRow, Origin, Recorded, Role};
+use hfmount::meta::{ChunkRow, Recorded, Role};
 use hfmount::types::{Ino, Timestamp};
 
 use crate::world::*;

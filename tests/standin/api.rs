@@ -200,7 +200,14 @@ async fn carry_out(
     match call.verb.as_str() {
         "" | "revision" => {
             let tree = tree(shared, &repo, &call.revision).await?;
-            Ok(answer_json(StatusCode::OK, &info(shared, &repo, &tree, query.is("blobs"))))
+            let mut value = info(shared, &repo, &tree, query.is("blobs"));
+            // With `expand`, only what it names (and who it is) is answered.
+            if let (Some(map), Some(_)) = (value.as_object_mut(), query.get("expand")) {
+                map.retain(|name, _| {
+                    name == "id" || name == "_id" || query.0.iter().any(|(k, v)| k == "expand" && v == name)
+                });
+            }
+            Ok(answer_json(StatusCode::OK, &value))
         }
         "tree" => {
             let tree = tree(shared, &repo, &call.revision).await?;

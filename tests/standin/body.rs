@@ -27,7 +27,8 @@ pub struct Flow {
 }
 
 /// The bytes of `range` of `file`. Reads happen on the server's own threads: its files are small or in the page cache.
-pub fn file(file: File, range: Range<u64>, flow: Flow) -> Body {
+pub fn file(file: File, range: Range<u64>, mut flow: Flow) -> Body {
+    flow.buckets.extend(flow.spoil.slow.map(|rate| Arc::new(Bucket::new(rate))));
     let grain = flow.buckets.iter().map(|b| b.grain()).min().unwrap_or(GRAIN);
     let start = range.start;
     let state = (file, range, flow);

@@ -37,6 +37,11 @@ impl Counts {
     pub fn of(&self, kind: &str) -> u64 {
         self.requests.get(kind).copied().unwrap_or(0)
     }
+
+    /// Requests of all kinds.
+    pub fn total(&self) -> u64 {
+        self.requests.values().sum()
+    }
 }
 
 /// The counters of one file: `models/org/name/path`, or the key of an object.

@@ -42,6 +42,8 @@ pub struct Faults {
     pub hang: u32,
     /// Every answer comes this much later.
     pub delay_ms: u64,
+    /// Bytes per second of every body of a file; 0: no limit.
+    pub slow: u64,
     /// The next N bodies of files stop after `cut_after` bytes, and the connection closes.
     pub cut: u32,
     pub cut_after: u64,
@@ -78,6 +80,8 @@ pub struct Spoil {
     pub cut_after: Option<u64>,
     pub stall_after: Option<u64>,
     pub wrong: bool,
+    /// Bytes per second.
+    pub slow: Option<u64>,
 }
 
 /// The switchboard of one stand-in. Cheap to clone.
@@ -137,6 +141,7 @@ impl Switches {
                 spoil.cut_after = spend(&mut f.cut).then_some(f.cut_after);
                 spoil.stall_after = spend(&mut f.stall).then_some(f.stall_after);
                 spoil.wrong = spend(&mut f.wrong);
+                spoil.slow = (f.slow > 0).then_some(f.slow);
             }
         });
         spoil

@@ -65,7 +65,7 @@ async fn truncate_up_and_down_by_path() {
     let ino = a.walk("f").await.expect("walk").stat.ino;
     for (size, expected) in [(4, &b"0123"[..]), (8, b"0123\0\0\0\0"), (0, b"")] {
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
-        let (stat, _) = a.vfs.setattr(&ROOT, ino, None, set).await.expect("truncate");
+        let (stat, _) = a.vfs.setattr(ino, None, set).await.expect("truncate");
         assert_eq!(stat.size, size);
         assert_eq!(b.cat("f").await.expect("cat"), expected);
     }
@@ -76,14 +76,14 @@ async fn the_root_and_the_locks_keep_their_modes() {
     let cluster = Cluster::new(|_| {});
     let node = cluster.node().await;
     let chmod = SetAttr { mode: Some(0o700), ..SetAttr::default() };
-    let (stat, _) = node.vfs.setattr(&ROOT, Ino::ROOT, None, chmod).await.expect("chmod is no error");
+    let (stat, _) = node.vfs.setattr(Ino::ROOT, None, chmod).await.expect("chmod is no error");
     assert_eq!(stat.mode, 0o777);
     node.mkdir(".locks").await.expect("mkdir");
     assert_eq!(node.mkdir(".locks/models--a--b").await.expect("mkdir").stat.mode, 0o777);
     node.put(".locks/models--a--b/x.lock", b"").await.expect("put");
     let lock = node.walk(".locks/models--a--b/x.lock").await.expect("walk").stat;
     assert_eq!(lock.mode, 0o666);
-    let (stat, _) = node.vfs.setattr(&ROOT, lock.ino, None, chmod).await.expect("chmod is no error");
+    let (stat, _) = node.vfs.setattr(lock.ino, None, chmod).await.expect("chmod is no error");
     assert_eq!(stat.mode, 0o666);
 }
 

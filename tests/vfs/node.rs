@@ -37,9 +37,8 @@ pub struct Cluster {
 /// One mount without a kernel.
 pub struct Node {
     pub vfs: Arc<Vfs>,
-    pub meta: Meta,
     pub chunks: Arc<Chunks>,
-    pub invalidations: std::sync::mpsc::Receiver<Invalidation>,
+    _invalidations: std::sync::mpsc::Receiver<Invalidation>,
     _cache: TempDir,
 }
 
@@ -133,8 +132,8 @@ impl Cluster {
             tombstone_ttl: settings.tombstone_ttl,
             store_path: None,
         };
-        let vfs = Vfs::new(meta.clone(), chunks.clone(), files, lazy, private, orders, opts);
-        Node { vfs, meta, chunks, invalidations, _cache: cache_dir }
+        let vfs = Vfs::new(meta, chunks.clone(), files, lazy, private, orders, opts);
+        Node { vfs, chunks, _invalidations: invalidations, _cache: cache_dir }
     }
 }
 
@@ -177,7 +176,10 @@ impl Node {
             parts.pop();
             let target = String::from_utf8(target.to_vec()).expect("utf-8 target");
             for part in target.split('/') {
-                if part == ".." { drop(parts.pop()) } else { parts.push(part) }
+                match part {
+                    ".." => parts.truncate(parts.len() - 1),
+                    _ => parts.push(part),
+                }
             }
             path = parts.join("/");
         }

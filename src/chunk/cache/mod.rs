@@ -16,6 +16,7 @@ mod epoch;
 mod evict;
 mod file;
 mod index;
+mod layout;
 #[cfg(test)]
 mod tests;
 

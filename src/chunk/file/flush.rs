@@ -187,9 +187,7 @@ impl FileContent {
                 Ok(None)
             }
             Err(e) => {
-                state.end_commit_failed();
-                // It may have been applied all the same.
-                state.uncertain |= e.kind().is_transient();
+                state.commit_unknown(e.kind().is_transient());
                 Err(e)
             }
         }

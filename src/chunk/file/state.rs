@@ -176,6 +176,8 @@ pub(super) struct State {
     pub chunks: HashMap<u64, Chunk>,
     /// Objects that no commit ever named and nothing refers to any more.
     pub discarded: Vec<ObjectId>,
+    /// Objects that nothing refers to any more but perhaps the commit that is on its way.
+    replaced: Vec<ObjectId>,
     /// A commit may or may not have been applied: its objects may be referred to.
     pub uncertain: bool,
     clock: u64,
@@ -203,6 +205,7 @@ impl State {
             flushed: 0,
             chunks: HashMap::new(),
             discarded: Vec::new(),
+            replaced: Vec::new(),
             uncertain: false,
             clock: 0,
             last_id: 0,
@@ -500,9 +503,11 @@ impl State {
 
     /// Notes the objects that only `before` uses, if nobody else can know them.
     fn discard(&mut self, before: &[Extent], after: &[Extent]) {
-        if !self.uncertain && self.committing.is_none() {
-            self.discarded.extend(extents::dropped(before, after));
+        if self.uncertain {
+            return;
         }
+        let to = if self.committing.is_some() { &mut self.replaced } else { &mut self.discarded };
+        to.extend(extents::dropped(before, after));
     }
 
     /// Takes the new bytes of a chunk for upload.
@@ -581,9 +586,9 @@ impl State {
         if chunk.dirty.is_empty() {
             chunk.hash = hash.filter(|(len, _)| live.covers(0..*len));
         }
-        let (after, mut old) = (chunk.pending.clone(), before);
-        old.extend_from_slice(objects);
-        self.discard(&old, &after);
+        let after = chunk.pending.clone();
+        self.discarded.extend(extents::dropped(objects, &after));
+        self.discard(&before, &after);
     }
 
     /// The upload failed: what it was to bring is new again.
@@ -635,7 +640,7 @@ impl State {
     pub fn rows_to_plan(&self) -> Vec<u64> {
         let floor = self.floor();
         let size = u64::from(self.chunk_size);
-        let cut = (floor < self.attr.size && floor % size != 0).then_some(floor / size);
+        let cut = (floor < self.attr.size && !floor.is_multiple_of(size)).then_some(floor / size);
         let pending = self.chunks.iter().filter(|(_, c)| !c.pending.is_empty()).map(|(idx, _)| *idx);
         pending.chain(cut).filter(|idx| self.needs_rows(*idx)).collect()
     }
@@ -653,7 +658,7 @@ impl State {
         let (mut gone, mut cut) = (0..0, None);
         if self.base == Base::Rows && floor < self.attr.size {
             gone = floor.div_ceil(unit)..self.attr.size.div_ceil(unit);
-            cut = (floor % unit != 0).then_some(floor / unit);
+            cut = (!floor.is_multiple_of(unit)).then_some(floor / unit);
         }
         let limit = if self.base == Base::Rows { limit as u64 } else { u64::MAX };
         if gone.start < gone.end && (gone.end - gone.start) + pending.len() as u64 > limit {
@@ -705,6 +710,16 @@ impl State {
         new.mtime = new.mtime.or(old.mtime);
     }
 
+    /// The commit failed; it `may` have been applied all the same.
+    pub fn commit_unknown(&mut self, may: bool) {
+        self.end_commit_failed();
+        self.uncertain |= may;
+        let replaced = std::mem::take(&mut self.replaced);
+        if !self.uncertain {
+            self.discarded.extend(replaced);
+        }
+    }
+
     /// The commit was applied: what it said is the base now. After the last step `upto` changes are committed.
     pub fn end_commit_applied(&mut self, attr: Attr, plan: &Plan, upto: u64) {
         let uncertain = std::mem::take(&mut self.uncertain);
@@ -721,6 +736,11 @@ impl State {
         }
         self.base = base_of(&attr);
         self.attr = attr;
+        let sent: Vec<ObjectId> = plan.sent.iter().flat_map(|(_, list)| list).map(|e| e.object).collect();
+        let unsent = std::mem::take(&mut self.replaced).into_iter().filter(|o| !sent.contains(o));
+        if !uncertain {
+            self.discarded.extend(unsent);
+        }
         for (idx, list) in &plan.chunks {
             if let Some(chunk) = self.chunks.get_mut(idx) {
                 chunk.rows = Some(extents::canonical(list));
@@ -738,8 +758,9 @@ impl State {
             for chunk in self.chunks.values_mut() {
                 chunk.rows = None;
                 if self.changes == upto {
-                    // The row has it; no object ever will.
+                    // The row has it; no object need.
                     chunk.dirty = Ranges::default();
+                    chunk.uploading = Ranges::default();
                 }
                 if chunk.local == Local::Recorded {
                     chunk.local = Local::Ranges(Ranges::default());
@@ -752,6 +773,11 @@ impl State {
     /// Somebody else committed. What is new here lies over what they wrote.
     pub fn rebase(&mut self, attr: Attr) {
         self.end_commit_failed();
+        if !self.uncertain {
+            // The commit that may have named them was not applied.
+            self.discarded.append(&mut self.replaced);
+        }
+        self.replaced.clear();
         let tags: HashMap<u64, Tag> = self
             .chunks
             .iter()
@@ -777,7 +803,13 @@ impl State {
             chunk.generation = id;
             chunk.rows = None;
             if !modified {
+                // Nothing is new, whatever was uploaded and not needed.
                 chunk.dirty = Ranges::default();
+                chunk.uploading = Ranges::default();
+                let unneeded = std::mem::take(&mut chunk.pending);
+                if !self.uncertain {
+                    self.discarded.extend(extents::dropped(&unneeded, &[]));
+                }
             }
             chunk.local_tag = if rows && *idx < end { tags.get(idx).copied() } else { None };
             if chunk.local_tag.is_none() || chunk.local == Local::Recorded {

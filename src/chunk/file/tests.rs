@@ -314,7 +314,7 @@ async fn complete_chunks_go_ahead_of_the_flush() {
     let file = a.open(ino).await;
     // 128 KiB at a time, as the kernel does.
     let total = 16 << 20;
-    for i in 0..(total / (128 << 10)) as u64 {
+    for i in 0..total / (128 << 10) {
         file.write(i * (128 << 10), pattern(i, 128 << 10)).await.expect("write");
     }
     for _ in 0..100 {

@@ -13,11 +13,11 @@ use self::tree::{Pointer, Tree};
 use super::blobs::Blobs;
 use super::data::objects;
 use super::retry::Tries;
-use super::schema::{self, Content, INLINE_MAX, InodeRow, Origin, Role};
+use super::schema::{self, Content, INLINE_MAX, InodeRow, Role};
 use super::txn::Build;
 use super::{Meta, check_name};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::types::{BlobId, Commit, Extent, FileType, Ino, RepoId, Timestamp};
+use crate::types::{BlobId, Commit, Extent, FileType, Ino, Origin, RepoId, Timestamp};
 
 /// How many blobs are handled at once.
 const BLOBS_AT_ONCE: usize = 400;
@@ -154,8 +154,8 @@ impl Meta {
         }
     }
 
-    /// Gives the directories their numbers and writes them, the top one excepted: its number is given, and `with_top` says
-    /// whether its row is written as well.
+    /// Gives the directories their numbers and writes them. The top one lies in `above`; without one it has its number
+    /// already, and gets its row when it is published.
     async fn stage_dirs(
         &self,
         stage: &mut Stage<'_>,
@@ -166,7 +166,6 @@ impl Meta {
         for at in 0..tree.dirs.len() {
             let parent = match tree.dirs[at].parent {
                 Some(parent) => tree.dirs[parent].ino,
-                // A top without one above has its number already, and gets its row when it is published.
                 None => match above {
                     Some(above) => above,
                     None => continue,

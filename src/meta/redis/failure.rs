@@ -38,8 +38,8 @@ impl Failure {
 impl From<RedisError> for Failure {
     fn from(e: RedisError) -> Self {
         let (kind, next, text) = judge(&e);
-        // The crate's errors name neither passwords nor values.
-        Failure { error: Error::with_source(kind, text, e), next }
+        // The crate's errors name neither passwords nor values. As text, because their sources say the same again.
+        Failure { error: Error::with_source(kind, text, e.to_string()), next }
     }
 }
 

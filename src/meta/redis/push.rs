@@ -18,8 +18,6 @@ use crate::error::{Kind, Result};
 use crate::meta::events::decode;
 use crate::meta::kv::Event;
 
-/// How often a silent connection is asked whether it is still there.
-const PING: Duration = Duration::from_secs(5);
 /// Pauses between two tries to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -83,14 +81,15 @@ async fn keep(link: Arc<Link>, client: Client, channel: String, first: Ear) {
 }
 
 async fn wait_until_broken(link: &Link, ear: &mut Ear) {
-    let ping = ::redis::cmd("PING");
+    // A silent connection is asked whether it is still there as often as an answer may take.
+    let (ping, time) = (::redis::cmd("PING"), link.options.try_timeout);
     loop {
         tokio::select! {
             () = ear.broken.notified() => return,
             _ = ear.replaced.changed() => return,
-            () = sleep(PING) => {
+            () = sleep(time) => {
                 let pong = ear.connection.send_packed_command(&ping);
-                if !matches!(timeout(link.options.try_timeout, pong).await, Ok(Ok(_))) {
+                if !matches!(timeout(time, pong).await, Ok(Ok(_))) {
                     return;
                 }
             }

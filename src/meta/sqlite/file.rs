@@ -1,6 +1,7 @@
 //! The database file: how it is opened, what lies in it, and what its errors mean.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
@@ -30,13 +31,29 @@ CREATE TABLE alive(session INTEGER PRIMARY KEY, boot TEXT NOT NULL, until_ms INT
 /// Makes the file, and the folders above it, if they are missing: readable by this user only, since whoever reads the
 /// metadata is in the cluster.
 pub(super) fn create(path: &Path) -> Result<()> {
+    let name = || format!("metadata file {}", path.display());
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.context(|| format!("folder {}", dir.display()))?;
     }
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.open(path).context(|| format!("metadata file {}", path.display())).map(drop)
+    if path.try_exists().context(name)? {
+        return Ok(());
+    }
+    // Closing any descriptor of a file drops all locks that this process has on it, SQLite's too. So the file gets its
+    // name when it is closed for good.
+    let mut unnamed = path.as_os_str().to_owned();
+    unnamed.push(format!(".{:08x}.new", rand::random::<u32>()));
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unnamed).map(drop).context(name)?;
+    let named = match fs::hard_link(&unnamed, path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // No links here: who makes the same file at this moment has to be unlucky as well.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
+            fs::rename(&unnamed, path)
+        }
+        linked => linked,
+    };
+    let _ = fs::remove_file(&unnamed);
+    named.context(name)
 }
 
 /// A connection with all settings, on a file that exists.

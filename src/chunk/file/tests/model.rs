@@ -94,12 +94,9 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 let len = rng.random_range(1..span);
                 let end = (at + len).min(h.view.len());
                 let wanted = h.view.get(at..end.max(at)).unwrap_or(&[]);
-                if rng.random_bool(0.2) {
-                    world.faults.fail_gets.store(1, SeqCst);
-                }
-                if rng.random_bool(0.2) {
-                    world.faults.cut_bodies.store(1, SeqCst);
-                }
+                let (fail, cut) = (rng.random_bool(0.2), rng.random_bool(0.2));
+                world.faults.fail_gets.store(u32::from(fail), SeqCst);
+                world.faults.cut_bodies.store(u32::from(cut && !fail), SeqCst);
                 let got = h.file.read(at as u64, len as u32).await.expect(&what);
                 same(&got, wanted, &what);
                 let mut buf = vec![0; len.min(5000)];

@@ -184,7 +184,9 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("objects are left that nobody refers to");
+        let objects = self.objects().await;
+        let left: Vec<_> = objects.iter().filter(|(o, _)| !used.contains(o)).collect();
+        panic!("objects are left that nobody refers to: {left:?}; the file: {rows:?}");
     }
 
     pub async fn delete_trash(&self, node: &Node) {

@@ -1,0 +1,293 @@
+//! One content in the cache: a sparse data file, every byte at its own offset, beside its index.
+//!
+//! What this type promises: a chunk counts as present only while its record stands; a record stands only over data that
+//! was written before it; data under a standing record is never changed (writing there clears the record first). Methods
+//! block on the disk unless they say that they do not.
+
+mod change;
+mod read;
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::bits::Bits;
+use super::dir::CacheDir;
+use super::index::{Header, Record, Tag, record_offset};
+use super::{ContentKey, lock, read, write};
+use crate::error::{Result, ResultExt};
+
+/// Bytes written before the disk usage is asked for again.
+const ACCOUNT_EVERY: u64 = 1 << 20;
+
+/// What is known of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Absent,
+    Present,
+    /// Recorded by a run that did not stop cleanly: [`CacheFile::verify`] decides before it is used.
+    Suspect,
+}
+
+/// An open content. Shared: [`CacheDir::open_content`] gives everybody the same one while it is in use, and it is not
+/// evicted before the last holder lets go.
+#[derive(Debug)]
+pub struct CacheFile {
+    key: ContentKey,
+    dir: Arc<CacheDir>,
+    data: File,
+    index: File,
+    chunk_size: u32,
+    data_ino: u64,
+    /// The header as last written, and the order of changes to records.
+    header: Mutex<Header>,
+    size: AtomicU64,
+    bits: RwLock<Bits>,
+    /// Sum of the lengths of the present chunks, bytes.
+    filled: AtomicU64,
+    /// Raised when a record was cleared, before the data under it changes: a reader that raced with it looks again.
+    changes: AtomicU64,
+    dirty: AtomicBool,
+    /// Held while a chunk is taken from a content in use, and while it is said to be dirty: no chunk goes once that is
+    /// said.
+    punching: Mutex<()>,
+    passthrough: AtomicBool,
+    verified: AtomicBool,
+    unaccounted: AtomicU64,
+    /// Where the search for chunks to punch goes on.
+    hand: AtomicU64,
+}
+
+impl CacheFile {
+    /// Takes over open files whose header is already right; reads the index.
+    pub(super) fn load(
+        key: ContentKey,
+        dir: Arc<CacheDir>,
+        data: File,
+        index: File,
+        header: Header,
+    ) -> Result<Self> {
+        let data_ino = data.metadata().context(|| format!("cached {key}"))?.ino();
+        // Another inode number: the pair was copied or restored. The checksums tell what can be kept.
+        let moved = data_ino != header.data_ino;
+        let file = CacheFile {
+            key,
+            dir,
+            data,
+            index,
+            chunk_size: header.chunk_size,
+            data_ino,
+            header: Mutex::new(header),
+            size: AtomicU64::new(header.size),
+            bits: RwLock::new(Bits::new(header.size.div_ceil(u64::from(header.chunk_size)))),
+            filled: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            punching: Mutex::new(()),
+            passthrough: AtomicBool::new(header.passthrough),
+            verified: AtomicBool::new(header.verified),
+            unaccounted: AtomicU64::new(0),
+            hand: AtomicU64::new(0),
+        };
+        file.load_bits(moved)?;
+        Ok(file)
+    }
+
+    fn load_bits(&self, all_suspect: bool) -> Result<()> {
+        let bits = write(&self.bits);
+        let mut buf = vec![0; 64 << 10];
+        let mut idx = 0;
+        while idx < bits.len() {
+            let n = read_full(&self.index, &mut buf, record_offset(idx)).context(|| self.what())?;
+            for raw in buf[..n].as_chunks::<64>().0 {
+                if idx < bits.len()
+                    && let Some(r) = Record::decode(raw, idx)
+                {
+                    bits.set(idx, all_suspect || self.dir.epochs().is_suspect(r.epoch));
+                    self.filled.fetch_add(u64::from(r.len), Relaxed);
+                }
+                idx += 1;
+            }
+            if n < buf.len() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn what(&self) -> String {
+        format!("cached {}", self.key)
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn key(&self) -> ContentKey {
+        self.key
+    }
+
+    /// The directory it lies in.
+    #[must_use]
+    pub fn dir(&self) -> &Arc<CacheDir> {
+        &self.dir
+    }
+
+    /// Bytes of a chunk.
+    #[must_use]
+    pub fn chunk_size(&self) -> u32 {
+        self.chunk_size
+    }
+
+    /// Bytes of the content.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size.load(Relaxed)
+    }
+
+    /// Number of chunks, the last of which may be short.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.size().div_ceil(u64::from(self.chunk_size))
+    }
+
+    /// Bytes that chunk `idx` has: the chunk size, less for the last one, 0 beyond the end.
+    #[must_use]
+    pub fn chunk_len(&self, idx: u64) -> u32 {
+        let start = idx.saturating_mul(u64::from(self.chunk_size));
+        let len = self.size().saturating_sub(start).min(u64::from(self.chunk_size));
+        u32::try_from(len).unwrap_or(self.chunk_size)
+    }
+
+    /// Bytes of present chunks: what `st_blocks` should tell.
+    #[must_use]
+    pub fn filled_bytes(&self) -> u64 {
+        self.filled.load(Relaxed)
+    }
+
+    /// The data file, for handing it to the kernel. Readers only: nobody else writes to it.
+    #[must_use]
+    pub fn data(&self) -> &File {
+        &self.data
+    }
+
+    /// What is known of chunk `idx`. No I/O.
+    #[must_use]
+    pub fn presence(&self, idx: u64) -> Presence {
+        read(&self.bits).get(idx)
+    }
+
+    /// Whether every chunk is present and none is suspect. No I/O.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        read(&self.bits).is_full()
+    }
+
+    /// The first absent chunk in `from..to`. No I/O.
+    #[must_use]
+    pub fn next_absent(&self, from: u64, to: u64) -> Option<u64> {
+        read(&self.bits).next_absent(from, to)
+    }
+
+    /// The first recorded chunk (present or suspect) in `from..to`. No I/O.
+    #[must_use]
+    pub fn next_recorded(&self, from: u64, to: u64) -> Option<u64> {
+        read(&self.bits).next_recorded(from, to)
+    }
+
+    /// The record of chunk `idx`, if it has one.
+    pub fn record_of(&self, idx: u64) -> Result<Option<Record>> {
+        if self.presence(idx) == Presence::Absent {
+            return Ok(None);
+        }
+        let mut raw = [0; 64];
+        let n = read_full(&self.index, &mut raw, record_offset(idx)).context(|| self.what())?;
+        Ok(if n == raw.len() { Record::decode(&raw, idx) } else { None })
+    }
+
+    /// Whether chunk `idx` is present, not suspect, and of this tag.
+    pub fn has(&self, idx: u64, tag: &Tag) -> Result<bool> {
+        Ok(self.presence(idx) == Presence::Present && self.record_of(idx)?.is_some_and(|r| r.tag == *tag))
+    }
+
+    /// Whether the hashes in the records are known to belong to the whole, checked content. Kept over restarts.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        self.verified.load(Relaxed)
+    }
+
+    /// Sets what [`CacheFile::is_verified`] tells.
+    pub fn set_verified(&self, verified: bool) -> Result<()> {
+        if self.verified.swap(verified, Relaxed) != verified {
+            self.update_header(|h| h.verified = verified)?;
+        }
+        Ok(())
+    }
+
+    /// Says that the data file is given to the kernel: from now on, for good, it is only read or unlinked.
+    pub fn mark_passthrough(&self) -> Result<()> {
+        if !self.passthrough.swap(true, Relaxed) {
+            self.update_header(|h| h.passthrough = true)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the data file was ever given to the kernel.
+    #[must_use]
+    pub fn is_passthrough(&self) -> bool {
+        self.passthrough.load(Relaxed)
+    }
+
+    /// Holds data that is nowhere else: nothing of it is evicted, in use or not, until this is taken back. When this
+    /// returns, no chunk is about to go either.
+    pub fn set_dirty(&self, dirty: bool) {
+        let _none_going = lock(&self.punching);
+        self.dirty.store(dirty, Relaxed);
+    }
+
+    /// What [`CacheFile::set_dirty`] said.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Relaxed)
+    }
+
+    /// Data and index to the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.data.sync_data().and_then(|()| self.index.sync_data()).context(|| self.what())
+    }
+
+    fn update_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let mut header = lock(&self.header);
+        change(&mut header);
+        header.data_ino = self.data_ino;
+        self.index.write_all_at(&header.encode(), 0).context(|| self.what())?;
+        self.index.sync_data().context(|| self.what())
+    }
+
+    /// Tells the directory how much of the disk this content takes.
+    pub(super) fn account(&self) {
+        self.unaccounted.store(0, Relaxed);
+        if let Ok(meta) = self.data.metadata() {
+            self.dir.account(self.key, meta.blocks() * 512 + record_offset(self.chunks()));
+        }
+    }
+}
+
+impl Drop for CacheFile {
+    fn drop(&mut self) {
+        self.dir.released(self.key);
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_full(file: &File, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}

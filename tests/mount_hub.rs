@@ -1,0 +1,199 @@
+//! A real mount over a stand-in Hub: what programs see of repositories that nobody downloaded, and what they do not have to
+//! suffer when the Hub hangs.
+
+#[path = "support/mount.rs"]
+mod mount;
+#[path = "standin/mod.rs"]
+mod standin;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mount::{Home, Mount, can_mount, text};
+use standin::model::{put, random_bytes};
+use standin::{Options, StandIn, Target};
+
+const BIG: usize = 9_000_000;
+const CHUNK: u64 = 1 << 20;
+
+struct World {
+    home: Home,
+    hub: StandIn,
+    big: Vec<u8>,
+}
+
+fn world() -> World {
+    let home = Home::new();
+    let root = home.dir("hub");
+    let big = random_bytes(7, BIG);
+    for repo in ["one", "two"] {
+        put(&root, &format!("models/org/{repo}/main/config.json"), "{\"a\": 1}");
+        put(&root, &format!("models/org/{repo}/main/sub dir/größe #1.txt"), "odd names");
+        put(&root, &format!("models/org/{repo}/main/model.safetensors"), &big);
+    }
+    let hub = StandIn::start(&root, Options::default()).expect("free ports");
+    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint()]);
+    World { home, hub, big }
+}
+
+/// As a client goes: the branch, its commit, the file.
+fn snapshot(mount: &Mount, repo: &str) -> PathBuf {
+    let dir = mount.path().join(format!("models--org--{repo}"));
+    let commit = fs::read_to_string(dir.join("refs/main")).expect("the branch");
+    dir.join("snapshots").join(commit)
+}
+
+#[test]
+fn a_repository_is_there_when_it_is_asked_for() {
+    if !can_mount() {
+        return;
+    }
+    let world = world();
+    let mount = world.home.mount("mnt", &[]);
+    assert_eq!(fs::read_dir(mount.path()).expect("list").count(), 0, "nothing was asked for yet");
+    assert_eq!(world.hub.counters().requests.values().sum::<u64>(), 0, "a listing asks nobody");
+    let snapshot = snapshot(&mount, "one");
+    assert_eq!(fs::read_to_string(snapshot.join("config.json")).expect("read"), "{\"a\": 1}");
+    assert_eq!(fs::read_to_string(snapshot.join("sub dir/größe #1.txt")).expect("read"), "odd names");
+    let big = snapshot.join("model.safetensors");
+    assert_eq!(fs::metadata(&big).expect("stat").len(), BIG as u64);
+    assert!(fs::symlink_metadata(&big).expect("stat").is_symlink());
+    assert!(fs::read(&big).expect("read") == world.big);
+    assert!(!snapshot.join("none.bin").exists());
+    assert!(!mount.path().join("models--org--none").exists());
+    // The same tree as a home of the libraries.
+    assert!(mount.path().join("hub/models--org--one/refs/main").is_file());
+    assert_eq!(mount.stop().code(), Some(0));
+}
+
+#[test]
+fn what_was_read_once_needs_no_hub() {
+    if !can_mount() {
+        return;
+    }
+    let world = world();
+    let mount = world.home.mount("mnt", &[]);
+    let file = snapshot(&mount, "one").join("model.safetensors");
+    assert!(fs::read(&file).expect("read") == world.big);
+    assert_eq!(mount.stop().code(), Some(0));
+    world.hub.faults(|f| f.refuse = true);
+    world.hub.reset();
+    let mount = world.home.mount("mnt", &["--offline"]);
+    let file = snapshot(&mount, "one").join("model.safetensors");
+    assert!(fs::read(&file).expect("read") == world.big);
+    assert_eq!(world.hub.counters().connections, 0, "offline never calls out");
+    assert!(!mount.path().join("models--org--two").exists());
+}
+
+#[test]
+fn only_what_is_read_is_fetched() {
+    if !can_mount() {
+        return;
+    }
+    let world = world();
+    let mount = world.home.mount("mnt", &[]);
+    let path = snapshot(&mount, "one").join("model.safetensors");
+    let file = File::open(&path).expect("open");
+    let mut bytes = [0; 100];
+    file.read_exact_at(&mut bytes, 5_000_000).expect("read");
+    assert_eq!(bytes[..], world.big[5_000_000..5_000_100]);
+    let fetched = world.hub.counters().bytes;
+    assert!(fetched <= 4 * CHUNK, "{fetched} bytes for 100");
+    let meta = file.metadata().expect("stat");
+    assert!(meta.blocks() * 512 < BIG as u64, "st_blocks tells what is here: {}", meta.blocks());
+}
+
+/// Runs to its end in a second, whatever else hangs.
+fn at_once(what: &str, program: &str, args: &[&str]) -> String {
+    let begun = Instant::now();
+    let output = Command::new("timeout").args(["10", program]).args(args).output().expect("runs");
+    let took = begun.elapsed();
+    assert!(output.status.success(), "{what}: {}", text(&output.stderr));
+    assert!(took < Duration::from_millis(1500), "{what} took {took:?}");
+    text(&output.stdout)
+}
+
+fn reader(path: &Path) -> Child {
+    let mut command = Command::new("cat");
+    command.arg(path).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("cat")
+}
+
+fn dies_at_once(mut child: Child, signal: i32) {
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(child.try_wait().expect("wait").is_none(), "it waits for the Hub");
+    let pid = i32::try_from(child.id()).expect("pid");
+    let begun = Instant::now();
+    // SAFETY: kill touches no memory; the child has not been waited for.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    let status = child.wait().expect("wait");
+    assert_eq!(status.signal(), Some(signal), "{status}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_hub_that_hangs_holds_up_only_who_asked() {
+    if !can_mount() {
+        return;
+    }
+    let world = world();
+    let mount = world.home.mount("mnt", &[]);
+    let warm = snapshot(&mount, "one").join("config.json");
+    assert_eq!(fs::read_to_string(&warm).expect("read"), "{\"a\": 1}");
+    world.hub.faults(|f| f.hang = u32::MAX);
+
+    // A repository that nobody knows yet, and bytes of one that is known.
+    let unknown = reader(&mount.path().join("models--org--two/refs/main"));
+    let cold = reader(&snapshot(&mount, "one").join("model.safetensors"));
+    std::thread::sleep(Duration::from_millis(300));
+    let root = mount.path().to_str().expect("UTF-8");
+    for round in 0..3 {
+        at_once("ls", "ls", &["-l", root]);
+        at_once("mkdir", "mkdir", &[&format!("{root}/dir{round}")]);
+        at_once("stat", "stat", &[&format!("{root}/dir{round}")]);
+        assert_eq!(at_once("a warm file", "cat", &[warm.to_str().expect("UTF-8")]), "{\"a\": 1}");
+    }
+    dies_at_once(unknown, libc::SIGTERM);
+    dies_at_once(cold, libc::SIGINT);
+    dies_at_once(reader(&mount.path().join("models--org--two/refs/main")), libc::SIGKILL);
+    dies_at_once(reader(&snapshot(&mount, "one").join("model.safetensors")), libc::SIGKILL);
+
+    // And when the Hub is back, all is well.
+    world.hub.faults(|f| f.hang = 0);
+    assert!(world.hub.faults(|f| f.only = Target::Any).hang == 0);
+    let begun = Instant::now();
+    loop {
+        match fs::read(snapshot(&mount, "one").join("model.safetensors")) {
+            Ok(bytes) => break assert!(bytes == world.big),
+            Err(e) => assert!(begun.elapsed() < Duration::from_secs(90), "{e}"),
+        }
+    }
+    let begun = Instant::now();
+    assert_eq!(mount.stop().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+/// A mapping whose pages come from the Hub is filled page by page, and the process that waits for one can be killed.
+#[test]
+fn mapped_files_are_read_and_who_waits_for_a_page_can_be_killed() {
+    if !can_mount() {
+        return;
+    }
+    let world = world();
+    let mount = world.home.mount("mnt", &[]);
+    let path = snapshot(&mount, "one").join("model.safetensors");
+    let sum = "import mmap,sys\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\n\
+               print(sum(m[i] for i in range(0,len(m),4096)))";
+    let output = Command::new("python3").args(["-c", sum]).arg(&path).output().expect("python3");
+    let expected: u64 = world.big.iter().step_by(4096).map(|b| u64::from(*b)).sum();
+    assert_eq!(text(&output.stdout).trim(), expected.to_string(), "{}", text(&output.stderr));
+    let path = snapshot(&mount, "two").join("model.safetensors");
+    world.hub.faults(|f| f.hang = u32::MAX);
+    // Another name for the same bytes: they are here already.
+    let output = Command::new("python3").args(["-c", sum]).arg(&path).output().expect("python3");
+    assert_eq!(text(&output.stdout).trim(), expected.to_string(), "one content, however many names");
+}
