@@ -95,6 +95,9 @@ impl Layers {
         let chunks =
             Arc::new(Chunks::new(chunks_options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
         let files = Files::new(meta.clone(), cache, bucket, chunks.clone(), volume.chunk_size);
+        if !options.read_only {
+            files.start_sweeping();
+        }
         let (sender, receiver) = Vfs::invalidation_queue();
         let lazy = (!options.offline).then(|| {
             let settings = LazyOptions { ref_ttl: options.ref_ttl, io_timeout: options.io_timeout };
@@ -114,7 +117,7 @@ impl Layers {
     /// the first error is returned.
     pub(super) async fn stop(self) -> Result<()> {
         let written = self.vfs.shutdown().await;
-        let flushed = self.files.flush_all().await.context(|| "writing what was open");
+        let flushed = self.files.close(UPLOADS).await.context(|| "writing what was open");
         let cached = self.chunks.shutdown(UPLOADS).await;
         let closed = self.meta.close().await;
         written.and(flushed).and(cached).and(closed)

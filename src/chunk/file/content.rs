@@ -1,6 +1,7 @@
 //! The content of one file: what all handles of the process share, and the small things about it.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
@@ -90,13 +91,14 @@ impl FileContent {
     }
 
     /// New attributes were read, at open or because somebody said that the file changed. If nothing is new here, their
-    /// data is the data from now on; else the next flush merges.
+    /// data is the data from now on; else the next flush merges. Attributes that were read before a commit that is known
+    /// here change nothing.
     pub fn refresh(&self, attr: &Attr) {
         let mut state = self.state();
         if state.attr.version == attr.version {
             state.attr = attr.clone();
-        } else if !state.is_modified() && state.committing.is_none() {
-            state.rebase(attr.clone());
+        } else if !state.is_modified() && state.committing.is_none() && !state.is_past(attr) {
+            state.rebase(attr.clone(), attr.version.session == self.shared.meta.session());
         }
     }
 
@@ -207,6 +209,13 @@ impl FileContent {
         cache.clear(range.start, range.end.min(cache.chunks()).max(range.start))
     }
 
+    fn check_open(&self) -> Result<()> {
+        match self.shared.closed.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(Error::with_source(Kind::Unavailable, self.what(), "the mount has ended")),
+        }
+    }
+
     /// Runs `work`, which blocks on the disk, while nothing else is written into the cache's file. Goes on though the
     /// caller stops waiting, so that the state never tells less than the disk.
     pub(super) async fn on_disk<T: Send + 'static>(
@@ -214,6 +223,7 @@ impl FileContent {
         work: impl FnOnce(&Arc<FileContent>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let guard: OwnedMutexGuard<()> = self.landing.clone().lock_owned().await;
+        self.check_open()?;
         let content = self.clone();
         let task = self.shared.runtime.spawn_blocking(move || {
             let _guard = guard;
@@ -227,6 +237,7 @@ impl FileContent {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<FileContent>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.check_open()?;
         let content = self.clone();
         let task = self.shared.runtime.spawn_blocking(move || work(&content));
         task.await.map_err(|e| Error::with_source(Kind::Internal, self.what(), e))?
@@ -244,7 +255,7 @@ impl FileContent {
             return;
         }
         let bucket = self.shared.bucket.clone();
-        self.shared.runtime.spawn(async move {
+        self.shared.spawn(async move {
             for object in objects {
                 if let Err(error) = bucket.delete(&crate::source::bucket::Object::FileChunk(object)).await {
                     tracing::debug!(%error, "cannot delete an object that nothing refers to");

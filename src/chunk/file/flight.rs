@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use tokio::runtime::Handle;
 
+use super::Shared as Files;
 use crate::error::{Error, Kind, Result};
 
 type Landing = Shared<BoxFuture<'static, Result<(), Arc<Error>>>>;
@@ -18,7 +18,7 @@ pub(super) struct Flights(Arc<Mutex<HashMap<u64, Landing>>>);
 impl Flights {
     /// Begins `work` for chunk `idx` unless it is under way already (and perhaps almost over), and gives back what to
     /// wait for. The work goes on though nobody waits.
-    pub fn board<F>(&self, runtime: &Handle, idx: u64, work: impl FnOnce() -> F) -> Boarded
+    pub fn board<F>(&self, files: &Files, idx: u64, work: impl FnOnce() -> F) -> Boarded
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
@@ -27,7 +27,7 @@ impl Flights {
             return Boarded { landing: landing.clone(), began: false };
         }
         let (all, work) = (self.0.clone(), work());
-        let task = runtime.spawn(async move {
+        let task = files.spawn(async move {
             // Also when the work panics.
             let _over = Over(all, idx);
             work.await.map_err(Arc::new)

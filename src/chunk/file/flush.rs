@@ -29,7 +29,7 @@ impl FileContent {
         let wanted = self.state().changes;
         let content = self.clone();
         // A task of its own: the caller may stop waiting, the bookkeeping may not stop half-way.
-        let task = self.shared.runtime.spawn(async move { content.flush_upto(wanted).await });
+        let task = self.shared.spawn(async move { content.flush_upto(wanted).await });
         task.await
             .map_err(|e| Error::with_source(Kind::Internal, "a flush", e))
             .flatten()
@@ -183,7 +183,8 @@ impl FileContent {
                 Ok(Some(plan.kind))
             }
             Ok(Committed::Conflict(attr)) => {
-                state.rebase(attr);
+                let ours = attr.version.session == self.shared.meta.session();
+                state.rebase(attr, ours);
                 Ok(None)
             }
             Err(e) => {
@@ -199,7 +200,7 @@ impl FileContent {
             return;
         }
         let content = self.clone();
-        self.shared.runtime.spawn(async move {
+        self.shared.spawn(async move {
             for idx in chunks {
                 if let Err(error) = content.on_disk(move |content| content.settle(idx)).await {
                     tracing::warn!(%error, "the cache cannot keep what was written");

@@ -10,11 +10,13 @@
 //! nothing is lost where only one did. Memory is bounded, whatever the size of the file.
 
 mod content;
+mod fill;
 mod flight;
 mod flush;
 mod put;
 mod read;
 mod state;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -22,6 +24,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,6 +33,8 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use crate::chunk::cache::{CacheDir, ContentKey};
 use crate::error::{Error, Kind, Result};
@@ -38,6 +43,7 @@ use crate::source::bucket::Bucket;
 use crate::types::{BlobId, FileType, Ino};
 
 pub use content::FileContent;
+pub use sweep::GRACE;
 
 /// Bytes of uploads in memory at once, in all files together; one chunk may be more.
 const UPLOAD_BYTES: usize = 32 << 20;
@@ -77,6 +83,9 @@ struct Shared {
     /// In KiB.
     fetches: Semaphore,
     queue: Arc<Semaphore>,
+    /// What runs without somebody who waits for it.
+    tasks: TaskTracker,
+    closed: AtomicBool,
 }
 
 /// Permits for `bytes` of a budget of `all`: what is larger than the budget takes all of it.
@@ -106,6 +115,8 @@ impl Files {
             uploads: Semaphore::new(UPLOAD_BYTES / 1024),
             fetches: Semaphore::new(FETCH_BYTES / 1024),
             queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
+            tasks: TaskTracker::new(),
+            closed: AtomicBool::new(false),
         });
         tokio::spawn(retry(Arc::downgrade(&shared)));
         Files(shared)
@@ -169,7 +180,29 @@ impl Files {
     }
 }
 
+impl Files {
+    /// Ends it, before the cache is closed: flushes everything that is new, waits for what runs (for `grace`), and from
+    /// then on touches the cache no more: reads and writes fail. Returns the first error of the flushes.
+    pub async fn close(&self, grace: Duration) -> Result<()> {
+        let flushed = self.flush_all().await;
+        self.0.tasks.close();
+        if tokio::time::timeout(grace, self.0.tasks.wait()).await.is_err() {
+            tracing::warn!("uploads and deletions in the background were given up");
+        }
+        self.0.closed.store(true, Ordering::SeqCst);
+        flushed
+    }
+}
+
 impl Shared {
+    /// Runs `work` though nobody waits for it.
+    fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.tasks.spawn_on(work, &self.runtime)
+    }
+
     fn dirty_contents(&self) -> Vec<Arc<FileContent>> {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }

@@ -28,7 +28,7 @@ impl FileContent {
     pub(super) async fn upload_behind(self: &Arc<Self>, idx: u64) {
         let Ok(place) = self.shared.queue.clone().acquire_owned().await else { return };
         let content = self.clone();
-        self.shared.runtime.spawn(async move {
+        self.shared.spawn(async move {
             let _place = place;
             if let Err(error) = content.upload(idx).await {
                 // It is still new: the flush tries again and tells whoever closes the file.
@@ -42,7 +42,7 @@ impl FileContent {
         for _ in 0..JOINS {
             let content = self.clone();
             let work = move || async move { content.upload_once(idx).await };
-            let boarded = self.uploads.board(&self.shared.runtime, idx, work);
+            let boarded = self.uploads.board(&self.shared, idx, work);
             let began = boarded.began;
             let result = boarded.landed().await;
             // One that was under way may have begun before the last write: what became of it does not matter.

@@ -53,11 +53,11 @@ impl FileContent {
                 return Err(e);
             }
             content.shared.pin(content);
-            content.state().wrote(range, Timestamp::now());
-            Ok(offset)
+            let complete = content.state().wrote(range, Timestamp::now());
+            Ok((offset, complete))
         };
-        let offset = self.on_disk(write).await.context(|| self.what())?;
-        self.after_write(offset..offset + len).await;
+        let (offset, complete) = self.on_disk(write).await.context(|| self.what())?;
+        self.after_write(offset..offset + len, &complete).await;
         Ok(offset)
     }
 
@@ -81,23 +81,19 @@ impl FileContent {
     }
 
     /// Sends off chunks that are complete, and keeps the bookkeeping small.
-    async fn after_write(self: &Arc<Self>, range: std::ops::Range<u64>) {
+    async fn after_write(self: &Arc<Self>, range: std::ops::Range<u64>, complete: &[u64]) {
+        for &idx in complete {
+            self.upload_behind(idx).await;
+        }
         for idx in self.touched(&range) {
-            let (full, torn) = {
-                let mut state = self.state();
-                let size = state.chunk_size;
-                let chunk = state.chunk(idx);
-                (chunk.dirty.covers(0..size) && chunk.upload.is_none(), chunk.dirty.count() > MAX_RANGES)
-            };
-            if full {
-                self.upload_behind(idx).await;
-            } else if torn && self.bring(idx, true).await.is_ok() {
+            let torn = self.state().chunk(idx).dirty.count() > MAX_RANGES;
+            if torn && self.bring(idx, true).await.is_ok() {
                 self.state().rewrite(idx);
             }
         }
         if self.state().pending_chunks() > MAX_PENDING {
             let content = self.clone();
-            self.shared.runtime.spawn(async move {
+            self.shared.spawn(async move {
                 if let Err(error) = content.flush().await {
                     tracing::debug!(%error, ino = %content.ino(), "cannot commit on the way");
                 }

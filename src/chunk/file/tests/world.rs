@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::kv::FaultyKv;
 use crate::chunk::cache::{CacheDir, CacheLimits, ContentKey};
 use crate::chunk::file::{BlobReader, FileContent, Files};
 use crate::error::{Kind, Result};
 use crate::meta::kv::{Key, Kv, Outcome, Txn, Write, inode_map};
-use crate::meta::memory::MemoryKv;
 use crate::meta::{Content, InodeRow, Meta, New, SessionInfo};
 use crate::source::bucket::faulty::{Faults, faulty_bucket};
 use crate::source::bucket::{Bucket, Object, Patience};
@@ -58,7 +58,7 @@ impl BlobReader for BlobStore {
 }
 
 pub struct World {
-    kv: Arc<MemoryKv>,
+    pub kv: Arc<FaultyKv>,
     pub bucket: Bucket,
     pub faults: Arc<Faults>,
     blobs: Arc<BlobStore>,
@@ -85,7 +85,7 @@ impl World {
         let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(100) };
         let bucket = bucket.with_patience(patience);
         World {
-            kv: MemoryKv::new(),
+            kv: FaultyKv::new(),
             bucket,
             faults,
             blobs: Arc::default(),
@@ -207,6 +207,16 @@ impl Node {
         let new =
             New { kind: FileType::File, mode: 0o644, uid: 0, gid: 0, rdev: 0, target: None, role: None };
         self.meta.make(Ino::ROOT, name.as_bytes(), new).await.expect("a file").ino
+    }
+
+    /// Nobody has it open, and its time is over.
+    pub async fn delete(&self, name: &str, ino: Ino) {
+        self.meta.unlink(Ino::ROOT, name.as_bytes()).await.expect("unlink");
+        let later = Timestamp(Timestamp::now().0 + 3_600_000_000_000);
+        for _ in 0..3 {
+            self.meta.reap_orphans(later).await.expect("reap");
+        }
+        assert_eq!(self.meta.getattr(ino).await.expect_err("gone").kind(), Kind::Stale);
     }
 
     /// As an open of a program does: with attributes just read.

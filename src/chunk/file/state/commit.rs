@@ -1,0 +1,263 @@
+//! From what was uploaded to what is committed, and over what others committed meanwhile.
+
+use std::collections::HashMap;
+
+use super::local::own_bytes;
+use super::{Base, Chunk, Local, State};
+use crate::chunk::cache::Tag;
+use crate::chunk::extents;
+use crate::chunk::ranges::Ranges;
+use crate::meta::Attr;
+use crate::types::{Extent, ObjectId, Timestamp};
+
+/// What changed since the last commit, apart from bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::chunk::file) struct Delta {
+    /// The smallest size meanwhile: committed bytes from here on are gone. `u64::MAX`: never cut.
+    pub floor: u64,
+    /// One past the last byte written or added.
+    pub end: u64,
+    pub mtime: Option<Timestamp>,
+}
+
+impl Default for Delta {
+    fn default() -> Self {
+        Delta { floor: u64::MAX, end: 0, mtime: None }
+    }
+}
+
+/// Rows of one commit.
+#[derive(Clone, Debug)]
+pub(in crate::chunk::file) struct Plan {
+    pub size: u64,
+    pub chunks: Vec<(u64, Vec<Extent>)>,
+    /// What of `pending` goes with it.
+    pub sent: Vec<(u64, Vec<Extent>)>,
+    pub kind: Step,
+}
+
+/// How far a commit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::chunk::file) enum Step {
+    /// The file gets shorter on the way to where it was cut.
+    Cut,
+    /// Some of what was written.
+    Some,
+    /// All that is left.
+    Last,
+}
+
+impl State {
+    /// Chunks whose lists must be read before [`State::plan`].
+    pub fn rows_to_plan(&self) -> Vec<u64> {
+        let floor = self.floor();
+        let size = u64::from(self.chunk_size);
+        let cut = (floor < self.attr.size && !floor.is_multiple_of(size)).then_some(floor / size);
+        let pending = self.chunks.iter().filter(|(_, c)| !c.pending.is_empty()).map(|(idx, _)| *idx);
+        pending.chain(cut).filter(|idx| self.needs_rows(*idx)).collect()
+    }
+
+    /// The next commit towards what was uploaded. Of a large change, at most `limit` rows at a time: first the file is
+    /// cut, then it grows, so that half-way it never has rows beyond its end. What began as a blob or inline becomes rows in
+    /// one step. `size` is the file's size when the flush began: what was added since may not be uploaded yet.
+    pub fn plan(&self, limit: usize, size: u64) -> Plan {
+        let unit = u64::from(self.chunk_size);
+        let floor = self.floor();
+        let has_pending = |idx: &u64| self.chunks.get(idx).is_some_and(|c| !c.pending.is_empty());
+        let mut pending: Vec<u64> = self.chunks.keys().copied().filter(|idx| has_pending(idx)).collect();
+        pending.sort_unstable();
+        // Rows of what was cut off, and the one that the cut went through.
+        let (mut gone, mut cut) = (0..0, None);
+        if self.base == Base::Rows && floor < self.attr.size {
+            gone = floor.div_ceil(unit)..self.attr.size.div_ceil(unit);
+            cut = (!floor.is_multiple_of(unit)).then_some(floor / unit);
+        }
+        let limit = if self.base == Base::Rows { limit as u64 } else { u64::MAX };
+        if gone.start < gone.end && (gone.end - gone.start) + pending.len() as u64 > limit {
+            let keep = gone.start.max(gone.end.saturating_sub(limit));
+            let mut chunks: Vec<_> = (keep..gone.end).map(|idx| (idx, Vec::new())).collect();
+            let to_floor = keep == gone.start;
+            chunks.extend(cut.filter(|_| to_floor).map(|idx| (idx, self.committed(idx))));
+            let size = if to_floor { floor } else { keep * unit };
+            return Plan { size, chunks, sent: Vec::new(), kind: Step::Cut };
+        }
+        let last = pending.len() as u64 <= limit;
+        pending.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let end_of = |idx: &u64| idx * unit + u64::from(extents::end(&self.list(*idx)));
+        let reached = pending.last().map_or(0, end_of);
+        let all = self.chunks.values().all(|c| c.dirty.is_empty() && c.uploading.is_empty());
+        let size = match (last, all) {
+            (true, true) => self.size,
+            (true, false) => self.size.min(size.max(reached).max(floor)),
+            (false, _) => self.size.min(floor.max(reached)),
+        };
+        let mut chunks: Vec<(u64, Vec<Extent>)> =
+            gone.chain(cut).filter(|idx| !has_pending(idx)).map(|idx| (idx, self.list(idx))).collect();
+        let mut sent = Vec::with_capacity(pending.len());
+        for idx in pending {
+            chunks.push((idx, extents::clip(&self.list(idx), self.within(idx, size))));
+            sent.push((idx, self.chunks.get(&idx).map_or_else(Vec::new, |c| c.pending.clone())));
+        }
+        Plan { size, chunks, sent, kind: if last { Step::Last } else { Step::Some } }
+    }
+
+    /// The commit of a file that is small enough to lie in its row.
+    pub fn plan_inline(&self) -> Plan {
+        let pending = self.chunks.iter().filter(|(_, c)| !c.pending.is_empty());
+        let sent = pending.map(|(idx, c)| (*idx, c.pending.clone())).collect();
+        Plan { size: self.size, chunks: Vec::new(), sent, kind: Step::Last }
+    }
+
+    /// A commit begins: changes from now on are another delta.
+    pub fn begin_commit(&mut self) {
+        self.committing = Some(std::mem::take(&mut self.delta));
+    }
+
+    /// The commit did not happen (or nobody knows): its delta is still to be committed.
+    pub fn end_commit_failed(&mut self) {
+        let Some(old) = self.committing.take() else { return };
+        let new = &mut self.delta;
+        new.end = new.end.max(old.end.min(new.floor));
+        new.floor = new.floor.min(old.floor);
+        new.mtime = new.mtime.or(old.mtime);
+    }
+
+    /// The commit failed; it `may` have been applied all the same.
+    pub fn commit_unknown(&mut self, may: bool) {
+        self.end_commit_failed();
+        self.uncertain |= may;
+        let replaced = std::mem::take(&mut self.replaced);
+        if !self.uncertain {
+            self.discarded.extend(replaced);
+        }
+    }
+
+    /// The commit was applied: what it said is the base now. After the last step `upto` changes are committed.
+    pub fn end_commit_applied(&mut self, attr: Attr, plan: &Plan, upto: u64) {
+        let uncertain = std::mem::take(&mut self.uncertain);
+        if plan.kind == Step::Last {
+            self.committing = None;
+            self.flushed = self.flushed.max(upto);
+        } else {
+            let floor = self.delta.floor;
+            self.end_commit_failed();
+            if plan.kind == Step::Some {
+                // The cut is done, and beyond it there are new rows.
+                self.delta.floor = floor;
+            }
+        }
+        self.adopt(attr);
+        let sent: Vec<ObjectId> = plan.sent.iter().flat_map(|(_, list)| list).map(|e| e.object).collect();
+        let unsent = std::mem::take(&mut self.replaced).into_iter().filter(|o| !sent.contains(o));
+        if !uncertain {
+            self.discarded.extend(unsent);
+        }
+        for (idx, list) in &plan.chunks {
+            if let Some(chunk) = self.chunks.get_mut(idx) {
+                chunk.rows = Some(extents::canonical(list));
+            }
+        }
+        for (idx, sent) in &plan.sent {
+            if let Some(chunk) = self.chunks.get_mut(idx) {
+                chunk.pending = extents::without(&chunk.pending, sent);
+                if self.base != Base::Rows && !uncertain {
+                    self.discarded.extend(extents::dropped(sent, &chunk.pending));
+                }
+            }
+        }
+        if self.base != Base::Rows {
+            for chunk in self.chunks.values_mut() {
+                chunk.rows = None;
+                if self.changes == upto {
+                    // The row has it; no object need.
+                    chunk.dirty = Ranges::default();
+                    chunk.uploading = Ranges::default();
+                }
+                if chunk.local == Local::Recorded {
+                    chunk.local = Local::Ranges(Ranges::default());
+                }
+            }
+        }
+        self.forget_some();
+    }
+
+    /// Somebody else committed. What is new here lies over what they wrote. `ours`: it was this session, whose commit was
+    /// applied although its reply was lost.
+    pub fn rebase(&mut self, attr: Attr, ours: bool) {
+        self.end_commit_failed();
+        if self.uncertain && !ours {
+            self.upload_again();
+        }
+        if !self.uncertain {
+            // The commit that may have named them was not applied.
+            self.discarded.append(&mut self.replaced);
+        }
+        self.replaced.clear();
+        let tags: HashMap<u64, Tag> = self
+            .chunks
+            .iter()
+            .filter(|(_, c)| c.rows.is_some())
+            .map(|(i, _)| (*i, extents::tag(&self.list(*i))))
+            .collect();
+        let cut = self.delta.floor != u64::MAX;
+        let modified = self.is_modified();
+        self.size = match modified {
+            false => attr.size,
+            true if cut => self.size,
+            true => attr.size.max(self.delta.end).max(self.own_end()),
+        };
+        self.adopt(attr);
+        let id = self.next_id();
+        if !modified {
+            self.delta = Delta::default();
+        }
+        let rows = self.base == Base::Rows;
+        let end = self.floor().div_ceil(u64::from(self.chunk_size));
+        for (idx, chunk) in &mut self.chunks {
+            chunk.generation = id;
+            chunk.rows = None;
+            if !modified {
+                // Nothing is new, whatever was uploaded and not needed.
+                chunk.dirty = Ranges::default();
+                chunk.uploading = Ranges::default();
+                let unneeded = std::mem::take(&mut chunk.pending);
+                if !self.uncertain {
+                    self.discarded.extend(extents::dropped(&unneeded, &[]));
+                }
+            }
+            chunk.local_tag = if rows && *idx < end { tags.get(idx).copied() } else { None };
+            if chunk.local_tag.is_none() || chunk.local == Local::Recorded {
+                chunk.local = Local::Ranges(own_bytes(chunk));
+                chunk.local_tag = None;
+            }
+        }
+        self.chunks.retain(|_, c| !c.is_clean() || c.local_tag.is_some());
+    }
+
+    /// What was uploaded and perhaps committed may have been replaced by others since, and its objects wait for their
+    /// deletion: they must not be named again.
+    fn upload_again(&mut self) {
+        for chunk in self.chunks.values_mut() {
+            if let Local::Ranges(local) = &chunk.local {
+                let spans: Vec<_> = chunk.pending.iter().map(extents::span).collect();
+                for span in spans.into_iter().filter(|span| local.covers(span.clone())) {
+                    chunk.dirty.insert(span);
+                }
+                chunk.pending.retain(|e| !local.covers(extents::span(e)));
+            }
+        }
+        self.uncertain = false;
+    }
+
+    /// One past the last byte that is not committed.
+    fn own_end(&self) -> u64 {
+        let end = |c: &Chunk| c.dirty.end().max(c.uploading.end()).max(extents::end(&c.pending));
+        let ends = self.chunks.iter().map(|(idx, c)| (*idx, end(c))).filter(|(_, end)| *end > 0);
+        ends.map(|(idx, end)| idx * u64::from(self.chunk_size) + u64::from(end)).max().unwrap_or(0)
+    }
+
+    /// How many chunks wait for a commit.
+    pub fn pending_chunks(&self) -> usize {
+        self.chunks.values().filter(|c| !c.pending.is_empty()).count()
+    }
+}

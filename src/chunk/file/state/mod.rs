@@ -1,0 +1,301 @@
+//! What is known of a file's data: which bytes lie where, what is new, what is on its way. Bookkeeping only: no I/O, no
+//! waiting, always held for short.
+//!
+//! A byte of the file is, in this order: what was written here and is on the local disk (`dirty`, part of `local`); what
+//! was uploaded and not committed (`pending`); what the metadata has (`base`), unless the file was cut since to `floor` or
+//! less; else zero.
+
+mod change;
+mod commit;
+mod local;
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::chunk::cache::Tag;
+use crate::chunk::extents::{self, Piece};
+use crate::chunk::ranges::Ranges;
+use crate::meta::{Attr, Content};
+use crate::types::{BlobId, Extent, ObjectId, Version};
+
+pub(super) use self::change::Upload;
+pub(super) use self::commit::{Delta, Plan, Step};
+
+/// Where committed bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// Chunk rows; chunks at or beyond the committed size have none.
+    Rows,
+    /// The first bytes; zeros behind.
+    Inline(Bytes),
+    /// All of a blob.
+    Blob(BlobId),
+}
+
+/// What the local disk has of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Local {
+    /// The cache's index has it, under the tag of its list. It may be evicted at any time: the index is asked.
+    Recorded,
+    /// These bytes; the index has no record. They stay while the content is in use.
+    Ranges(Ranges),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    /// The committed list as it was read, canonical. `None`: not read yet.
+    pub rows: Option<Vec<Extent>>,
+    /// Uploaded, not committed. Canonical.
+    pub pending: Vec<Extent>,
+    /// Not uploaded. Part of `local`.
+    pub dirty: Ranges,
+    /// On its way to the bucket under `upload`.
+    pub uploading: Ranges,
+    pub upload: Option<u64>,
+    pub local: Local,
+    /// The tag of the list that `local` was made for, when `rows` had to be forgotten.
+    pub local_tag: Option<Tag>,
+    /// BLAKE3 of so many first bytes, if they did not change since.
+    pub hash: Option<(u32, [u8; 32])>,
+    /// Raised when bytes mean something else than before, other than by a write.
+    pub generation: u64,
+    used: u64,
+}
+
+impl Chunk {
+    fn new(generation: u64) -> Self {
+        Chunk {
+            rows: None,
+            pending: Vec::new(),
+            dirty: Ranges::default(),
+            uploading: Ranges::default(),
+            upload: None,
+            local: Local::Ranges(Ranges::default()),
+            local_tag: None,
+            hash: None,
+            generation,
+            used: 0,
+        }
+    }
+
+    /// Whether it can be forgotten and read again.
+    fn is_clean(&self) -> bool {
+        self.pending.is_empty() && self.dirty.is_empty() && self.uploading.is_empty() && self.upload.is_none()
+    }
+}
+
+/// A part of a chunk, as a reader finds it. Offsets are in the chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// On the local disk, for as long as the content is in use.
+    Local(Range<u32>),
+    /// On the local disk, if the index still says so.
+    Recorded(Range<u32>),
+    /// In the bucket.
+    Fetch(Extent),
+    /// In the blob that the file began as.
+    Blob(BlobId, Range<u32>),
+    Inline(Bytes, Range<u32>),
+    Zeros(Range<u32>),
+}
+
+impl Part {
+    pub fn span(&self) -> Range<u32> {
+        match self {
+            Part::Local(r) | Part::Recorded(r) | Part::Zeros(r) | Part::Blob(_, r) | Part::Inline(_, r) => {
+                r.clone()
+            }
+            Part::Fetch(e) => extents::span(e),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub chunk_size: u32,
+    /// What the metadata said last.
+    pub attr: Attr,
+    pub base: Base,
+    pub size: u64,
+    pub delta: Delta,
+    /// The delta of the commit that is on its way.
+    pub committing: Option<Delta>,
+    /// Counts changes; `flushed` of them are committed.
+    pub changes: u64,
+    pub flushed: u64,
+    pub chunks: HashMap<u64, Chunk>,
+    /// Objects that no commit ever named and nothing refers to any more.
+    pub discarded: Vec<ObjectId>,
+    /// Objects that nothing refers to any more but perhaps the commit that is on its way.
+    replaced: Vec<ObjectId>,
+    /// A commit may or may not have been applied: its objects may be referred to.
+    pub uncertain: bool,
+    /// Versions that the file had before this one. Attributes with one of them were read too early.
+    past: VecDeque<Version>,
+    clock: u64,
+    last_id: u64,
+}
+
+/// Versions that are remembered: more than can be committed while somebody reads attributes.
+const PAST: usize = 64;
+
+fn base_of(attr: &Attr) -> Base {
+    match &attr.content {
+        Content::Inline(bytes) => Base::Inline(bytes.clone()),
+        Content::Blob(id) => Base::Blob(*id),
+        Content::None | Content::Extents | Content::Symlink(_) => Base::Rows,
+    }
+}
+
+impl State {
+    pub fn new(attr: Attr, chunk_size: u32) -> Self {
+        State {
+            chunk_size,
+            base: base_of(&attr),
+            size: attr.size,
+            attr,
+            delta: Delta::default(),
+            committing: None,
+            changes: 0,
+            flushed: 0,
+            chunks: HashMap::new(),
+            discarded: Vec::new(),
+            replaced: Vec::new(),
+            uncertain: false,
+            past: VecDeque::new(),
+            clock: 0,
+            last_id: 0,
+        }
+    }
+
+    /// Takes the attributes for the latest.
+    fn adopt(&mut self, attr: Attr) {
+        if self.attr.version != attr.version {
+            self.past.push_back(self.attr.version);
+            if self.past.len() > PAST {
+                self.past.pop_front();
+            }
+        }
+        self.base = base_of(&attr);
+        self.attr = attr;
+    }
+
+    /// Whether the attributes are older than what is known.
+    pub fn is_past(&self, attr: &Attr) -> bool {
+        self.past.contains(&attr.version)
+    }
+
+    pub fn is_modified(&self) -> bool {
+        self.changes != self.flushed
+    }
+
+    /// Committed bytes from here on are gone.
+    pub fn floor(&self) -> u64 {
+        let floor = self.delta.floor.min(self.committing.as_ref().map_or(u64::MAX, |d| d.floor));
+        floor.min(self.attr.size)
+    }
+
+    /// `offset` within chunk `idx`, cut to it.
+    pub fn within(&self, idx: u64, offset: u64) -> u32 {
+        let size = u64::from(self.chunk_size);
+        // Below the chunk size, which is a u32.
+        offset.saturating_sub(idx * size).min(size) as u32
+    }
+
+    pub fn chunk(&mut self, idx: u64) -> &mut Chunk {
+        self.clock += 1;
+        let (clock, id) = (self.clock, &mut self.last_id);
+        let chunk = self.chunks.entry(idx).or_insert_with(|| {
+            *id += 1;
+            Chunk::new(*id)
+        });
+        chunk.used = clock;
+        chunk
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Whether the list of chunk `idx` must be read before anything can be said of its committed bytes.
+    pub fn needs_rows(&self, idx: u64) -> bool {
+        self.base == Base::Rows
+            && self.within(idx, self.floor()) > 0
+            && self.chunks.get(&idx).is_none_or(|c| c.rows.is_none())
+    }
+
+    /// The committed list, cut where the file was. Empty if it was not read.
+    fn committed(&self, idx: u64) -> Vec<Extent> {
+        match self.chunks.get(&idx).and_then(|c| c.rows.as_ref()) {
+            Some(rows) if self.base == Base::Rows => extents::clip(rows, self.within(idx, self.floor())),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The list that a commit would write now, were nothing dirty.
+    pub fn list(&self, idx: u64) -> Vec<Extent> {
+        let committed = self.committed(idx);
+        match self.chunks.get(&idx) {
+            Some(chunk) if !chunk.pending.is_empty() => extents::overlay(&committed, &chunk.pending),
+            _ => committed,
+        }
+    }
+
+    /// The bytes of chunk `idx` that lie in a row or a blob rather than in objects.
+    fn other_base(&self, idx: u64) -> Range<u32> {
+        let end = match &self.base {
+            Base::Rows => 0,
+            Base::Inline(bytes) => self.floor().min(bytes.len() as u64),
+            Base::Blob(_) => self.floor(),
+        };
+        0..self.within(idx, end)
+    }
+
+    /// One past the last byte of chunk `idx` that is not for certain zero.
+    pub fn data_end(&self, idx: u64) -> u32 {
+        let dirty = self.chunks.get(&idx).map_or(0, |c| c.dirty.end().max(c.uploading.end()));
+        extents::end(&self.list(idx)).max(self.other_base(idx).end).max(dirty)
+    }
+
+    /// What `range` of chunk `idx` is made of. The rows must have been read.
+    pub fn parts(&self, idx: u64, range: Range<u32>) -> Vec<Part> {
+        let list = self.list(idx);
+        let local = match self.chunks.get(&idx).map(|c| &c.local) {
+            Some(Local::Recorded) => {
+                let end = extents::end(&list).clamp(range.start, range.end);
+                let both = [Part::Recorded(range.start..end), Part::Zeros(end..range.end)];
+                return both.into_iter().filter(|p| !p.span().is_empty()).collect();
+            }
+            Some(Local::Ranges(ranges)) => ranges.within(range.clone()),
+            None => Ranges::default(),
+        };
+        let mut parts: Vec<Part> = local.iter().map(Part::Local).collect();
+        for gap in local.missing(range).iter() {
+            for piece in extents::pieces(&list, gap) {
+                match piece {
+                    Piece::Data(extent) => parts.push(Part::Fetch(extent)),
+                    Piece::Hole(hole) => self.hole(idx, hole, &mut parts),
+                }
+            }
+        }
+        parts.sort_unstable_by_key(|p| p.span().start);
+        parts
+    }
+
+    fn hole(&self, idx: u64, hole: Range<u32>, parts: &mut Vec<Part>) {
+        let end = self.other_base(idx).end.clamp(hole.start, hole.end);
+        if hole.start < end {
+            parts.push(match &self.base {
+                Base::Inline(bytes) => Part::Inline(bytes.clone(), hole.start..end),
+                Base::Blob(id) => Part::Blob(*id, hole.start..end),
+                Base::Rows => Part::Zeros(hole.start..end),
+            });
+        }
+        if end < hole.end {
+            parts.push(Part::Zeros(end..hole.end));
+        }
+    }
+}
