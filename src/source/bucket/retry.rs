@@ -92,6 +92,9 @@ pub(super) fn translate(error: object_store::Error, object: &str, place: &str) -
 
 const KEYS: &str = "the keys were refused: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
 
+/// What servers call keys that they do not know or whose signature is wrong.
+const REFUSED: [&str; 4] = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "NotSignedUp", "InvalidToken"];
+
 fn generic(error: &object_store::Error, text: &str) -> (Kind, &'static str) {
     let causes = || std::iter::successors(error.source(), |e: &&(dyn StdError + 'static)| (*e).source());
     for cause in causes() {
