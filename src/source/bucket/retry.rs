@@ -74,9 +74,7 @@ pub(super) fn translate(error: object_store::Error, object: &str, place: &str) -
         E::AlreadyExists { .. } => (Kind::Exists, ""),
         E::Unauthenticated { .. } => (Kind::Config, KEYS),
         E::PermissionDenied { .. } => match text.as_str() {
-            t if t.contains("InvalidAccessKeyId") || t.contains("SignatureDoesNotMatch") => {
-                (Kind::Config, KEYS)
-            }
+            t if REFUSED.iter().any(|code| t.contains(code)) => (Kind::Config, KEYS),
             t if t.contains("RequestTimeTooSkewed") => (Kind::Config, "set this machine's clock"),
             t if t.contains("ExpiredToken") => (Kind::Config, "the temporary keys have expired"),
             _ => (Kind::Access, "the keys must allow reading, writing, deleting and listing"),
