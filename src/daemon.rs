@@ -26,13 +26,19 @@ use signals::Signals;
 /// How long a fresh mount may take to answer for its root.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// How long programs that use the mount may keep the daemon from ending. They then find it gone.
-const LET_GO: Duration = Duration::from_secs(10);
+const LET_GO: Duration = Duration::from_secs(5);
 
-/// Mounts and serves until it is unmounted or told to end; `ready` is called when the mount answers. Blocks.
+/// Mounts and serves until it is unmounted or told to end; `ready` is called when the mount answers, with what its user
+/// should know. Blocks.
 ///
 /// SIGTERM and SIGINT end it in order: the mount vanishes from the tree, what is open is written, locks are released. A
 /// second one ends it at once.
-pub fn run(home: &Home, options: MountOptions, logs: &LogSettings, ready: impl FnOnce()) -> Result<()> {
+pub fn run(
+    home: &Home,
+    options: MountOptions,
+    logs: &LogSettings,
+    ready: impl FnOnce(&[String]),
+) -> Result<()> {
     logging::start(logs)?;
     let point = Arc::new(MountPoint::prepare(&options.dir)?);
     if let Some(file) = &logs.file {
@@ -54,7 +60,7 @@ async fn serve(
     home: &Home,
     options: &MountOptions,
     point: Arc<MountPoint>,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(&[String]),
 ) -> Result<()> {
     let mut signals = Signals::listen()?;
     let layers = tokio::select! {
@@ -70,11 +76,12 @@ async fn serve(
     };
     let run_file = RunFile::write(home, mounted.path());
     let _run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
-    if let Some(notice) = point.notice() {
+    let notices = Vec::from_iter(point.notice());
+    for notice in &notices {
         tracing::warn!("{notice}");
     }
     tracing::info!("{} is mounted on {}", layers.name(), mounted.path().display());
-    ready();
+    ready(&notices);
 
     tokio::select! {
         signal = signals.next() => tracing::info!("{signal}: unmounting {}", mounted.path().display()),

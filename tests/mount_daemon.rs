@@ -64,7 +64,10 @@ fn in_the_background_it_returns_when_the_mount_answers() {
     }
     let home = Home::formatted(&[]);
     let point = home.dir("mnt");
-    home.run_ok(&["mount", "-d", "--offline", utf8(&point)]);
+    fs::write(point.join("hidden"), "").expect("write");
+    let output = home.run(&["mount", "-d", "--offline", utf8(&point)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("this hides hidden"), "{}", text(&output.stderr));
     assert!(is_mounted(&point));
     fs::write(point.join("file"), "data").expect("write");
     let there = sessions(&home);

@@ -177,23 +177,39 @@ fn a_hub_that_hangs_holds_up_only_who_asked() {
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
-/// A mapping whose pages come from the Hub is filled page by page, and the process that waits for one can be killed.
+const SUM_OF_PAGES: &str = "import mmap,sys\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\n\
+                            print(sum(m[i] for i in range(0,len(m),4096)))";
+
 #[test]
-fn mapped_files_are_read_and_who_waits_for_a_page_can_be_killed() {
+fn mapped_files_are_filled_page_by_page() {
     if !can_mount() {
         return;
     }
     let world = world();
     let mount = world.home.mount("mnt", &[]);
     let path = snapshot(&mount, "one").join("model.safetensors");
-    let sum = "import mmap,sys\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\n\
-               print(sum(m[i] for i in range(0,len(m),4096)))";
-    let output = Command::new("python3").args(["-c", sum]).arg(&path).output().expect("python3");
+    let output = Command::new("python3").args(["-c", SUM_OF_PAGES]).arg(&path).output().expect("python3");
     let expected: u64 = world.big.iter().step_by(4096).map(|b| u64::from(*b)).sum();
     assert_eq!(text(&output.stdout).trim(), expected.to_string(), "{}", text(&output.stderr));
     let path = snapshot(&mount, "two").join("model.safetensors");
     world.hub.faults(|f| f.hang = u32::MAX);
     // Another name for the same bytes: they are here already.
-    let output = Command::new("python3").args(["-c", sum]).arg(&path).output().expect("python3");
+    let output = Command::new("python3").args(["-c", SUM_OF_PAGES]).arg(&path).output().expect("python3");
     assert_eq!(text(&output.stdout).trim(), expected.to_string(), "one content, however many names");
+}
+
+#[test]
+fn who_waits_for_a_page_can_be_killed() {
+    if !can_mount() {
+        return;
+    }
+    let world = world();
+    let mount = world.home.mount("mnt", &[]);
+    let path = snapshot(&mount, "one").join("model.safetensors");
+    world.hub.faults(|f| f.hang = u32::MAX);
+    for signal in [libc::SIGKILL, libc::SIGTERM] {
+        let mut command = Command::new("python3");
+        command.args(["-c", SUM_OF_PAGES]).arg(&path).stdout(Stdio::null()).stderr(Stdio::null());
+        dies_at_once(command.spawn().expect("python3"), signal);
+    }
 }

@@ -95,7 +95,20 @@ async fn round(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
             continue;
         }
         let counters = &shared.counters.fetched[n];
-        let Err(e) = pour::pour(flights, &task, n, source.as_ref(), place).await else { return Ok(()) };
+        let is_origin = shared.is_origin(n);
+        let refusal = if is_origin { blob.refusal() } else { None };
+        let e = match refusal {
+            Some(e) => e,
+            None => match pour::pour(flights, &task, n, source.as_ref(), place).await {
+                Ok(()) => return Ok(()),
+                Err(e) => {
+                    if is_origin && matches!(e.kind(), Kind::Access | Kind::NotFound) {
+                        blob.refused(&e);
+                    }
+                    e
+                }
+            },
+        };
         if e.kind() != Kind::NotFound {
             counters.failed.fetch_add(1, Relaxed);
             tracing::debug!(blob = %blob.id, source = source.name(), error = %e, "no bytes");

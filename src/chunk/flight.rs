@@ -14,7 +14,7 @@ use super::readahead::Readahead;
 use super::{blocking, fill, lock};
 use crate::error::{Error, Kind, Result};
 
-/// How long a final refusal (no rights, nobody has it) is taken as the answer for the whole blob.
+/// How long the origin's refusal (no rights, it has no such blob) is taken as its answer for all chunks.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// How long nothing is fetched ahead after a failure.
 const HOLD: Duration = Duration::from_secs(1);
@@ -61,7 +61,7 @@ pub(super) struct State {
     pub only_origin: bool,
     /// Hashes that the origin gave although others are recorded.
     pub claims: HashMap<u64, [u8; 32]>,
-    refused: Option<(Instant, Arc<Error>)>,
+    refused: Option<(Instant, Error)>,
     /// When a transfer failed last: nothing is fetched ahead for a moment.
     hold: Option<Instant>,
 }
@@ -108,12 +108,6 @@ impl Blob {
                     waits.push((idx, Wait::Held(held)));
                     continue;
                 } else {
-                    match &state.refused {
-                        Some((at, e)) if at.elapsed() < REFUSED_FOR => {
-                            return self.refuse(e, fetch, suspects);
-                        }
-                        _ => {}
-                    }
                     match fetch.last_mut() {
                         Some(run) if run.end == idx => run.end += 1,
                         _ => fetch.push(idx..idx + 1),
@@ -131,24 +125,6 @@ impl Blob {
             self.shared.spawn(recheck(Flights::new(self, idx..idx + 1)));
         }
         Ok(waits)
-    }
-
-    /// Takes back flights that were entered in the same step.
-    fn refuse(
-        self: &Arc<Self>,
-        error: &Arc<Error>,
-        fetch: Vec<Range<u64>>,
-        suspects: Vec<u64>,
-    ) -> Result<Vec<(u64, Wait)>> {
-        let error = error.share();
-        let blob = self.clone();
-        // Ending a flight takes the lock that the caller holds.
-        self.shared.spawn(async move {
-            for run in fetch.into_iter().chain(suspects.into_iter().map(|i| i..i + 1)) {
-                drop(Flights::new(&blob, run));
-            }
-        });
-        Err(error)
     }
 
     /// Somebody read there: fetches ahead if that seems worth while.
@@ -182,6 +158,18 @@ impl Blob {
             };
             self.shared.spawn(fill::run(Flights::new(self, run), Some(place)));
         }
+    }
+
+    /// What the origin said a moment ago, if it refused.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        let state = lock(&self.state);
+        let (at, error) = state.refused.as_ref()?;
+        (at.elapsed() < REFUSED_FOR).then(|| error.share())
+    }
+
+    /// The origin refused.
+    pub(super) fn refused(&self, error: &Error) {
+        lock(&self.state).refused = Some((Instant::now(), error.share()));
     }
 
     /// Whether somebody waits for one of the chunks.
@@ -226,9 +214,6 @@ impl Flights {
             let mut state = lock(&self.blob.state);
             state.readahead.failed(self.left.start);
             state.hold = Some(Instant::now());
-            if matches!(error.kind(), Kind::Access | Kind::NotFound) {
-                state.refused = Some((Instant::now(), error.clone()));
-            }
         }
         self.error = Some(error);
     }

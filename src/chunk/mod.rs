@@ -26,6 +26,7 @@ mod shared;
 mod store;
 mod verify;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -93,7 +94,13 @@ pub enum BlobEvent {
 #[derive(Debug)]
 pub struct Chunks {
     shared: Arc<Shared>,
+    /// Blobs that files are copies of, the latest last: such a file reads piece by piece, and its way through the blob
+    /// should be known as one.
+    copied: Mutex<VecDeque<Arc<BlobContent>>>,
 }
+
+/// Blobs held open for the files that are copies of them.
+const MAX_COPIED: usize = 8;
 
 impl Chunks {
     /// A store over a cache directory, rows about blobs, and sources in the order of preference, of which the last one is
@@ -112,7 +119,7 @@ impl Chunks {
     ) -> Self {
         let shared = Shared::new(options, cache, blobs, sources, bucket);
         store::start(&shared);
-        Chunks { shared }
+        Chunks { shared, copied: Mutex::default() }
     }
 
     /// Opens a blob of `size` bytes for reading. While somebody has it open all get the same one.
@@ -159,6 +166,7 @@ impl Chunks {
     /// Ends the store: no more reads or readahead, uploads within `grace`, then what runs is given up, the cache is synced
     /// and says that it stopped cleanly. Reads fail from now on.
     pub async fn shutdown(&self, grace: Duration) -> Result<()> {
+        lock(&self.copied).clear();
         self.shared.shutdown(grace).await
     }
 }
@@ -167,7 +175,14 @@ impl Chunks {
 #[async_trait]
 impl BlobReader for Chunks {
     async fn read_blob(&self, blob: BlobId, size: u64, offset: u64, len: u32) -> Result<Bytes> {
-        self.open_blob(blob, size).await?.read(offset, len).await
+        let content = self.open_blob(blob, size).await?;
+        let _oldest = {
+            let mut copied = lock(&self.copied);
+            copied.retain(|c| !Arc::ptr_eq(c, &content));
+            copied.push_back(content.clone());
+            if copied.len() > MAX_COPIED { copied.pop_front() } else { None }
+        };
+        content.read(offset, len).await
     }
 }
 

@@ -93,6 +93,7 @@ async fn stream(
             timeout(limit - stall, fetch).await.map_err(|_| late("no answer"))??
         }
     };
+    let from_bucket = source.name() == "bucket";
     let mut idx = run.start;
     let mut chunk = Pouring::new(&blob, idx);
     loop {
@@ -118,7 +119,7 @@ async fn stream(
             }
             let poured = chunk.finish().await?;
             land(flights, last.take()).await?;
-            let is_origin = n + 1 == shared.sources.len();
+            let is_origin = shared.is_origin(n);
             let finding = Finding {
                 is_origin,
                 stored: task.row(idx).stored,
@@ -130,7 +131,7 @@ async fn stream(
                 poured,
                 finding,
                 task.generation,
-                source.name() == "bucket",
+                from_bucket,
             ))));
             idx += 1;
             chunk = Pouring::new(&blob, idx);

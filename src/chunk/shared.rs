@@ -160,6 +160,12 @@ impl Shared {
         self.closing.load(Relaxed)
     }
 
+    /// Whether source number `n` is the last word on a blob that nobody has verified. Without the Hub the bucket comes last,
+    /// which only repeats what somebody recorded.
+    pub(super) fn is_origin(&self, n: usize) -> bool {
+        n + 1 == self.sources.len() && self.sources[n].name() != "bucket"
+    }
+
     /// Notes that the disk has no room.
     pub(super) fn disk_is_full(&self) {
         *lock(&self.full) = Some(Instant::now());

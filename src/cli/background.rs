@@ -15,7 +15,8 @@ use crate::error::{Error, Kind, Result, ResultExt};
 
 /// The number of the pipe's descriptor, in the daemon's environment.
 const READY_FD: &str = "HFMOUNT_READY_FD";
-const READY: &str = "ready";
+/// What it says first when the mount answers; notices follow, one a line.
+const READY: &str = "ready\n";
 
 /// Starts the daemon and returns when it says that the mount answers. The error is the daemon's own.
 pub(super) fn start(log: &Path) -> Result<(), Failure> {
@@ -44,8 +45,13 @@ pub(super) fn start(log: &Path) -> Result<(), Failure> {
     let mut said = String::new();
     // Ends when the daemon has spoken, or is dead.
     let read = reader.read_to_string(&mut said);
+    if let Some(notices) = said.strip_prefix(READY) {
+        for notice in notices.lines().filter(|l| !l.is_empty()) {
+            eprintln!("note: {notice}");
+        }
+        return Ok(());
+    }
     match said.trim_end() {
-        READY => Ok(()),
         "" => {
             let status = child.wait().map(|s| s.to_string()).unwrap_or_default();
             let why = read.err().map(|e| format!(", {e}")).unwrap_or_default();
@@ -98,9 +104,9 @@ pub(super) fn ready_channel() -> Option<Ready> {
 }
 
 impl Ready {
-    /// The mount answers.
-    pub(super) fn ready(&self) {
-        self.say(READY);
+    /// The mount answers, and what its user should know.
+    pub(super) fn ready(&self, notices: &[String]) {
+        self.say(&format!("{READY}{}\n", notices.join("\n")));
     }
 
     /// It will not, and why.

@@ -28,7 +28,8 @@ Examples:
 
 The Hub token is read at the start, from --token-file, HF_TOKEN, HF_TOKEN_PATH, $HF_HOME/token or
 ~/.cache/huggingface/token, and is kept in memory only. The bucket's keys come from AWS_ACCESS_KEY_ID and
-AWS_SECRET_ACCESS_KEY, or from the metadata with HFMOUNT_PASSPHRASE[_FILE].")]
+AWS_SECRET_ACCESS_KEY (or HFMOUNT_ACCESS_KEY and HFMOUNT_SECRET_KEY[_FILE]), or from the metadata with
+HFMOUNT_PASSPHRASE[_FILE]. HFMOUNT_LOG=debug logs more.")]
 pub(super) struct MountArgs {
     /// The directory to mount on. It must exist; what is in it is hidden meanwhile.
     dir: PathBuf,
@@ -141,9 +142,9 @@ impl MountArgs {
                 LogStyle::Json => LogFormat::Json,
             },
         };
-        let result = daemon::run(&home, options, &logs, || {
+        let result = daemon::run(&home, options, &logs, |notices| {
             if let Some(ready) = &ready {
-                ready.ready();
+                ready.ready(notices);
             }
         });
         result.map_err(|e| {

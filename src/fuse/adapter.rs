@@ -35,17 +35,17 @@ pub(super) fn caller(req: &Request) -> Caller {
 
 /// A request that changes nothing: it stops when its caller does.
 pub(super) fn asking(op: &'static str, ino: Ino, req: &Request) -> Job {
-    Job { op, ino, tid: req.pid(), heed: Heed::Stop, abandoned: Abandoned::Stops }
+    Job { op, ino, tid: req.pid(), heed: Heed::Stop, abandoned: Abandoned::Stops, inline: true }
 }
 
 /// A request that may be half done when its caller goes.
 pub(super) fn changing(op: &'static str, ino: Ino, req: &Request) -> Job {
-    Job { abandoned: Abandoned::GoesOn, ..asking(op, ino, req) }
+    Job { abandoned: Abandoned::GoesOn, inline: false, ..asking(op, ino, req) }
 }
 
 /// A request for whose answer nobody waits.
 pub(super) fn unattended(op: &'static str, ino: Ino) -> Job {
-    Job { op, ino, tid: 0, heed: Heed::Nothing, abandoned: Abandoned::GoesOn }
+    Job { op, ino, tid: 0, heed: Heed::Nothing, abandoned: Abandoned::GoesOn, inline: true }
 }
 
 impl Filesystem for Adapter {

@@ -7,6 +7,7 @@ use fuser::{ReplyAttr, ReplyData, ReplyStatfs, Request};
 use super::adapter::{Adapter, asking, changing};
 use super::convert;
 use super::reply::errno;
+use super::tasks::guarded;
 use crate::error::Result;
 use crate::types::Ino;
 use crate::vfs::{SetAttr, Stat};
@@ -20,8 +21,10 @@ fn answer_attr(op: &'static str, ino: Ino, result: Result<(Stat, Duration)>, rep
 
 impl Adapter {
     pub(super) fn get_attr(&self, req: &Request, ino: Ino, fh: Option<u64>, reply: ReplyAttr) {
-        if let Some(result) = self.vfs.try_getattr(ino) {
-            return answer_attr("getattr", ino, result, reply);
+        match guarded("getattr", ino, || self.vfs.try_getattr(ino)) {
+            Ok(Some(result)) => return answer_attr("getattr", ino, result, reply),
+            Ok(None) => {}
+            Err(e) => return answer_attr("getattr", ino, Err(e), reply),
         }
         let vfs = self.vfs.clone();
         let work = async move { vfs.getattr(ino, fh).await };

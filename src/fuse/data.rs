@@ -10,7 +10,7 @@ use super::convert;
 use super::interrupt::Heed;
 use super::names::answer_empty;
 use super::reply::errno;
-use super::tasks::Job;
+use super::tasks::{Job, guarded};
 use crate::types::Ino;
 
 thread_local! {
@@ -33,7 +33,7 @@ impl Adapter {
         };
         let unwanted = self.clone();
         self.tasks.spawn_with_leftover(
-            changing("open", ino, req),
+            Job { inline: true, ..changing("open", ino, req) },
             work,
             move |result| match result {
                 Ok(opened) => reply.opened(fuser::FileHandle(opened.fh), convert::open_flags(&opened)),
@@ -78,11 +78,12 @@ impl Adapter {
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
         }
-        match self.vfs.try_read(fh, offset, &mut buffer[..wanted]) {
+        let read = guarded("read", ino, || self.vfs.try_read(fh, offset, &mut buffer[..wanted]));
+        match read {
             // Sent from the buffer: nothing is copied but into the kernel.
-            Some(Ok(n)) => reply.data(&buffer[..n.min(wanted)]),
-            Some(Err(e)) => reply.error(errno("read", ino, &e)),
-            None => return Some(reply),
+            Ok(Some(Ok(n))) => reply.data(&buffer[..n.min(wanted)]),
+            Ok(Some(Err(e))) | Err(e) => reply.error(errno("read", ino, &e)),
+            Ok(None) => return Some(reply),
         }
         None
     }
@@ -107,7 +108,9 @@ impl Adapter {
     pub(super) fn flush_file(&self, req: &Request, ino: Ino, fh: u64, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
         let work = async move { vfs.flush(fh).await };
-        self.tasks.spawn(changing("flush", ino, req), work, move |r| answer_empty("flush", ino, r, reply));
+        // Most closes have nothing to write.
+        let job = Job { inline: true, ..changing("flush", ino, req) };
+        self.tasks.spawn(job, work, move |r| answer_empty("flush", ino, r, reply));
     }
 
     pub(super) fn sync_file(&self, req: &Request, ino: Ino, fh: u64, reply: ReplyEmpty) {

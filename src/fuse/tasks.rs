@@ -2,8 +2,10 @@
 //! caller is.
 
 use std::future::Future;
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -29,6 +31,8 @@ pub(super) struct Job {
     pub(super) heed: Heed,
     /// What happens to the work when the caller gives up.
     pub(super) abandoned: Abandoned,
+    /// Begun on the kernel's loop thread: it is often over at once, and never works long before its first wait.
+    pub(super) inline: bool,
 }
 
 /// What happens to work whose caller has gone.
@@ -39,6 +43,8 @@ pub(super) enum Abandoned {
     /// It goes on, since it may be half done; its caller is told EINTR at once.
     GoesOn,
 }
+
+type BoxedWork<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// Starts the tasks.
 #[derive(Clone, Debug)]
@@ -79,12 +85,17 @@ impl Tasks {
         L: FnOnce(T) + Send + 'static,
     {
         let turns = if job.heed == Heed::Any { self.lock_waits.clone() } else { self.in_work.clone() };
+        let mut work: BoxedWork<T> = Box::pin(async move {
+            let _turn = turns.acquire_owned().await.map_err(closed)?;
+            work.await
+        });
+        if job.inline
+            && let Some(outcome) = self.begin(job, &mut work)
+        {
+            return answer(outcome);
+        }
         let interrupts = self.interrupts.clone();
         self.runtime.spawn(async move {
-            let mut work = pin!(async move {
-                let _turn = turns.acquire_owned().await.map_err(closed)?;
-                work.await
-            });
             if let Ok(outcome) = tokio::time::timeout(PATIENCE, &mut work).await {
                 return answer(outcome);
             }
@@ -103,8 +114,113 @@ impl Tasks {
             }
         });
     }
+
+    /// Takes the first step here and now: what is in memory is answered without a change of threads. Its outcome, if that
+    /// was all; else a task goes on with it, whose first step is this one again.
+    fn begin<T>(&self, job: Job, work: &mut BoxedWork<T>) -> Option<Result<T>> {
+        let _context = self.runtime.enter();
+        let mut nobody = Context::from_waker(Waker::noop());
+        match guarded(job.op, job.ino, || work.as_mut().poll(&mut nobody)) {
+            Ok(Poll::Ready(outcome)) => Some(outcome),
+            Ok(Poll::Pending) => None,
+            Err(e) => Some(Err(e)),
+        }
+    }
+}
+
+/// Runs `work` on a loop thread: a panic there would end the mount, so it becomes the failure of one request.
+pub(super) fn guarded<T>(op: &'static str, ino: Ino, work: impl FnOnce() -> T) -> Result<T> {
+    // What the panic left half done is dropped with the request, as in a task.
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| Error::new(Kind::Internal, format!("panic in {op} of inode {ino}")))
 }
 
 fn closed<E: std::error::Error + Send + Sync + 'static>(e: E) -> Error {
     Error::with_source(Kind::Internal, "semaphore of requests", e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, sync_channel};
+    use std::thread::ThreadId;
+    use std::time::Duration;
+    use tokio::runtime::{Builder, Runtime};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn tasks() -> (Runtime, Tasks) {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+        let tasks = Tasks::new(runtime.handle().clone()).expect("tasks");
+        (runtime, tasks)
+    }
+
+    fn job(inline: bool) -> Job {
+        Job { op: "test", ino: Ino(1), tid: 0, heed: Heed::Stop, abandoned: Abandoned::Stops, inline }
+    }
+
+    /// The outcome of `work`, and the thread that answered.
+    fn outcome<T: Send + 'static>(
+        tasks: &Tasks,
+        job: Job,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Receiver<(Result<T>, ThreadId)> {
+        let (tx, rx) = sync_channel(1);
+        tasks.spawn(job, work, move |r| tx.send((r, std::thread::current().id())).expect("heard"));
+        rx
+    }
+
+    #[test]
+    fn what_is_at_hand_is_answered_on_the_spot() {
+        let (_runtime, tasks) = tasks();
+        let (value, thread) =
+            outcome(&tasks, job(true), async { Ok(7) }).recv_timeout(LIMIT).expect("answer");
+        assert_eq!((value.expect("ok"), thread), (7, std::thread::current().id()));
+        let (_, thread) = outcome(&tasks, job(false), async { Ok(7) }).recv_timeout(LIMIT).expect("answer");
+        assert_ne!(thread, std::thread::current().id());
+    }
+
+    #[test]
+    fn what_has_to_wait_goes_on_in_a_task() {
+        let (_runtime, tasks) = tasks();
+        let (go, wait) = tokio::sync::oneshot::channel();
+        let answer = outcome(&tasks, job(true), async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            wait.await.map_err(closed)
+        });
+        assert!(answer.try_recv().is_err(), "nothing blocked");
+        go.send(3).expect("still wanted");
+        assert_eq!(answer.recv_timeout(LIMIT).expect("answer").0.expect("ok"), 3);
+    }
+
+    #[test]
+    fn a_panic_fails_one_request_only() {
+        let (_runtime, tasks) = tasks();
+        let answer = outcome::<()>(&tasks, job(true), async { panic!("on purpose") });
+        let (result, _) = answer.recv_timeout(LIMIT).expect("answer");
+        assert_eq!(result.expect_err("failed").kind(), Kind::Internal);
+        assert!(outcome(&tasks, job(true), async { Ok(()) }).recv_timeout(LIMIT).expect("answer").0.is_ok());
+    }
+
+    #[test]
+    fn work_that_is_half_done_goes_on_without_its_caller() {
+        let (_runtime, tasks) = tasks();
+        let mut caller = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let gone = Job { tid: caller.id(), abandoned: Abandoned::GoesOn, ..job(true) };
+        let (go, wait) = tokio::sync::oneshot::channel();
+        let (tx, answer) = sync_channel(1);
+        let (left, leftover) = sync_channel(1);
+        tasks.spawn_with_leftover(
+            gone,
+            async move { wait.await.map_err(closed) },
+            move |r: Result<u8>| tx.send(r).expect("heard"),
+            move |value| left.send(value).expect("heard"),
+        );
+        caller.kill().expect("kill");
+        caller.wait().expect("wait");
+        let answered = answer.recv_timeout(LIMIT).expect("answer");
+        assert_eq!(answered.expect_err("given up").kind(), Kind::Interrupted);
+        go.send(9).expect("the work goes on");
+        assert_eq!(leftover.recv_timeout(LIMIT).expect("leftover"), 9);
+    }
 }

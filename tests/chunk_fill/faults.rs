@@ -108,14 +108,18 @@ async fn a_read_is_bounded_as_a_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_answered_at_once_and_not_asked_again_by_each_reader() {
     let dir = tempfile::tempdir().unwrap();
-    let w = world(dir.path()).await;
-    let (blob, _) = w.blob(50 * CHUNK, 1).await;
+    let bucket = Arc::new(Memory::new("bucket"));
+    let w = Build { before: vec![bucket.clone()], ..Build::default() }.at(dir.path()).await;
+    let (blob, data) = w.blob(50 * CHUNK, 1).await;
     w.hub.set_always(Fault::Refuse(Kind::Access));
     for at in 0..10 {
         let e = blob.read(at * CHUNK as u64, 100).await.unwrap_err();
         assert_eq!(e.kind(), Kind::Access, "{e}");
     }
     assert_eq!(w.hub.requests().len(), 1);
+    // What the bucket has is read all the same.
+    bucket.put(blob.id(), data.clone());
+    same(&blob.read(30 * CHUNK as u64, 100).await.unwrap(), &data[30 * CHUNK..30 * CHUNK + 100]);
     // A file whose bytes nobody has is there all the same.
     let gone = w.chunks.open_blob(sha256(b"gone"), 4).await.unwrap();
     w.hub.set_always(Fault::None);

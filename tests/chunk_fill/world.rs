@@ -102,8 +102,12 @@ impl World {
     /// Lets go of the store as a crash does: nothing is synced, no clean stop is noted. The caller has dropped all else.
     pub async fn crash(self) {
         let cache = Arc::downgrade(self.chunks.cache());
+        let lock = std::fs::File::open(self.chunks.cache().path().join("lock")).expect("lock file");
         drop(self);
         eventually("the store is gone", || cache.strong_count() == 0).await;
+        // A child that another test is just starting may hold a copy of the descriptor for a moment.
+        let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        eventually("the directory is free", || rustix::fs::flock(&lock, operation).is_ok()).await;
     }
 }
 

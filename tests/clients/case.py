@@ -62,7 +62,10 @@ class Case(unittest.TestCase):
 
     def assert_no_warnings(self, report, repo):
         """scan_cache_dir finds nothing to complain of; in a plain folder, where half repositories are usual, of this one."""
+        # Old libraries do not know what new ones put into the root.
+        newer = ("/CACHEDIR.TAG", "/blobs")
         warnings = [warning for warning in report["warnings"] if self.world.lazy or repo.folder in warning]
+        warnings = [warning for warning in warnings if not warning.endswith(newer)]
         self.assertEqual(warnings, [])
 
     def assert_no_content(self, seen, who="the Hub handed out bytes of files"):

@@ -46,7 +46,9 @@ class Download(Case):
         self.assert_same(answer, FILES["model.safetensors"])
         self.assertGreater((self.hub.seen() - before).requests.get("xet_reconstruction", 0), 0, "not by Xet")
         for stack in ("new", "old"):
-            again = self.world.act("snapshot", repo_id=repo.id, offline=True, stack=stack, allow_patterns=["*.safetensors"])
+            again = self.world.act(
+                "snapshot", repo_id=repo.id, offline=True, stack=stack, allow_patterns=["*.safetensors"]
+            )
             self.assert_same(again["files"]["model.safetensors"], FILES["model.safetensors"])
         self.assert_no_warnings(self.world.act("scan"), repo)
 

@@ -21,7 +21,8 @@ class Stall(Case):
 
     def freeze_with_waiters(self, number):
         """The Hub hangs while programs wait: for an unknown repository, and for bytes of a known one."""
-        cold = self.hub.add(f"acme/cold-{number}", FILES)
+        data = noise(len(FILES["model.safetensors"]), f"cold{number}")
+        cold = self.hub.add(f"acme/cold-{number}", FILES | {"model.safetensors": data})
         self.assertTrue(os.path.exists(self.snapshot(cold, "config.json")))
         self.hub.freeze()
         unknown = os.path.join(self.world.cache(), f"models--acme--unknown-{number}", "refs", "main")

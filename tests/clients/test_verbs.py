@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -10,7 +11,7 @@ import unittest
 
 from case import Case, noise, only
 from process import built, mounted
-from world import USERS, files_with, wait_until, within
+from world import files_with, wait_until, within
 
 FILES = {"config.json": b"{}\n", "model.bin": noise(100_000, "verbs")}
 
@@ -273,7 +274,7 @@ class OrdinaryUser(Case):
             before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
             os.chmod("/dev/fuse", 0o666)
             self.addCleanup(os.chmod, "/dev/fuse", before)
-        user = USERS[0]
+        user = pwd.getpwnam("nobody").pw_uid  # fusermount3 wants an account
         repo = self.hub.add("acme/for-one", FILES)
         home = self.world.folder(f"user-{user}", 0o700)
         os.chown(home, user, user)

@@ -37,7 +37,7 @@ async fn a_repository_that_nobody_downloaded_is_there() {
         .expect("utf-8");
     assert_eq!(Some(&commit), cluster.hub.commit("models", "org/tiny", "main").as_ref());
     assert_eq!(node.ls(REPO).await.expect("ls"), [".no_exist", "blobs", "refs", "snapshots", "trees"]);
-    assert_eq!(node.ls(&format!("{REPO}/snapshots")).await.expect("ls"), [commit.clone()]);
+    assert_eq!(node.ls(&format!("{REPO}/snapshots")).await.expect("ls"), std::slice::from_ref(&commit));
     let snapshot = format!("{REPO}/snapshots/{commit}");
     assert_eq!(
         node.ls(&snapshot).await.expect("ls"),
@@ -190,7 +190,7 @@ async fn a_hanging_hub_does_not_hold_the_root() {
     assert_eq!(inside.kind(), Kind::NotFound);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(node.walk("models--org--nothing").await.expect_err("gone").kind(), Kind::NotFound);
-    assert!(!node.vfs.try_getattr(early).is_some_and(|known| known.is_ok()));
+    assert!(node.vfs.try_getattr(early).is_none_or(|known| known.is_err()));
 }
 
 #[tokio::test]

@@ -40,7 +40,6 @@ impl CacheFile {
             let _none_going = lock(&self.punching);
             self.clear(offset / size, (offset + len).div_ceil(size))?;
         }
-        self.changes.fetch_add(1, SeqCst);
         let mut at = offset;
         while !slices.is_empty() {
             let n = match pwritev(&self.data, &slices[..slices.len().min(1024)], at) {
@@ -190,7 +189,7 @@ impl CacheFile {
         let mut hand = self.hand.load(Relaxed) % chunks;
         // Twice around: the first time a chunk that was read since is only marked as not read.
         for _ in 0..2 * chunks {
-            if freed >= bytes || self.is_passthrough() {
+            if freed >= bytes {
                 break;
             }
             let idx = hand;
@@ -199,7 +198,7 @@ impl CacheFile {
                 continue;
             }
             let _going = lock(&self.punching);
-            if self.is_dirty() {
+            if self.is_dirty() || self.is_passthrough() {
                 break;
             }
             // A writer was faster.

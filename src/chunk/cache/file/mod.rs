@@ -49,8 +49,8 @@ pub struct CacheFile {
     /// Raised when a record was cleared, before the data under it changes: a reader that raced with it looks again.
     changes: AtomicU64,
     dirty: AtomicBool,
-    /// Held while a chunk is taken from a content in use, and while it is said to be dirty: no chunk goes once that is
-    /// said.
+    /// Held while a chunk is taken from a content in use. Who says that none may go, or begins to write where one may just
+    /// be going, waits for it.
     punching: Mutex<()>,
     passthrough: AtomicBool,
     verified: AtomicBool,
@@ -225,7 +225,11 @@ impl CacheFile {
 
     /// Says that the data file is given to the kernel: from now on, for good, it is only read or unlinked.
     pub fn mark_passthrough(&self) -> Result<()> {
-        if !self.passthrough.swap(true, Relaxed) {
+        let first = {
+            let _none_going = lock(&self.punching);
+            !self.passthrough.swap(true, Relaxed)
+        };
+        if first {
             self.update_header(|h| h.passthrough = true)?;
         }
         Ok(())
@@ -237,8 +241,8 @@ impl CacheFile {
         self.passthrough.load(Relaxed)
     }
 
-    /// Holds data that is nowhere else: nothing of it is evicted, in use or not, until this is taken back. When this
-    /// returns, no chunk is about to go either.
+    /// Says that it holds data that is nowhere else: no chunk of it is given back until this is taken back; when this
+    /// returns, none is about to go either. It lasts as long as somebody uses the content: who made it dirty holds on to it.
     pub fn set_dirty(&self, dirty: bool) {
         let _none_going = lock(&self.punching);
         self.dirty.store(dirty, Relaxed);
