@@ -157,3 +157,52 @@ fn chain(error: &object_store::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the crate words it: the status, then the body.
+    fn answer(status: &str, body: &str) -> Box<dyn StdError + Send + Sync> {
+        format!(
+            "Error performing GET http://s/b/o in 1ms - Server returned non-2xx status code: {status}: {body}"
+        )
+        .into()
+    }
+
+    #[test]
+    fn answers_of_servers_have_the_kind_that_callers_need() {
+        use object_store::Error as E;
+        let path = || "b/o".to_owned();
+        let missing = |body| E::NotFound { path: path(), source: answer("404 Not Found", body) };
+        let denied = |body| E::PermissionDenied { path: path(), source: answer("403 Forbidden", body) };
+        let other = |status, body| E::Generic { store: "S3", source: answer(status, body) };
+        for (error, kind, words) in [
+            (missing("<Code>NoSuchKey</Code>"), Kind::NotFound, ""),
+            (missing("<Code>NoSuchBucket</Code>"), Kind::Config, "no such bucket"),
+            (denied("<Code>AccessDenied</Code>"), Kind::Access, "must allow"),
+            (denied("<Code>InvalidAccessKeyId</Code>"), Kind::Config, "AWS_ACCESS_KEY_ID"),
+            (denied("<Code>RequestTimeTooSkewed</Code>"), Kind::Config, "clock"),
+            (other("503 Service Unavailable", "SlowDown"), Kind::Unavailable, ""),
+            (other("500 Internal Server Error", ""), Kind::Unavailable, ""),
+            (other("429 Too Many Requests", ""), Kind::Unavailable, ""),
+            (other("301 Moved Permanently", "PermanentRedirect"), Kind::Config, "region"),
+            (other("400 Bad Request", "AuthorizationHeaderMalformed"), Kind::Config, "region"),
+            (other("405 Method Not Allowed", ""), Kind::Config, "endpoint"),
+            (other("416 Range Not Satisfiable", ""), Kind::Corrupt, ""),
+        ] {
+            let e = translate(error, "object o", "s3://b at http://s");
+            assert_eq!(e.kind(), kind, "{e}");
+            assert!(e.to_string().starts_with("object o"), "{e}");
+            assert!(e.to_string().contains(words), "{e}");
+            assert!(!e.to_string().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_network() {
+        let source = Box::new(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        let e = translate(object_store::Error::Generic { store: "Local", source }, "object o", "file:///x");
+        assert_eq!(e.kind(), Kind::NoSpace);
+    }
+}
