@@ -2,7 +2,7 @@
 
 use hfmount::error::Kind;
 use hfmount::meta::{ChunkRow, Recorded, Role};
-use hfmount::types::{Ino, Timestamp};
+use hfmount::types::{Ino, Origin, Timestamp};
 
 use crate::world::*;
 
