@@ -74,9 +74,7 @@ pub(super) fn translate(error: object_store::Error, object: &str, place: &str) -
         E::AlreadyExists { .. } => (Kind::Exists, ""),
         E::Unauthenticated { .. } => (Kind::Config, KEYS),
         E::PermissionDenied { .. } => match text.as_str() {
-            t if t.contains("InvalidAccessKeyId") || t.contains("SignatureDoesNotMatch") => {
-                (Kind::Config, KEYS)
-            }
+            t if REFUSED.iter().any(|code| t.contains(code)) => (Kind::Config, KEYS),
             t if t.contains("RequestTimeTooSkewed") => (Kind::Config, "set this machine's clock"),
             t if t.contains("ExpiredToken") => (Kind::Config, "the temporary keys have expired"),
             _ => (Kind::Access, "the keys must allow reading, writing, deleting and listing"),
@@ -91,6 +89,9 @@ pub(super) fn translate(error: object_store::Error, object: &str, place: &str) -
 }
 
 const KEYS: &str = "the keys were refused: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+
+/// What servers call keys that they do not know or whose signature is wrong.
+const REFUSED: [&str; 4] = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "NotSignedUp", "InvalidToken"];
 
 fn generic(error: &object_store::Error, text: &str) -> (Kind, &'static str) {
     let causes = || std::iter::successors(error.source(), |e: &&(dyn StdError + 'static)| (*e).source());
@@ -155,4 +156,53 @@ fn chain(error: &object_store::Error) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the crate words it: the status, then the body.
+    fn answer(status: &str, body: &str) -> Box<dyn StdError + Send + Sync> {
+        format!(
+            "Error performing GET http://s/b/o in 1ms - Server returned non-2xx status code: {status}: {body}"
+        )
+        .into()
+    }
+
+    #[test]
+    fn answers_of_servers_have_the_kind_that_callers_need() {
+        use object_store::Error as E;
+        let path = || "b/o".to_owned();
+        let missing = |body| E::NotFound { path: path(), source: answer("404 Not Found", body) };
+        let denied = |body| E::PermissionDenied { path: path(), source: answer("403 Forbidden", body) };
+        let other = |status, body| E::Generic { store: "S3", source: answer(status, body) };
+        for (error, kind, words) in [
+            (missing("<Code>NoSuchKey</Code>"), Kind::NotFound, ""),
+            (missing("<Code>NoSuchBucket</Code>"), Kind::Config, "no such bucket"),
+            (denied("<Code>AccessDenied</Code>"), Kind::Access, "must allow"),
+            (denied("<Code>InvalidAccessKeyId</Code>"), Kind::Config, "AWS_ACCESS_KEY_ID"),
+            (denied("<Code>RequestTimeTooSkewed</Code>"), Kind::Config, "clock"),
+            (other("503 Service Unavailable", "SlowDown"), Kind::Unavailable, ""),
+            (other("500 Internal Server Error", ""), Kind::Unavailable, ""),
+            (other("429 Too Many Requests", ""), Kind::Unavailable, ""),
+            (other("301 Moved Permanently", "PermanentRedirect"), Kind::Config, "region"),
+            (other("400 Bad Request", "AuthorizationHeaderMalformed"), Kind::Config, "region"),
+            (other("405 Method Not Allowed", ""), Kind::Config, "endpoint"),
+            (other("416 Range Not Satisfiable", ""), Kind::Corrupt, ""),
+        ] {
+            let e = translate(error, "object o", "s3://b at http://s");
+            assert_eq!(e.kind(), kind, "{e}");
+            assert!(e.to_string().starts_with("object o"), "{e}");
+            assert!(e.to_string().contains(words), "{e}");
+            assert!(!e.to_string().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_network() {
+        let source = Box::new(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        let e = translate(object_store::Error::Generic { store: "Local", source }, "object o", "file:///x");
+        assert_eq!(e.kind(), Kind::NoSpace);
+    }
 }
