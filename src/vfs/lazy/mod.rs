@@ -29,7 +29,7 @@ use crate::types::{Commit, Ino, RepoId};
 /// How long a lookup in the root may hold the root's lock for the Hub.
 const ROOT_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a lookup of a known but old branch waits for a newer answer before it takes the known one.
-const REF_PATIENCE: Duration = Duration::from_secs(2);
+const REF_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a refusal is remembered.
 const REFUSED: Duration = Duration::from_secs(30);
 /// How long a failure is remembered, so that a crowd of lookups does not become a crowd of requests.
