@@ -77,7 +77,7 @@ impl State {
             let beyond: Vec<u64> =
                 self.chunks.keys().copied().filter(|&i| i > cut || (i == cut && offset == 0)).collect();
             for idx in beyond {
-                if let Some(chunk) = self.chunks.remove(&idx) {
+                if let Some(chunk) = self.chunks.remove(&idx).filter(|c| !c.stale) {
                     self.discard(&chunk.pending, &[]);
                 }
             }
@@ -92,7 +92,9 @@ impl State {
                 }
                 let kept = extents::clip(&chunk.pending, offset);
                 let before = std::mem::replace(&mut chunk.pending, kept.clone());
-                self.discard(&before, &kept);
+                if !chunk.stale {
+                    self.discard(&before, &kept);
+                }
             }
         } else {
             self.delta.end = self.delta.end.max(size);
@@ -127,7 +129,12 @@ impl State {
         let bare = extents::pieces(&list, other)
             .iter()
             .any(|p| matches!(p, Piece::Hole(h) if !chunk.dirty.covers(h.clone())));
-        if chunk.dirty.is_empty() && !bare && (chunk.pending.is_empty() || list.len() <= MAX_EXTENTS) {
+        let stale = chunk.stale && !chunk.pending.is_empty();
+        if chunk.dirty.is_empty()
+            && !bare
+            && !stale
+            && (chunk.pending.is_empty() || list.len() <= MAX_EXTENTS)
+        {
             return Upload::Nothing;
         }
         if needs_rows && !all {
@@ -140,7 +147,7 @@ impl State {
             object_offset: 0,
         };
         let then: Vec<Extent> = chunk.dirty.iter().map(stand_in).collect();
-        if !all && (bare || extents::overlay(&list, &then).len() > MAX_EXTENTS) {
+        if !all && (bare || stale || extents::overlay(&list, &then).len() > MAX_EXTENTS) {
             return Upload::NeedWhole;
         }
         chunk.uploading = std::mem::take(&mut chunk.dirty);
@@ -184,12 +191,18 @@ impl State {
             .collect();
         let before = chunk.pending.clone();
         chunk.pending = extents::overlay(&before, &landed);
+        // Written anew, if it had to be; the metadata may still name what was there before.
+        let was_stale = chunk.stale;
+        let rest = || chunk.pending.iter().any(|e| before.iter().any(|b| b.object == e.object));
+        chunk.stale = was_stale && rest();
         if chunk.dirty.is_empty() {
             chunk.hash = hash.filter(|(len, _)| live.covers(0..*len));
         }
         let after = chunk.pending.clone();
         self.discarded.extend(extents::dropped(objects, &after));
-        self.discard(&before, &after);
+        if !was_stale {
+            self.discard(&before, &after);
+        }
     }
 
     /// The upload failed: what it was to bring is new again.
@@ -206,7 +219,8 @@ impl State {
     pub fn to_upload(&self) -> Vec<u64> {
         let wanted = |(idx, c): (&u64, &Chunk)| {
             let new = !c.dirty.is_empty() || c.upload.is_some();
-            (new || (!c.pending.is_empty() && self.list(*idx).len() > MAX_EXTENTS)).then_some(*idx)
+            let again = !c.pending.is_empty() && (c.stale || self.list(*idx).len() > MAX_EXTENTS);
+            (new || again).then_some(*idx)
         };
         let mut chunks: Vec<u64> = self.chunks.iter().filter_map(wanted).collect();
         chunks.sort_unstable();
@@ -225,7 +239,8 @@ impl State {
         let pending = self.chunks.get(&idx).is_some_and(|c| !c.pending.is_empty());
         let bare =
             || extents::pieces(&list, self.other_base(idx)).iter().any(|p| matches!(p, Piece::Hole(_)));
-        (pending && list.len() > MAX_EXTENTS) || bare()
+        let stale = self.chunks.get(&idx).is_some_and(|c| c.stale);
+        (pending && (stale || list.len() > MAX_EXTENTS)) || bare()
     }
 
     /// Chunks of a blob or of inline bytes that are not in objects yet though they must be.

@@ -221,7 +221,7 @@ impl State {
                 chunk.dirty = Ranges::default();
                 chunk.uploading = Ranges::default();
                 let unneeded = std::mem::take(&mut chunk.pending);
-                if !self.uncertain {
+                if !self.uncertain && !std::mem::take(&mut chunk.stale) {
                     self.discarded.extend(extents::dropped(&unneeded, &[]));
                 }
             }
@@ -238,13 +238,7 @@ impl State {
     /// deletion: they must not be named again.
     fn upload_again(&mut self) {
         for chunk in self.chunks.values_mut() {
-            if let Local::Ranges(local) = &chunk.local {
-                let spans: Vec<_> = chunk.pending.iter().map(extents::span).collect();
-                for span in spans.into_iter().filter(|span| local.covers(span.clone())) {
-                    chunk.dirty.insert(span);
-                }
-                chunk.pending.retain(|e| !local.covers(extents::span(e)));
-            }
+            chunk.stale = !chunk.pending.is_empty();
         }
         self.uncertain = false;
     }

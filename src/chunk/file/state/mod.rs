@@ -57,6 +57,8 @@ pub(super) struct Chunk {
     pub local: Local,
     /// The tag of the list that `local` was made for, when `rows` had to be forgotten.
     pub local_tag: Option<Tag>,
+    /// The objects of `pending` may be on their way to deletion: the chunk is to be written anew.
+    pub stale: bool,
     /// BLAKE3 of so many first bytes, if they did not change since.
     pub hash: Option<(u32, [u8; 32])>,
     /// Raised when bytes mean something else than before, other than by a write.
@@ -74,6 +76,7 @@ impl Chunk {
             upload: None,
             local: Local::Ranges(Ranges::default()),
             local_tag: None,
+            stale: false,
             hash: None,
             generation,
             used: 0,

@@ -94,6 +94,9 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 let len = rng.random_range(1..span);
                 let end = (at + len).min(h.view.len());
                 let wanted = h.view.get(at..end.max(at)).unwrap_or(&[]);
+                if rng.random_bool(0.2) {
+                    nodes[node].cache.make_room(1 << 30);
+                }
                 let (fail, cut) = (rng.random_bool(0.2), rng.random_bool(0.2));
                 world.faults.fail_gets.store(u32::from(fail), SeqCst);
                 world.faults.cut_bodies.store(u32::from(cut && !fail), SeqCst);
@@ -114,6 +117,12 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 }
             }
             82..90 => {
+                if rng.random_bool(0.3) {
+                    // Whether it was applied is not known; the next one makes it good.
+                    world.kv.lose_replies(1);
+                    let _ = h.file.flush().await;
+                    world.kv.lose_replies(0);
+                }
                 h.file.flush().await.expect(&what);
                 committed.clone_from(&h.view);
                 h.dirty = false;

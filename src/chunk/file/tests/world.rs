@@ -100,6 +100,15 @@ impl World {
         self.mount(self.dir.path().join(format!("cache{n}"))).await
     }
 
+    /// A mount with its cache there.
+    pub async fn node_at(&self, path: std::path::PathBuf) -> Node {
+        self.mount(path).await
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     async fn mount(&self, path: std::path::PathBuf) -> Node {
         let info = SessionInfo {
             host: "test".into(),
