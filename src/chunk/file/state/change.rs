@@ -33,6 +33,7 @@ impl State {
             let chunk = self.chunk(idx);
             let before = chunk.dirty.covers(whole.clone());
             chunk.dirty.insert(part.clone());
+            chunk.copied.remove(part.clone());
             if !before && chunk.dirty.covers(whole.clone()) {
                 complete.push(idx);
             }
@@ -86,6 +87,7 @@ impl State {
                 chunk.generation = id;
                 chunk.dirty.truncate(offset);
                 chunk.uploading.truncate(offset);
+                chunk.copied.truncate(offset);
                 chunk.hash = chunk.hash.filter(|(len, _)| *len <= offset);
                 if let Local::Ranges(local) = &mut chunk.local {
                     local.truncate(offset);
@@ -162,6 +164,10 @@ impl State {
             && let Local::Ranges(local) = &chunk.local
             && local.covers(0..end)
         {
+            let mut new = Ranges::of_extents(&chunk.pending);
+            new.extend(&chunk.dirty);
+            new.extend(&chunk.uploading);
+            chunk.copied.extend(&new.missing(0..end));
             chunk.dirty.insert(0..end);
         }
     }
@@ -175,20 +181,8 @@ impl State {
         };
         chunk.upload = None;
         let live = std::mem::take(&mut chunk.uploading);
-        let landed: Vec<Extent> = objects
-            .iter()
-            .flat_map(|e| {
-                live.within(extents::span(e))
-                    .iter()
-                    .map(|r| Extent {
-                        start: r.start,
-                        len: r.end - r.start,
-                        object: e.object,
-                        object_offset: e.object_offset + (r.start - e.start),
-                    })
-                    .collect::<Vec<_>>()
-            })
-            .collect();
+        let alive = |e: &Extent| live.iter().filter_map(|r| extents::cut(e, &r)).collect::<Vec<_>>();
+        let landed: Vec<Extent> = objects.iter().flat_map(alive).collect();
         let before = chunk.pending.clone();
         chunk.pending = extents::overlay(&before, &landed);
         // Written anew, if it had to be; the metadata may still name what was there before.

@@ -183,12 +183,12 @@ async fn at_once(seed: u64) {
     let second = world.node().await;
     let ((a, mine_a), (b, mine_b)) = tokio::join!(write_lanes(first, 0), write_lanes(second, 1));
     let third = world.node().await;
-    for node in [&third, &a, &b] {
+    for (who, node) in [("a third", &third), ("the first", &a), ("the second", &b)] {
         let file = node.open(ino).await;
         for (lane, data) in mine_a.iter().zip(&mine_b).map(|(a, b)| a.as_ref().or(b.as_ref())).enumerate() {
             let Some(data) = data else { continue };
             let got = file.read((lane * run * 5) as u64, run as u32).await.expect("read");
-            same(&got, data, &format!("seed {seed} lane {lane}"));
+            same(&got, data, &format!("seed {seed} lane {lane} on {who}"));
         }
     }
 }
