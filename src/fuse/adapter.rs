@@ -40,7 +40,7 @@ pub(super) fn asking(op: &'static str, ino: Ino, req: &Request) -> Job {
 
 /// A request that may be half done when its caller goes.
 pub(super) fn changing(op: &'static str, ino: Ino, req: &Request) -> Job {
-    Job { abandoned: Abandoned::GoesOn, inline: false, ..asking(op, ino, req) }
+    Job { heed: Heed::Fatal, abandoned: Abandoned::GoesOn, inline: false, ..asking(op, ino, req) }
 }
 
 /// A request for whose answer nobody waits.

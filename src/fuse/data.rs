@@ -33,7 +33,8 @@ impl Adapter {
         };
         let unwanted = self.clone();
         self.tasks.spawn_with_leftover(
-            Job { inline: true, ..changing("open", ino, req) },
+            // To open twice does no harm.
+            Job { inline: true, heed: Heed::Stop, ..changing("open", ino, req) },
             work,
             move |result| match result {
                 Ok(opened) => reply.opened(fuser::FileHandle(opened.fh), convert::open_flags(&opened)),

@@ -28,6 +28,9 @@ const BATCH: usize = 256;
 pub(super) enum Heed {
     /// None: nobody waits for the answer.
     Nothing,
+    /// Those that end the process. What changes something is not interrupted by others: a program that tries again would
+    /// do it twice.
+    Fatal,
     /// Those that end the process, and the ones by which users ask it to stop, caught or not. Disk I/O is not
     /// interrupted by others, and programs do not expect it to be.
     Stop,
@@ -148,12 +151,17 @@ fn gives_up(tid: u32, heed: Heed) -> bool {
         Ok(status) => pending(&status),
         Err(e) => return is_gone(&e),
     };
+    ends(heed, pending, || in_system_call(tid))
+}
+
+/// Whether what waits for a thread ends a wait of the kind `heed`.
+fn ends(heed: Heed, pending: Pending, in_system_call: impl FnOnce() -> bool) -> bool {
     match (heed, pending) {
         (Heed::Nothing, _) => false,
         (_, Pending::Fatal) => true,
-        (_, Pending::None) | (Heed::Stop | Heed::Read, Pending::Other) => false,
+        (_, Pending::None) | (Heed::Fatal, _) | (Heed::Stop | Heed::Read, Pending::Other) => false,
         (Heed::Any, _) | (Heed::Stop, Pending::Stop) => true,
-        (Heed::Read, Pending::Stop) => in_system_call(tid),
+        (Heed::Read, Pending::Stop) => in_system_call(),
     }
 }
 
@@ -172,6 +180,23 @@ fn in_system_call(tid: u32) -> bool {
 mod tests {
     use super::*;
     use std::process::{Child, Command};
+
+    #[test]
+    fn which_signals_end_which_waits() {
+        use Pending::{Fatal, None, Other, Stop};
+        let table = [
+            (Heed::Nothing, [false, false, false, false]),
+            (Heed::Fatal, [false, false, false, true]),
+            (Heed::Stop, [false, false, true, true]),
+            (Heed::Read, [false, false, true, true]),
+            (Heed::Any, [false, true, true, true]),
+        ];
+        for (heed, expected) in table {
+            assert_eq!([None, Other, Stop, Fatal].map(|p| ends(heed, p, || true)), expected, "{heed:?}");
+        }
+        assert!(!ends(Heed::Read, Stop, || false), "EINTR in a page fault would be SIGBUS");
+        assert!(ends(Heed::Read, Fatal, || false));
+    }
 
     /// A process in a plain system call; killed at the end.
     struct Sleeper(Child);

@@ -236,13 +236,30 @@ async fn two_nodes_that_meet_a_repository_at_once_agree() {
 }
 
 #[tokio::test]
-async fn private_repositories_need_the_token_and_show_it() {
-    let cluster = Cluster::new(|root| {
-        tiny(root);
-        write(root, "models/org/tiny/repo.json", br#"{"private": true, "tokens": ["hf_secret"]}"#);
-    });
-    let node = cluster.node().await;
-    assert_eq!(node.walk(REPO).await.expect_err("no token").kind(), Kind::NotFound);
+async fn private_and_gated_repositories_need_the_token_and_show_it() {
+    for repo in
+        [r#"{"private": true, "tokens": ["hf_secret"]}"#, r#"{"gated": "auto", "tokens": ["hf_secret"]}"#]
+    {
+        let cluster = Cluster::new(|root| {
+            tiny(root);
+            write(root, "models/org/tiny/repo.json", repo.as_bytes());
+        });
+        let node = cluster.node().await;
+        assert_eq!(node.walk(REPO).await.expect_err("no token").kind(), Kind::NotFound, "{repo}");
+        node.mkdir(REPO).await.expect("a client with a token of its own downloads by itself");
+        let settings = Settings { token: Some("hf_secret"), ..Settings::default() };
+        let cluster = Cluster::new(|root| {
+            tiny(root);
+            write(root, "models/org/tiny/repo.json", repo.as_bytes());
+        });
+        let node = cluster.node_with(settings).await;
+        let dir = node.walk(REPO).await.expect(repo);
+        assert_eq!(dir.stat.mode, 0o750, "{repo}");
+        let commit = cluster.hub.commit("models", "org/tiny", "main").expect("commit");
+        let path = format!("{REPO}/snapshots/{commit}/model.safetensors");
+        assert_eq!(node.cat(&path).await.expect("with the token"), weights());
+        assert_eq!(cluster.hub.counters().leaked_tokens, 0, "the CDN never sees it");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hfmount::chunk::cache::{CacheDir, CacheLimits};
 use hfmount::chunk::{Chunks, ChunksOptions, Files};
 use hfmount::error::{Kind, Result};
-use hfmount::hub::{HubClient, HubOptions};
+use hfmount::hub::{HubClient, HubOptions, Token};
 use hfmount::meta::kv::Kv;
 use hfmount::meta::memory::MemoryKv;
 use hfmount::meta::{Meta, SessionInfo};
@@ -50,6 +50,7 @@ pub struct Settings {
     pub ref_ttl: Duration,
     pub hub_deadline: Duration,
     pub tombstone_ttl: Duration,
+    pub token: Option<&'static str>,
 }
 
 impl Default for Settings {
@@ -60,6 +61,7 @@ impl Default for Settings {
             ref_ttl: Duration::from_secs(600),
             hub_deadline: Duration::from_secs(10),
             tombstone_ttl: Duration::from_secs(3600),
+            token: None,
         }
     }
 }
@@ -102,6 +104,7 @@ impl Cluster {
         let hub = HubClient::new(HubOptions {
             endpoint: self.hub.endpoint().to_owned(),
             offline: settings.offline,
+            token: settings.token.map(|t| Token::new(t).expect("token").expect("not empty")),
             deadline: settings.hub_deadline,
             ..HubOptions::default()
         })

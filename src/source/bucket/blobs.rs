@@ -20,8 +20,9 @@ impl Bucket {
 #[derive(Clone, Debug)]
 pub struct BucketSource(Bucket);
 
-/// Chunks of one run that are on their way or wait to be taken. A second one hides the server's latency.
-const AHEAD: usize = 2;
+/// Chunks of one run that are on their way or wait to be taken. Each is a buffer outside of the filler's budget, and what
+/// hides the server's latency is that many runs are under way.
+const AHEAD: usize = 1;
 
 impl BucketSource {
     /// A source with short patience: there are other places to ask.

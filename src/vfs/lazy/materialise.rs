@@ -6,7 +6,7 @@ use super::{Landed, Lazy};
 use crate::error::{Error, Kind, Result};
 use crate::hub::{self, RevisionInfo, TreeFile};
 use crate::meta::{CommitPlan, INLINE_MAX, InodeContent, PlanFile};
-use crate::types::{Commit, Ino, RepoId};
+use crate::types::{Commit, Ino, Origin, RepoId};
 
 impl Lazy {
     /// The repository with its main branch, into the root.
@@ -53,6 +53,9 @@ impl Lazy {
     /// there. Returns the directory that the repository has: that of whoever was first.
     async fn publish(&self, repo: &RepoId, info: &RevisionInfo, dir: Ino, refs: &[&str]) -> Result<Ino> {
         let files = self.hub.tree_files(repo, info.commit).await?;
+        if info.gated {
+            self.check_admission(repo, info.commit, &files).await?;
+        }
         let json = Bytes::from(hub::tree_json(&files));
         let trees_json = if json.len() <= INLINE_MAX {
             InodeContent::Inline(json)
@@ -81,6 +84,16 @@ impl Lazy {
             tracing::info!("{repo} at {} is in the volume: {count} files", info.commit);
         }
         Ok(published.repo_dir)
+    }
+
+    /// The names of a gated repository are public, its bytes are not. One that this daemon may not read is no repository
+    /// here ([`Kind::Access`]), so that a client that was admitted can download it with its own token.
+    async fn check_admission(&self, repo: &RepoId, commit: Commit, files: &[TreeFile]) -> Result<()> {
+        let Some(smallest) = files.iter().filter(|f| f.size > 0).min_by_key(|f| f.size) else {
+            return Ok(());
+        };
+        let origin = Origin { repo: repo.clone(), commit, path: smallest.path.clone() };
+        self.hub.open_range(&origin, smallest.blob, smallest.size, 0..1).await.map(drop)
     }
 }
 
