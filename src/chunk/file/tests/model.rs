@@ -107,7 +107,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                     same(&buf[..n], &wanted[..wanted.len().min(buf.len())], &what);
                 }
             }
-            75..82 => {
+            75..77 => {
                 world.faults.fail_puts.store(200, SeqCst);
                 let failed = h.file.flush().await.is_err();
                 world.faults.fail_puts.store(0, SeqCst);
@@ -116,7 +116,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                     h.dirty = false;
                 }
             }
-            82..90 => {
+            77..90 => {
                 if rng.random_bool(0.3) {
                     // Whether it was applied is not known; the next one makes it good.
                     world.kv.lose_replies(1);

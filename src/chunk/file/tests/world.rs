@@ -81,8 +81,8 @@ impl World {
 
     pub fn with_chunk(chunk: u32) -> Self {
         let (bucket, faults) = faulty_bucket();
-        // One more try, not ten.
-        let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(100) };
+        // A few more tries, not ten.
+        let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(400) };
         let bucket = bucket.with_patience(patience);
         World {
             kv: FaultyKv::new(),
