@@ -18,7 +18,8 @@ pub fn span(extent: &Extent) -> Range<u32> {
 }
 
 /// The part of `extent` within `range`.
-fn cut(extent: &Extent, range: &Range<u32>) -> Option<Extent> {
+#[must_use]
+pub fn cut(extent: &Extent, range: &Range<u32>) -> Option<Extent> {
     let start = extent.start.max(range.start);
     let end = (extent.start + extent.len).min(range.end);
     (start < end).then(|| Extent {

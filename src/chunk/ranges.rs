@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::types::Extent;
+
 /// Bytes of one chunk: sorted, disjoint, not adjacent, none empty. Costs 8 bytes a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges(Vec<Range<u32>>);
@@ -12,6 +14,16 @@ impl Ranges {
     pub fn of(range: Range<u32>) -> Self {
         let mut ranges = Ranges::default();
         ranges.insert(range);
+        ranges
+    }
+
+    /// The bytes of a chunk that extents give.
+    #[must_use]
+    pub fn of_extents(list: &[Extent]) -> Self {
+        let mut ranges = Ranges::default();
+        for e in list {
+            ranges.insert(e.start..e.start + e.len);
+        }
         ranges
     }
 

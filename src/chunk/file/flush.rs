@@ -221,9 +221,6 @@ impl FileContent {
         self.delete_objects(objects);
         if clean {
             self.shared.unpin(self.ino);
-            if let Some(cache) = self.opened_cache() {
-                cache.set_dirty(false);
-            }
         }
     }
 }

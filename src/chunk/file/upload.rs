@@ -63,6 +63,7 @@ impl FileContent {
                     self.learn_rows(idx..idx + 1).await?;
                 }
                 Upload::NeedWhole => {
+                    self.on_disk(move |content| content.take_over(idx..idx + 1)).await?;
                     self.bring(idx, true).await?;
                     self.state().rewrite(idx);
                 }
@@ -103,7 +104,16 @@ impl FileContent {
             std::mem::take(&mut state.discarded)
         };
         self.delete_objects(discarded);
-        failed.map_or(Ok(()), Err)
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        if hash.is_some() {
+            // It is in the bucket: the evictor may have it from now on, long before the file is committed.
+            self.on_disk(move |content| content.settle(idx)).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the cache cannot keep what was written");
+            });
+        }
+        Ok(())
     }
 
     async fn upload_range(self: &Arc<Self>, idx: u64, range: Range<u32>, whole: u32) -> Result<Uploaded> {

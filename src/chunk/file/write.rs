@@ -13,6 +13,8 @@ use crate::types::Timestamp;
 const MAX_SIZE: u64 = i64::MAX as u64;
 /// Separate new ranges in a chunk, beyond which the chunk is fetched and they become one.
 const MAX_RANGES: usize = 64;
+/// How often a write that finds the disk full waits for uploads and tries again.
+const RELIEFS: usize = 4;
 /// Chunks that wait for a commit, beyond which one is made on the way.
 const MAX_PENDING: usize = 2048;
 
@@ -43,9 +45,27 @@ impl FileContent {
         }
         self.keep_known(near..near + data.len() as u64).await?;
         let len = data.len() as u64;
+        let mut reliefs = 0;
+        let (offset, complete) = loop {
+            match self.put_once(offset, data.clone()).await {
+                Err(e) if e.kind() == Kind::NoSpace && reliefs < RELIEFS => {
+                    reliefs += 1;
+                    if !self.relieve(len).await {
+                        return Err(e.context(self.what()));
+                    }
+                }
+                other => break other.context(|| self.what())?,
+            }
+        };
+        self.after_write(offset..offset + len, &complete).await;
+        Ok(offset)
+    }
+
+    /// Writes into the local disk's file; where that was, and which chunks are complete now.
+    async fn put_once(self: &Arc<Self>, offset: Option<u64>, data: Bytes) -> Result<(u64, Vec<u64>)> {
         let write = move |content: &Arc<FileContent>| {
             let offset = offset.unwrap_or_else(|| content.size());
-            let range = offset..offset + len;
+            let range = offset..offset + data.len() as u64;
             content.take_over(content.touched(&range))?;
             let cache = content.cache()?;
             if let Err(e) = content.write_cache(cache, offset, &data) {
@@ -56,9 +76,33 @@ impl FileContent {
             let complete = content.state().wrote(range, Timestamp::now());
             Ok((offset, complete))
         };
-        let (offset, complete) = self.on_disk(write).await.context(|| self.what())?;
-        self.after_write(offset..offset + len, &complete).await;
-        Ok(offset)
+        self.on_disk(write).await
+    }
+
+    /// The local disk is full of what is nowhere else: brings that to the bucket, so that it can be evicted. `false` if
+    /// nothing can.
+    async fn relieve(self: &Arc<Self>, bytes: u64) -> bool {
+        let mut contents = self.shared.dirty_contents();
+        // One's own first.
+        contents.sort_by_key(|content| content.ino != self.ino);
+        for content in contents {
+            let chunks = content.state().to_upload();
+            for idx in chunks {
+                if let Err(error) = content.upload(idx).await {
+                    tracing::warn!(%error, "the local disk is full, and what is new on it cannot be stored");
+                    return false;
+                }
+                if let Err(error) = content.on_disk(move |content| content.settle(idx)).await {
+                    tracing::warn!(%error, "the cache cannot keep what was written");
+                }
+            }
+            let cache = self.shared.cache.clone();
+            let room = self.shared.runtime.spawn_blocking(move || cache.make_room(bytes)).await;
+            if room.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Reads the lists of chunks that are about to be overwritten in part, if the cache may have the rest of them.
@@ -119,6 +163,7 @@ impl FileContent {
                 let chunks = size / unit..old.div_ceil(unit);
                 content.take_over(chunks.clone())?;
                 let cache = content.cache()?;
+                cache.clear(chunks.start, chunks.end.min(cache.chunks()).max(chunks.start))?;
                 if cache.chunks() > size.div_ceil(unit).max(1) {
                     // Gives the space back; the bytes on the disk up to `size` stay.
                     cache.set_size(size.div_ceil(unit).max(1) * unit)?;

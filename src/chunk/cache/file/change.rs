@@ -124,6 +124,15 @@ impl CacheFile {
         Ok(())
     }
 
+    /// Takes chunk `idx` out of the evictor's reach: drops its record, and says whether its bytes are there. If so they
+    /// stay while the content is in use.
+    pub fn take(&self, idx: u64) -> Result<bool> {
+        let _none_going = lock(&self.punching);
+        let present = self.presence(idx) == Presence::Present;
+        self.clear(idx, idx + 1)?;
+        Ok(present)
+    }
+
     /// Decides about a suspect chunk by reading it: `true` if it is now present.
     pub fn verify(&self, idx: u64) -> Result<bool> {
         match self.presence(idx) {

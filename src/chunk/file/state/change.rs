@@ -33,6 +33,7 @@ impl State {
             let chunk = self.chunk(idx);
             let before = chunk.dirty.covers(whole.clone());
             chunk.dirty.insert(part.clone());
+            chunk.copied.remove(part.clone());
             if !before && chunk.dirty.covers(whole.clone()) {
                 complete.push(idx);
             }
@@ -77,7 +78,7 @@ impl State {
             let beyond: Vec<u64> =
                 self.chunks.keys().copied().filter(|&i| i > cut || (i == cut && offset == 0)).collect();
             for idx in beyond {
-                if let Some(chunk) = self.chunks.remove(&idx) {
+                if let Some(chunk) = self.chunks.remove(&idx).filter(|c| !c.stale) {
                     self.discard(&chunk.pending, &[]);
                 }
             }
@@ -86,13 +87,16 @@ impl State {
                 chunk.generation = id;
                 chunk.dirty.truncate(offset);
                 chunk.uploading.truncate(offset);
+                chunk.copied.truncate(offset);
                 chunk.hash = chunk.hash.filter(|(len, _)| *len <= offset);
                 if let Local::Ranges(local) = &mut chunk.local {
                     local.truncate(offset);
                 }
                 let kept = extents::clip(&chunk.pending, offset);
                 let before = std::mem::replace(&mut chunk.pending, kept.clone());
-                self.discard(&before, &kept);
+                if !chunk.stale {
+                    self.discard(&before, &kept);
+                }
             }
         } else {
             self.delta.end = self.delta.end.max(size);
@@ -127,7 +131,12 @@ impl State {
         let bare = extents::pieces(&list, other)
             .iter()
             .any(|p| matches!(p, Piece::Hole(h) if !chunk.dirty.covers(h.clone())));
-        if chunk.dirty.is_empty() && !bare && (chunk.pending.is_empty() || list.len() <= MAX_EXTENTS) {
+        let stale = chunk.stale && !chunk.pending.is_empty();
+        if chunk.dirty.is_empty()
+            && !bare
+            && !stale
+            && (chunk.pending.is_empty() || list.len() <= MAX_EXTENTS)
+        {
             return Upload::Nothing;
         }
         if needs_rows && !all {
@@ -140,7 +149,7 @@ impl State {
             object_offset: 0,
         };
         let then: Vec<Extent> = chunk.dirty.iter().map(stand_in).collect();
-        if !all && (bare || extents::overlay(&list, &then).len() > MAX_EXTENTS) {
+        if !all && (bare || stale || extents::overlay(&list, &then).len() > MAX_EXTENTS) {
             return Upload::NeedWhole;
         }
         chunk.uploading = std::mem::take(&mut chunk.dirty);
@@ -155,6 +164,10 @@ impl State {
             && let Local::Ranges(local) = &chunk.local
             && local.covers(0..end)
         {
+            let mut new = Ranges::of_extents(&chunk.pending);
+            new.extend(&chunk.dirty);
+            new.extend(&chunk.uploading);
+            chunk.copied.extend(&new.missing(0..end));
             chunk.dirty.insert(0..end);
         }
     }
@@ -168,28 +181,22 @@ impl State {
         };
         chunk.upload = None;
         let live = std::mem::take(&mut chunk.uploading);
-        let landed: Vec<Extent> = objects
-            .iter()
-            .flat_map(|e| {
-                live.within(extents::span(e))
-                    .iter()
-                    .map(|r| Extent {
-                        start: r.start,
-                        len: r.end - r.start,
-                        object: e.object,
-                        object_offset: e.object_offset + (r.start - e.start),
-                    })
-                    .collect::<Vec<_>>()
-            })
-            .collect();
+        let alive = |e: &Extent| live.iter().filter_map(|r| extents::cut(e, &r)).collect::<Vec<_>>();
+        let landed: Vec<Extent> = objects.iter().flat_map(alive).collect();
         let before = chunk.pending.clone();
         chunk.pending = extents::overlay(&before, &landed);
+        // Written anew, if it had to be; the metadata may still name what was there before.
+        let was_stale = chunk.stale;
+        let rest = || chunk.pending.iter().any(|e| before.iter().any(|b| b.object == e.object));
+        chunk.stale = was_stale && rest();
         if chunk.dirty.is_empty() {
             chunk.hash = hash.filter(|(len, _)| live.covers(0..*len));
         }
         let after = chunk.pending.clone();
         self.discarded.extend(extents::dropped(objects, &after));
-        self.discard(&before, &after);
+        if !was_stale {
+            self.discard(&before, &after);
+        }
     }
 
     /// The upload failed: what it was to bring is new again.
@@ -206,7 +213,8 @@ impl State {
     pub fn to_upload(&self) -> Vec<u64> {
         let wanted = |(idx, c): (&u64, &Chunk)| {
             let new = !c.dirty.is_empty() || c.upload.is_some();
-            (new || (!c.pending.is_empty() && self.list(*idx).len() > MAX_EXTENTS)).then_some(*idx)
+            let again = !c.pending.is_empty() && (c.stale || self.list(*idx).len() > MAX_EXTENTS);
+            (new || again).then_some(*idx)
         };
         let mut chunks: Vec<u64> = self.chunks.iter().filter_map(wanted).collect();
         chunks.sort_unstable();
@@ -225,7 +233,8 @@ impl State {
         let pending = self.chunks.get(&idx).is_some_and(|c| !c.pending.is_empty());
         let bare =
             || extents::pieces(&list, self.other_base(idx)).iter().any(|p| matches!(p, Piece::Hole(_)));
-        (pending && list.len() > MAX_EXTENTS) || bare()
+        let stale = self.chunks.get(&idx).is_some_and(|c| c.stale);
+        (pending && (stale || list.len() > MAX_EXTENTS)) || bare()
     }
 
     /// Chunks of a blob or of inline bytes that are not in objects yet though they must be.

@@ -160,6 +160,12 @@ impl State {
         for (idx, sent) in &plan.sent {
             if let Some(chunk) = self.chunks.get_mut(idx) {
                 chunk.pending = extents::without(&chunk.pending, sent);
+                let mut new = Ranges::of_extents(&chunk.pending);
+                new.extend(&chunk.dirty);
+                new.extend(&chunk.uploading);
+                for done in new.missing(0..u32::MAX).iter() {
+                    chunk.copied.remove(done);
+                }
                 if self.base != Base::Rows && !uncertain {
                     self.discarded.extend(extents::dropped(sent, &chunk.pending));
                 }
@@ -193,6 +199,7 @@ impl State {
             self.discarded.append(&mut self.replaced);
         }
         self.replaced.clear();
+        self.drop_copies();
         let tags: HashMap<u64, Tag> = self
             .chunks
             .iter()
@@ -221,7 +228,7 @@ impl State {
                 chunk.dirty = Ranges::default();
                 chunk.uploading = Ranges::default();
                 let unneeded = std::mem::take(&mut chunk.pending);
-                if !self.uncertain {
+                if !self.uncertain && !std::mem::take(&mut chunk.stale) {
                     self.discarded.extend(extents::dropped(&unneeded, &[]));
                 }
             }
@@ -234,17 +241,34 @@ impl State {
         self.chunks.retain(|_, c| !c.is_clean() || c.local_tag.is_some());
     }
 
+    /// Bytes that were only copied from what was committed before: others may have written there since.
+    fn drop_copies(&mut self) {
+        for chunk in self.chunks.values_mut() {
+            let copied = std::mem::take(&mut chunk.copied);
+            if copied.is_empty() {
+                continue;
+            }
+            let own = |e: &Extent| {
+                let own = copied.missing(extents::span(e));
+                own.iter().filter_map(|r| extents::cut(e, &r)).collect::<Vec<_>>()
+            };
+            let before = std::mem::take(&mut chunk.pending);
+            chunk.pending = before.iter().flat_map(own).collect();
+            if !self.uncertain && !chunk.stale {
+                self.discarded.extend(extents::dropped(&before, &chunk.pending));
+            }
+            for range in copied.iter() {
+                chunk.dirty.remove(range.clone());
+                chunk.uploading.remove(range);
+            }
+        }
+    }
+
     /// What was uploaded and perhaps committed may have been replaced by others since, and its objects wait for their
     /// deletion: they must not be named again.
     fn upload_again(&mut self) {
         for chunk in self.chunks.values_mut() {
-            if let Local::Ranges(local) = &chunk.local {
-                let spans: Vec<_> = chunk.pending.iter().map(extents::span).collect();
-                for span in spans.into_iter().filter(|span| local.covers(span.clone())) {
-                    chunk.dirty.insert(span);
-                }
-                chunk.pending.retain(|e| !local.covers(extents::span(e)));
-            }
+            chunk.stale = !chunk.pending.is_empty();
         }
         self.uncertain = false;
     }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Base, Chunk, Local, State};
+use super::{Chunk, Local, State};
 use crate::chunk::cache::Tag;
-use crate::chunk::extents;
+use crate::chunk::extents::{self, Piece};
 use crate::chunk::ranges::Ranges;
 use crate::types::Extent;
 
@@ -23,19 +23,24 @@ impl State {
 
     /// Takes a chunk's list in. `recorded`: the tag under which the index has the chunk.
     pub fn learn_rows(&mut self, idx: u64, rows: &[Extent], recorded: Option<Tag>) {
+        let before = extents::tag(&self.list(idx));
         let chunk = self.chunk(idx);
         if chunk.rows.is_some() {
             return;
         }
+        if chunk.local == Local::Recorded {
+            chunk.local_tag = Some(before);
+        }
         chunk.rows = Some(extents::canonical(rows));
-        let (own, clean) = (own_bytes(chunk), chunk.is_clean());
+        let stored = chunk.dirty.is_empty() && chunk.upload.is_none();
+        let own = own_bytes(chunk);
         let list = self.list(idx);
         let tag = extents::tag(&list);
         let chunk = self.chunk(idx);
         if chunk.local_tag.take() == Some(tag) {
             return;
         }
-        chunk.local = if clean && !list.is_empty() && recorded == Some(tag) {
+        chunk.local = if stored && !list.is_empty() && recorded == Some(tag) {
             Local::Recorded
         } else {
             Local::Ranges(own)
@@ -95,14 +100,16 @@ impl State {
         }
     }
 
-    /// If chunk `idx` is committed, and on the local disk up to the end of its list: its tag, that end, and its hash if it
-    /// is known.
+    /// If chunk `idx` is in the bucket, and on the local disk up to the end of its list: its tag, that end, and its hash
+    /// if it is known. It can be had again: the index may have it, and the evictor.
     pub fn to_record(&self, idx: u64) -> Option<(Tag, u32, Option<[u8; 32]>)> {
-        let chunk = self.chunks.get(&idx).filter(|c| c.is_clean() && c.rows.is_some())?;
+        let chunk = self.chunks.get(&idx).filter(|c| c.dirty.is_empty() && c.upload.is_none() && !c.stale)?;
         let list = self.list(idx);
         let end = extents::end(&list);
+        let known = !self.needs_rows(idx) || Ranges::of_extents(&chunk.pending).covers(0..self.chunk_size);
+        let bare = extents::pieces(&list, self.other_base(idx)).iter().any(|p| matches!(p, Piece::Hole(_)));
         match &chunk.local {
-            Local::Ranges(local) if self.base == Base::Rows && end > 0 && local.covers(0..end) => {
+            Local::Ranges(local) if known && !bare && end > 0 && local.covers(0..end) => {
                 let hash = chunk.hash.filter(|(len, _)| *len == end).map(|(_, hash)| hash);
                 Some((extents::tag(&list), end, hash))
             }

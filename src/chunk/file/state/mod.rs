@@ -57,6 +57,11 @@ pub(super) struct Chunk {
     pub local: Local,
     /// The tag of the list that `local` was made for, when `rows` had to be forgotten.
     pub local_tag: Option<Tag>,
+    /// Of the new bytes (dirty, uploading, pending) those that nobody wrote: copies of what was committed, so that the
+    /// chunk could become one object. If others commit first, they are not laid over what those wrote.
+    pub copied: Ranges,
+    /// The objects of `pending` may be on their way to deletion: the chunk is to be written anew.
+    pub stale: bool,
     /// BLAKE3 of so many first bytes, if they did not change since.
     pub hash: Option<(u32, [u8; 32])>,
     /// Raised when bytes mean something else than before, other than by a write.
@@ -74,6 +79,8 @@ impl Chunk {
             upload: None,
             local: Local::Ranges(Ranges::default()),
             local_tag: None,
+            copied: Ranges::default(),
+            stale: false,
             hash: None,
             generation,
             used: 0,

@@ -173,3 +173,42 @@ async fn after_the_end_nothing_touches_the_cache() {
     assert_eq!(file.write(0, Bytes::from_static(b"x")).await.expect_err("closed").kind(), Kind::Unavailable);
     same(&world.node().await.contents(ino).await, &pattern(1, 3 * C + 1), "another mount");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_bytes_copied_to_fill_a_chunk_are_not_laid_over_newer_ones() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let fa = a.open(ino).await;
+    // In the row; b's flush must copy it out.
+    fa.write(0, pattern(1, 1000)).await.expect("write");
+    fa.flush().await.expect("flush");
+    let fb = b.open(ino).await;
+    fb.write(5000, pattern(2, 1000)).await.expect("write");
+    fa.write(0, pattern(3, 1000)).await.expect("write");
+    fa.flush().await.expect("flush");
+    fb.flush().await.expect("merges");
+    let mut wanted = vec![0; 6000];
+    wanted[..1000].copy_from_slice(&pattern(3, 1000));
+    wanted[5000..].copy_from_slice(&pattern(2, 1000));
+    same(&b.read_all(&fb).await, &wanted, "the merger");
+    same(&world.node().await.contents(ino).await, &wanted, "a third mount");
+
+    // The same when a chunk with too many extents is rewritten as a whole.
+    drop(fa);
+    let fa = a.open(ino).await;
+    for i in 0..9 {
+        fb.write(7000 + i * 200, pattern(4 + i, 100)).await.expect("write");
+    }
+    fa.write(0, pattern(20, 1000)).await.expect("write");
+    fa.flush().await.expect("flush");
+    fb.flush().await.expect("merges");
+    wanted.resize(7000 + 1700, 0);
+    wanted[..1000].copy_from_slice(&pattern(20, 1000));
+    for i in 0..9 {
+        let at = 7000 + i * 200;
+        wanted[at..at + 100].copy_from_slice(&pattern(4 + i as u64, 100));
+    }
+    same(&b.read_all(&fb).await, &wanted, "the merger");
+    same(&world.node().await.contents(ino).await, &wanted, "a third mount");
+}

@@ -94,6 +94,9 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 let len = rng.random_range(1..span);
                 let end = (at + len).min(h.view.len());
                 let wanted = h.view.get(at..end.max(at)).unwrap_or(&[]);
+                if rng.random_bool(0.2) {
+                    nodes[node].cache.make_room(1 << 30);
+                }
                 let (fail, cut) = (rng.random_bool(0.2), rng.random_bool(0.2));
                 world.faults.fail_gets.store(u32::from(fail), SeqCst);
                 world.faults.cut_bodies.store(u32::from(cut && !fail), SeqCst);
@@ -104,7 +107,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                     same(&buf[..n], &wanted[..wanted.len().min(buf.len())], &what);
                 }
             }
-            75..82 => {
+            75..77 => {
                 world.faults.fail_puts.store(200, SeqCst);
                 let failed = h.file.flush().await.is_err();
                 world.faults.fail_puts.store(0, SeqCst);
@@ -113,7 +116,13 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                     h.dirty = false;
                 }
             }
-            82..90 => {
+            77..90 => {
+                if rng.random_bool(0.3) {
+                    // Whether it was applied is not known; the next one makes it good.
+                    world.kv.lose_replies(1);
+                    let _ = h.file.flush().await;
+                    world.kv.lose_replies(0);
+                }
                 h.file.flush().await.expect(&what);
                 committed.clone_from(&h.view);
                 h.dirty = false;
@@ -174,12 +183,12 @@ async fn at_once(seed: u64) {
     let second = world.node().await;
     let ((a, mine_a), (b, mine_b)) = tokio::join!(write_lanes(first, 0), write_lanes(second, 1));
     let third = world.node().await;
-    for node in [&third, &a, &b] {
+    for (who, node) in [("a third", &third), ("the first", &a), ("the second", &b)] {
         let file = node.open(ino).await;
         for (lane, data) in mine_a.iter().zip(&mine_b).map(|(a, b)| a.as_ref().or(b.as_ref())).enumerate() {
             let Some(data) = data else { continue };
             let got = file.read((lane * run * 5) as u64, run as u32).await.expect("read");
-            same(&got, data, &format!("seed {seed} lane {lane}"));
+            same(&got, data, &format!("seed {seed} lane {lane} on {who}"));
         }
     }
 }

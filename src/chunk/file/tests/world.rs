@@ -81,8 +81,8 @@ impl World {
 
     pub fn with_chunk(chunk: u32) -> Self {
         let (bucket, faults) = faulty_bucket();
-        // One more try, not ten.
-        let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(100) };
+        // A few more tries, not ten.
+        let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(400) };
         let bucket = bucket.with_patience(patience);
         World {
             kv: FaultyKv::new(),
@@ -98,6 +98,15 @@ impl World {
     pub async fn node(&self) -> Node {
         let n = self.nodes.fetch_add(1, SeqCst);
         self.mount(self.dir.path().join(format!("cache{n}"))).await
+    }
+
+    /// A mount with its cache there.
+    pub async fn node_at(&self, path: std::path::PathBuf) -> Node {
+        self.mount(path).await
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     async fn mount(&self, path: std::path::PathBuf) -> Node {

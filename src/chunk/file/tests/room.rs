@@ -1,0 +1,96 @@
+//! A local disk that is full.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::world::{CHUNK, World, pattern, same};
+use crate::error::Kind;
+
+const C: usize = CHUNK as usize;
+
+/// A disk of its own for a cache directory; needs root.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(path: &Path, size: &str) -> Self {
+        std::fs::create_dir_all(path).expect("a directory");
+        let options = format!("size={size},mode=0700");
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
+        assert!(done.expect("mount").success(), "this test mounts a tmpfs and needs root");
+        Tmpfs(path.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: background work may hold a file a moment longer.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_evicts_what_it_can_and_then_says_so() {
+    let world = World::new();
+    let disk = Tmpfs::mount(&world.path().join("small"), "8m");
+    let a = world.node_at(disk.0.join("cache")).await;
+    let (old, new) = (a.create("old").await, a.create("new").await);
+    {
+        let file = a.open(old).await;
+        file.write(0, pattern(1, 64 * C)).await.expect("write");
+        file.flush().await.expect("flush");
+        a.settled(old, 64).await;
+    }
+    // What is durable elsewhere makes room.
+    let file = a.open(new).await;
+    let data = pattern(2, 100 * C);
+    for (i, piece) in data.chunks(C).enumerate() {
+        file.write((i * C) as u64, data.slice_ref(piece)).await.expect("the old file goes");
+    }
+    file.flush().await.expect("flush");
+    same(&a.read_all(&file).await, &data, "the new file");
+    same(&a.contents(old).await, &pattern(1, 64 * C), "the old one, fetched again");
+
+    // What is not stays, and the writer is told.
+    world.faults.fail_puts.store(u32::MAX, SeqCst);
+    let third = a.create("third").await;
+    let file = a.open(third).await;
+    let data = pattern(3, 300 * C);
+    let mut written = 0;
+    let error = loop {
+        let piece = data.slice(written..written + C / 2);
+        match file.write(written as u64, piece).await {
+            Ok(n) => written += n as usize,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+    assert!(written > 50 * C, "{written}");
+    assert_eq!(file.size(), written as u64, "nothing of the failed write counts");
+    same(&a.read_all(&file).await, &data[..written], "what was taken is there");
+    world.faults.fail_puts.store(0, SeqCst);
+    file.flush().await.expect("flush");
+    same(&world.node().await.contents(third).await, &data[..written], "another mount");
+    // With that in the bucket there is room again.
+    file.write(written as u64, pattern(4, C)).await.expect("write");
+    file.flush().await.expect("flush");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_larger_than_the_disk_is_read_and_written() {
+    let world = World::new();
+    let disk = Tmpfs::mount(&world.path().join("small"), "4m");
+    let a = world.node_at(disk.0.join("cache")).await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    let data = pattern(1, 200 * C);
+    for (i, piece) in data.chunks(C).enumerate() {
+        let offset = (i * C) as u64;
+        file.write(offset, data.slice_ref(piece)).await.expect("what is uploaded makes room");
+    }
+    file.flush().await.expect("flush");
+    same(&a.read_all(&file).await, &data, "the writer");
+    let other = Tmpfs::mount(&world.path().join("other"), "2m");
+    let b = world.node_at(other.0.join("cache")).await;
+    same(&b.contents(ino).await, &data, "a reader with less room");
+}
