@@ -75,6 +75,13 @@ impl FileContent {
         self.state().attr.version
     }
 
+    /// How often the data of other mounts became part of it. Unchanged over a flush: nothing came in between, and the
+    /// new version is what this mount has shown all along.
+    #[must_use]
+    pub fn merges(&self) -> u64 {
+        self.state().foreign
+    }
+
     /// The attributes as the metadata said them last, with the size and mtime of what is not flushed yet.
     #[must_use]
     pub fn attr(&self) -> Attr {
