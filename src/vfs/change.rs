@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::handles::Data;
 use super::lazy::tombstone_of;
 use super::types::{Caller, Entry, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino::{Which, which};
 use super::{present, private};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{self, Attr, New, RenameMode, Role};
 use crate::types::{FileType, Ino, RepoId, Timestamp};
@@ -247,17 +247,18 @@ impl Vfs {
         if let Some(size) = set.size {
             self.truncate(ino, handle.as_deref(), size).await?;
         }
+        if set.mtime.is_some()
+            && let Some(file) = self.files.in_use(ino)
+        {
+            // Before the time is set, so that no flush in between sets an older one over it.
+            file.forget_mtime();
+        }
         let change = self.change_of(ino, &set).await?;
         let attr = match change {
             Some(change) => self.meta.setattr(ino, change).await?,
             None => self.meta.getattr(ino).await?,
         };
         self.attrs.forget(ino);
-        if set.mtime.is_some()
-            && let Some(file) = self.files.in_use(ino)
-        {
-            file.forget_mtime();
-        }
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::types::DirItem;
 use super::virtual_ino::{Which, which};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::Role;
 use crate::types::{FileType, Ino};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::handles::Data;
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 
 impl Vfs {

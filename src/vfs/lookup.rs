@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::attr_cache::DirFacts;
-use super::blocking::blocking;
 use super::handles::Data;
 use super::lazy::Answer;
 use super::types::{Caller, Entry, Lookup, Stat};
 use super::virtual_ino::{self, Which, which};
 use super::{present, private};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, NAME_MAX, Role};
 use crate::types::{Commit, FileType, Ino};

@@ -14,7 +14,6 @@
 //! | `push`, `attr_cache` | what is remembered, and when it is dropped |
 
 mod attr_cache;
-mod blocking;
 mod change;
 mod dirs;
 mod handles;

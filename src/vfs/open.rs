@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::change::{Place, unremembered};
 use super::handles::{Data, Handle};
 use super::types::{Caller, Entry, Opened};
 use super::virtual_ino::{Which, which};
+use crate::blocking::blocking;
 use crate::chunk::FileContent;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, New};
@@ -69,9 +69,12 @@ impl Vfs {
             && !writes(flags)
             && self.files.in_use(ino).is_none()
         {
-            let content = self.chunks.open_blob(*blob, attr.size).await?;
+            let data = match attr.size {
+                0 => Data::Empty,
+                size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
+            };
             let (keep, drop) = grant(true, true);
-            return Ok(self.opened(Handle { ino, flags, data: Data::Blob(content) }, keep, drop));
+            return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
         }
         let file = self.files.open(attr)?;
         if flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
