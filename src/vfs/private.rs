@@ -14,11 +14,12 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, Permi
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, Gid, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
-use super::types::{Caller, DirItem, Flock, SetAttr, Stat, TimeOrNow};
+use super::types::{Caller, DirItem, Entry, Flock, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino;
 use crate::error::{Error, Kind, Result};
 use crate::types::{FileType, Ino, Timestamp};
@@ -269,26 +270,40 @@ impl Private {
         Ok(())
     }
 
-    /// All entries of a private directory above the cookie `offset`; cookies are positions in the sorted listing.
-    pub fn readdir(&self, ino: Ino, offset: u64) -> Result<Vec<DirItem>> {
+    /// All entries of a private directory above the cookie `offset`; cookies are positions in the sorted listing. With
+    /// `plus` each has its attributes and counts as a lookup.
+    pub fn readdir(&self, ino: Ino, offset: u64, plus: bool) -> Result<Vec<DirItem>> {
         let path = self.path_of(ino)?;
         let mut names = Vec::new();
         for entry in fs::read_dir(&path).map_err(|e| failed(&path, e))? {
             let entry = entry.map_err(|e| failed(&path, e))?;
             let kind = entry.file_type().map_err(|e| failed(&path, e))?;
-            names.push((entry.file_name(), kind, std::os::unix::fs::DirEntryExt::ino(&entry)));
+            names.push((entry.file_name(), kind));
         }
         names.sort_by(|a, b| a.0.cmp(&b.0));
-        let items = names.into_iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX));
-        Ok(items
-            .map(|(i, (name, kind, number))| DirItem {
-                ino: virtual_ino::private(number),
+        let mut items = Vec::new();
+        for (i, (name, kind)) in
+            names.into_iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        {
+            let path = path.join(&name);
+            // Removed since the names were read: not listed.
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            let stat = plus.then(|| stat(self.told(&path), &meta));
+            items.push(DirItem {
+                ino: stat.map_or_else(|| self.known(&path), |s| s.ino),
                 offset: i as u64 + 1,
                 name: Bytes::copy_from_slice(name.as_bytes()),
                 kind: file_type(kind),
-                entry: None,
-            })
-            .collect())
+                entry: stat.map(|stat| Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }),
+            });
+        }
+        Ok(items)
+    }
+
+    /// The number of a path, for a listing without attributes: some number if the kernel was not told of it.
+    fn known(&self, path: &Path) -> Ino {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.by_path.get(path).copied().unwrap_or(virtual_ino::private(0))
     }
 
     fn made(&self, caller: &Caller, path: &Path, mode: u16) -> Result<Stat> {
