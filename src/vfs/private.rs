@@ -270,30 +270,30 @@ impl Private {
         Ok(())
     }
 
-    /// All entries of a private directory above the cookie `offset`; cookies are positions in the sorted listing. With
-    /// `plus` each has its attributes and counts as a lookup.
+    /// All entries of a private directory above the cookie `offset`. They come in the order of a hash of their names, which
+    /// is the cookie: it stays good while entries come and go. With `plus` each has its attributes and counts as a lookup.
     pub fn readdir(&self, ino: Ino, offset: u64, plus: bool) -> Result<Vec<DirItem>> {
         let path = self.path_of(ino)?;
         let mut names = Vec::new();
         for entry in fs::read_dir(&path).map_err(|e| failed(&path, e))? {
             let entry = entry.map_err(|e| failed(&path, e))?;
-            let kind = entry.file_type().map_err(|e| failed(&path, e))?;
-            names.push((entry.file_name(), kind));
+            let cookie = cookie(&entry.file_name());
+            if cookie > offset {
+                names.push((cookie, entry.file_name()));
+            }
         }
-        names.sort_by(|a, b| a.0.cmp(&b.0));
+        names.sort();
         let mut items = Vec::new();
-        for (i, (name, kind)) in
-            names.into_iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX))
-        {
+        for (cookie, name) in names {
             let path = path.join(&name);
             // Removed since the names were read: not listed.
             let Ok(meta) = fs::symlink_metadata(&path) else { continue };
             let stat = plus.then(|| stat(self.told(&path), &meta));
             items.push(DirItem {
                 ino: stat.map_or_else(|| self.known(&path), |s| s.ino),
-                offset: i as u64 + 1,
+                offset: cookie,
                 name: Bytes::copy_from_slice(name.as_bytes()),
-                kind: file_type(kind),
+                kind: file_type(meta.file_type()),
                 entry: stat.map(|stat| Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }),
             });
         }
@@ -352,6 +352,13 @@ fn own(path: &Path, caller: &Caller) -> Result<()> {
     }
     let (uid, gid) = (Some(Uid::from_raw(caller.uid)), Some(Gid::from_raw(caller.gid)));
     rustix::fs::chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed(path, e.into()))
+}
+
+/// Above 0 and below 2^62.
+fn cookie(name: &OsStr) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..8]);
+    (u64::from_be_bytes(first) >> 2).max(1)
 }
 
 fn timespec(time: Option<TimeOrNow>) -> Timespec {
