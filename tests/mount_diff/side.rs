@@ -212,7 +212,8 @@ impl Side {
             links: if is_dir && !self.counts_dirs { 0 } else { stat.st_nlink },
             owner: (stat.st_uid, stat.st_gid),
             size: if is_dir { 0 } else { stat.st_size as u64 },
-            mtime: (stat.st_mtime < LATELY).then_some(stat.st_mtime),
+            // What goes through a fifo may or may not count as a change of it.
+            mtime: (stat.st_mtime < LATELY && kind != FileType::Fifo).then_some(stat.st_mtime),
         }
     }
 
