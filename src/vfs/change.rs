@@ -147,7 +147,7 @@ impl Vfs {
         }
         self.bury(parent, name).await?;
         let removed = self.meta.unlink(parent, name).await?;
-        self.attrs.forget(removed.attr.ino);
+        self.attrs.removed(&removed.attr);
         Ok(())
     }
 
@@ -158,9 +158,8 @@ impl Vfs {
             return blocking(move || vfs.private.unlink(&caller, parent, &name, true)).await;
         }
         let removed = self.meta.rmdir(parent, name).await?;
-        self.bury(parent, name).await?;
-        self.attrs.forget(removed.attr.ino);
-        Ok(())
+        self.attrs.removed(&removed.attr);
+        self.bury(parent, name).await
     }
 
     /// What was deleted on purpose does not come back from the Hub by itself while its tombstone lasts. For a repository
@@ -206,7 +205,7 @@ impl Vfs {
         let renamed = self.meta.rename(from.0, from.1, to.0, to.1, mode).await?;
         self.attrs.forget(renamed.moved.ino);
         if let Some(replaced) = &renamed.replaced {
-            self.attrs.forget(replaced.attr.ino);
+            self.attrs.removed(&replaced.attr);
         }
         if mode != RenameMode::Exchange {
             self.bury(from.0, from.1).await?;
@@ -254,9 +253,12 @@ impl Vfs {
             file.forget_mtime();
         }
         let change = self.change_of(ino, &set).await?;
-        let attr = match change {
-            Some(change) => self.meta.setattr(ino, change).await?,
-            None => self.meta.getattr(ino).await?,
+        let attr = match (change, self.files.in_use(ino)) {
+            (Some(change), Some(file)) if set.mtime.is_some() => {
+                file.set_times(self.meta.setattr(ino, change)).await?
+            }
+            (Some(change), _) => self.meta.setattr(ino, change).await?,
+            (None, _) => self.meta.getattr(ino).await?,
         };
         self.attrs.forget(ino);
         let entry = self.entry(&attr);

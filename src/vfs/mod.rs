@@ -113,10 +113,13 @@ impl Vfs {
         Invalidations::channel()
     }
 
-    /// The kernel forgot `n` lookups of the inode. Inodes of the metadata need no count: their numbers are their own.
+    /// The kernel forgot `n` lookups of the inode. Inodes of the metadata need no count: their numbers are
+    /// their own.
     pub fn forget(&self, ino: crate::types::Ino, n: u64) {
         if virtual_ino::which(ino) == virtual_ino::Which::Private {
             self.private.forget(ino, n);
+        } else {
+            self.attrs.released(ino);
         }
     }
 }

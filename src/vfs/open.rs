@@ -77,7 +77,8 @@ impl Vfs {
             return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
         }
         let file = self.files.open(attr)?;
-        if flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
+        // Linux empties the file though it be opened for reading.
+        if flags & libc::O_TRUNC != 0 {
             file.truncate(0).await?;
         }
         let same = self.attrs.tell(ino, file.version());
