@@ -246,12 +246,6 @@ impl Vfs {
         if let Some(size) = set.size {
             self.truncate(ino, handle.as_deref(), size).await?;
         }
-        if set.mtime.is_some()
-            && let Some(file) = self.files.in_use(ino)
-        {
-            // Before the time is set, so that no flush in between sets an older one over it.
-            file.forget_mtime();
-        }
         let change = self.change_of(ino, &set).await?;
         let attr = match (change, self.files.in_use(ino)) {
             (Some(change), Some(file)) if set.mtime.is_some() => {
