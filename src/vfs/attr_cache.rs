@@ -19,7 +19,7 @@ const TOLD: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
 pub struct AttrCache {
     immutable: Mutex<LruCache<Ino, Attr>>,
     roles: Mutex<LruCache<Ino, DirFacts>>,
-    /// What lost its last name here and is not in the metadata any more, though a program may have it open.
+    /// What lost its last name here, though a program may have it open.
     removed: Mutex<LruCache<Ino, Attr>>,
     /// The version that the kernel's pages of a file are of.
     told: Mutex<LruCache<Ino, Version>>,
@@ -64,23 +64,27 @@ impl AttrCache {
         lock(&self.roles).get(&dir).cloned()
     }
 
-    /// A name was removed. A directory, link or fifo is gone with its last one; for who has it open or works in it, its
-    /// attributes stay.
+    /// A name was removed. If it was the last one, the attributes stay for who has it open or works in it.
     pub fn removed(&self, attr: &Attr) {
         self.forget(attr.ino);
-        if attr.nlink == 0 && attr.kind != crate::types::FileType::File {
+        if attr.nlink == 0 {
             lock(&self.removed).put(attr.ino, attr.clone());
         }
     }
 
-    /// The attributes of what was removed here.
+    /// Whether the last name of the inode was removed here.
+    pub fn is_removed(&self, ino: Ino) -> bool {
+        lock(&self.removed).contains(&ino)
+    }
+
+    /// The attributes of what was removed here. A directory, link or fifo is gone from the metadata with its last name.
     pub fn ghost(&self, ino: Ino) -> Option<Attr> {
         lock(&self.removed).get(&ino).cloned()
     }
 
-    /// The kernel does not refer to the inode any more.
-    pub fn released(&self, ino: Ino) {
-        lock(&self.removed).pop(&ino);
+    /// The kernel refers to the inode no more; true if its last name was removed here.
+    pub fn released(&self, ino: Ino) -> bool {
+        lock(&self.removed).pop(&ino).is_some()
     }
 
     /// Whether the kernel's pages are of this version; from now on they are.

@@ -118,8 +118,10 @@ impl Vfs {
     pub fn forget(&self, ino: crate::types::Ino, n: u64) {
         if virtual_ino::which(ino) == virtual_ino::Which::Private {
             self.private.forget(ino, n);
-        } else {
-            self.attrs.released(ino);
+        } else if self.attrs.released(ino) {
+            // Nobody can open it any more. Its room in the local cache is for others, and what was not written out of it
+            // never need be.
+            self.files.forget_behind(ino);
         }
     }
 }

@@ -127,7 +127,10 @@ impl Vfs {
     pub async fn flush(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            Data::File(file) if handle.writable() => self.commit(file).await,
+            // What has no name nobody can open, so there is nobody to write it out for.
+            Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
+                self.commit(file).await
+            }
             _ => Ok(()),
         }
     }
@@ -167,7 +170,9 @@ impl Vfs {
         let Some(handle) = self.handles.remove(fh) else { return Ok(()) };
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
-            Data::File(file) if file.is_dirty() => self.commit(file).await,
+            Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => {
+                self.commit(file).await
+            }
             _ => Ok(()),
         };
         if let (Some(owner), false) = (flock_owner, handle.ino.is_virtual()) {
