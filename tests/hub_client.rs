@@ -158,7 +158,7 @@ async fn a_token_that_the_hub_does_not_know() {
     assert_eq!(error.kind(), Kind::Access);
     assert!(!format!("{error} {error:?}").contains("hf_expired"));
     assert_eq!(bad.whoami().await.expect_err("refused").kind(), Kind::Access);
-    assert_eq!(with_token(&hub, "hf_known").whoami().await.expect("known").as_deref(), Some("standin"));
+    assert_eq!(with_token(&hub, "hf_known").whoami().await.expect("known").as_deref(), Some("known"));
     assert_eq!(client(&hub).whoami().await.expect("nobody"), None);
 }
 
