@@ -22,6 +22,8 @@ case ${1:-} in
 esac
 dir=${1:-hf}
 case $dir in /*) ;; *) dir=$here/$dir ;; esac
+# As the kernel will name it. The folder itself is not looked at: a dead mount may lie on it.
+dir=$(realpath -m "$(dirname "$dir")")/$(basename "$dir")
 export HFMOUNT_HOME=${HFMOUNT_HOME:-$HOME/.local/share/hfmount}
 endpoint=${HF_ENDPOINT:-https://huggingface.co}
 repo=sentence-transformers/all-MiniLM-L6-v2
@@ -32,15 +34,20 @@ if [ "$(id -u)" != 0 ] && ! { [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; then
     die "/dev/fuse is closed to you: run this as root, or let root do chmod 666 /dev/fuse"
 fi
 need_cargo
-say "building hfmount (some minutes the first time)"
-cargo build --locked --release --bin hfmount
-hfmount=$(target_dir)/release/hfmount
-
+targets=(--bin hfmount)
+hub=1
 if curl --silent --fail --output /dev/null --max-time 15 "$endpoint/api/models/$repo"; then
     say "the Hub answers: $endpoint"
 else
+    hub=
     say "no way to the Hub at $endpoint: going on with a stand-in Hub on this machine"
-    cargo build --locked --release --example standin
+    targets+=(--example standin)
+fi
+say "building hfmount (some minutes the first time)"
+cargo build --locked --release "${targets[@]}"
+hfmount=$(target_dir)/release/hfmount
+
+if [ -z "$hub" ]; then
     standin=$(target_dir)/release/examples/standin
     HFMOUNT_HOME=$HFMOUNT_HOME/quickstart-standin
     repo=standin/random-numbers
@@ -48,7 +55,9 @@ else
     model=$HFMOUNT_HOME/hub/models/$repo/main
     [ -f "$model/README.md" ] || "$standin" make-model "$model" --size 64MiB
     pid=$(cat "$HFMOUNT_HOME/hub.pid" 2>/dev/null || true)
-    if [ -z "$pid" ] || [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" != "$(readlink -f "$standin")" ]; then
+    running=$([ -z "$pid" ] || readlink "/proc/$pid/exe" || true)
+    # Built anew meanwhile, it is "… (deleted)" and goes on serving.
+    if [ "${running% (deleted)}" != "$(readlink -f "$standin")" ]; then
         # The same port as before, because the volume remembers it.
         before=$(sed -n 's|.*"endpoint":"http://\([^"]*\)".*|\1|p' "$HFMOUNT_HOME/hub.json" 2>/dev/null || true)
         rm -f "$HFMOUNT_HOME/hub.json"
@@ -66,6 +75,7 @@ else
 fi
 
 if grep -qsF " $dir fuse.hfmount " /proc/mounts && ls "$dir" >/dev/null 2>&1; then
+    "$hfmount" status --json 2>/dev/null | grep -qF "\"$dir\"" || die "another volume is mounted on $dir: name another place"
     say "already mounted: $dir"
 else
     say "making the volume (nothing happens if it is there) and mounting it on $dir"

@@ -40,7 +40,7 @@ child=
 clean_up() {
     # The runner unmounts and stops its servers on SIGTERM; cargo's tests end their own children.
     if [ -n "$child" ] && kill -0 "$child" 2>/dev/null; then
-        kill -TERM "$child" 2>/dev/null || true
+        kill -TERM -- "-$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     fi
     rm -f "$log"
@@ -50,9 +50,12 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 
 # run COMMAND...: in the background, so that a signal to this script is acted on at once; its output is shown and kept.
+# As a job of its own: the shell would have others ignore ^C, and all that they start with them.
 run() {
+    set -m
     "$@" > >(tee "$log") 2>&1 </dev/null &
     child=$!
+    set +m
     local status=0
     wait "$child" || status=$?
     child=
@@ -71,10 +74,14 @@ if [ "${HFMOUNT_TESTS_SKIP_MOUNT:-}" = 1 ]; then
     skipped=" (kernel mounts and the client suites left out: HFMOUNT_TESTS_SKIP_MOUNT=1)"
 fi
 
+# Always all targets, so that nothing is compiled twice: what dev-dependencies ask of shared crates changes those.
+say "cargo build --all-targets ${flags[*]-}"
+cargo build --locked --all-targets "${flags[@]}"
+
 if [ -n "$rust" ]; then
-    say "cargo test --all-targets ${flags[*]-}"
+    say "cargo test ${flags[*]-}"
     status=0
-    run cargo test --locked --all-targets --no-fail-fast "${flags[@]}" || status=$?
+    run cargo test --locked --lib --bins --tests --no-fail-fast "${flags[@]}" || status=$?
     totals=$(awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i+1) ~ /^passed/) p += $i; if ($(i+1) ~ /^failed/) f += $i } }
         END { print p + 0, f + 0 }' "$log")
     read -r p f <<<"$totals"
@@ -84,9 +91,6 @@ if [ -n "$rust" ]; then
 fi
 
 if [ -n "$clients" ] && [ -n "$mounting" ]; then
-    if [ -z "$rust" ]; then
-        cargo build --locked "${flags[@]}" --bin hfmount --example standin
-    fi
     HFMOUNT_BIN=${HFMOUNT_BIN:-$(target_dir)/$profile/hfmount}
     HFMOUNT_STANDIN=${HFMOUNT_STANDIN:-$(target_dir)/$profile/examples/standin}
     export HFMOUNT_BIN HFMOUNT_STANDIN

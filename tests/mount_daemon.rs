@@ -7,7 +7,7 @@ mod mount;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -263,6 +263,14 @@ fn who_waits_for_a_lock_can_be_killed() {
         let mut command = Command::new("flock");
         command.arg(mount.join("lock")).args(["-c", &format!("echo held; sleep {seconds}")]);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
+        // SAFETY: signal() may be called between fork and exec. What runs these tests may ignore ^C, as shells make
+        // their background jobs do, and children inherit that.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                Ok(())
+            });
+        }
         command.spawn().expect("flock")
     };
     let mut holder = hold(one.path(), "600");
