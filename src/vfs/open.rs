@@ -10,6 +10,7 @@ use super::change::{Place, unremembered};
 use super::handles::{Data, Handle};
 use super::types::{Caller, Entry, Opened};
 use super::virtual_ino::{Which, which};
+use crate::chunk::FileContent;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, New};
 use crate::types::{FileType, Ino};
@@ -149,10 +150,18 @@ impl Vfs {
 
     async fn commit(&self, handle: &Handle) -> Result<()> {
         let Data::File(file) = &handle.data else { return Ok(()) };
-        let before = file.version();
+        self.write_out(file).await
+    }
+
+    /// Commits what is new in a file. The kernel's pages, which have all that was written here, are of the new version
+    /// then, unless the commit also brought in what another mount wrote.
+    pub(super) async fn write_out(&self, file: &Arc<FileContent>) -> Result<()> {
+        let (before, merges) = file.lineage();
         let attr = file.flush().await?;
         self.attrs.forget(attr.ino);
-        self.attrs.told_moves(attr.ino, before, attr.version);
+        if file.lineage().1 == merges {
+            self.attrs.told_moves(attr.ino, before, attr.version);
+        }
         Ok(())
     }
 
@@ -185,11 +194,8 @@ impl Vfs {
             _ => return Err(Error::new(Kind::Invalid, format!("inode {ino} is no regular file"))),
         }
         let file = self.files.open(&attr)?;
-        let before = file.version();
         file.truncate(size).await?;
-        let attr = file.flush().await?;
-        self.attrs.told_moves(ino, before, attr.version);
-        Ok(())
+        self.write_out(&file).await
     }
 }
 

@@ -75,6 +75,14 @@ impl FileContent {
         self.state().attr.version
     }
 
+    /// The version, and how often what another mount committed has come in: if that stays, all between one version and a
+    /// later one was written here.
+    #[must_use]
+    pub fn lineage(&self) -> (Version, u64) {
+        let state = self.state();
+        (state.attr.version, state.merges)
+    }
+
     /// The attributes as the metadata said them last, with the size and mtime of what is not flushed yet.
     #[must_use]
     pub fn attr(&self) -> Attr {

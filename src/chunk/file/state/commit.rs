@@ -185,6 +185,9 @@ impl State {
     /// applied although its reply was lost.
     pub fn rebase(&mut self, attr: Attr, ours: bool) {
         self.end_commit_failed();
+        if !ours {
+            self.merges += 1;
+        }
         if self.uncertain && !ours {
             self.upload_again();
         }

@@ -134,6 +134,8 @@ pub(super) struct State {
     pub uncertain: bool,
     /// Versions that the file had before this one. Attributes with one of them were read too early.
     past: VecDeque<Version>,
+    /// How often what another mount committed came in.
+    pub merges: u64,
     clock: u64,
     last_id: u64,
 }
@@ -165,6 +167,7 @@ impl State {
             replaced: Vec::new(),
             uncertain: false,
             past: VecDeque::new(),
+            merges: 0,
             clock: 0,
             last_id: 0,
         }
