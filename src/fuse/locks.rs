@@ -1,7 +1,7 @@
 //! flock(2). POSIX locks are the kernel's own affair, local to this machine: with both kinds on, fuser cannot tell them
 //! apart.
 
-use fuser::{Errno, ReplyEmpty, Request};
+use fuser::{Errno, INodeNo, ReplyEmpty, Request};
 
 use super::adapter::{Adapter, asking, unattended};
 use super::interrupt::Heed;
@@ -26,8 +26,17 @@ impl Adapter {
             libc::F_UNLCK => Flock::Unlock,
             _ => return reply.error(Errno::EINVAL),
         };
-        let vfs = self.vfs.clone();
-        let work = async move { vfs.flock(fh, owner, kind, wait).await };
+        let (vfs, notifier) = (self.vfs.clone(), self.notifier.clone());
+        let drop_pages = async move {
+            // Waits for reads of these pages that are under way.
+            let dropped = tokio::task::spawn_blocking(move || {
+                notifier.get().map_or(Ok(()), |n| n.inval_inode(INodeNo(ino.0), 0, -1))
+            });
+            if let Ok(Err(e)) = dropped.await {
+                tracing::debug!(%ino, "dropping pages: {e}");
+            }
+        };
+        let work = async move { vfs.flock(fh, owner, kind, wait, drop_pages).await };
         let job = match (kind, wait) {
             // An unlock that is begun is finished.
             (Flock::Unlock, _) => unattended("flock", ino),

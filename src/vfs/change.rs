@@ -242,6 +242,9 @@ impl Vfs {
             // A client that notes "not in this commit" touches the file and finds it there.
             _ => return self.getattr(ino, None).await,
         }
+        if let Some(ghost) = self.attrs.ghost(ino).filter(|g| g.kind != FileType::File) {
+            return Ok(self.set_ghost(ghost, &set));
+        }
         self.settle(ino).await?;
         if let Some(size) = set.size {
             self.truncate(ino, handle.as_deref(), size).await?;
@@ -280,14 +283,20 @@ impl Vfs {
         if mode.is_none() && uid.is_none() && gid.is_none() && set.atime.is_none() && set.mtime.is_none() {
             return Ok(None);
         }
-        let now = Timestamp::now();
-        let time = |t: Option<TimeOrNow>| {
-            t.map(|t| match t {
-                TimeOrNow::Now => now,
-                TimeOrNow::Time(t) => t,
-            })
-        };
         Ok(Some(meta::SetAttr { mode, uid, gid, atime: time(set.atime), mtime: time(set.mtime) }))
+    }
+
+    /// A directory or fifo that is open and has no name any more: it is in nobody's metadata but this mount's memory.
+    fn set_ghost(&self, mut ghost: Attr, set: &SetAttr) -> (Stat, Duration) {
+        ghost.mode = set.mode.unwrap_or(ghost.mode);
+        ghost.uid = set.uid.unwrap_or(ghost.uid);
+        ghost.gid = set.gid.unwrap_or(ghost.gid);
+        ghost.atime = time(set.atime).unwrap_or(ghost.atime);
+        ghost.mtime = time(set.mtime).unwrap_or(ghost.mtime);
+        ghost.ctime = Timestamp::now();
+        self.attrs.removed(&ghost);
+        let entry = self.entry(&ghost);
+        (entry.stat, entry.attr_ttl)
     }
 
     /// Whether the inode is `.locks` or was made below it.
@@ -316,6 +325,13 @@ pub(super) enum Place {
 /// The entry of a private name: the kernel must ask each time, since the next caller has another file there.
 pub(super) fn unremembered(stat: Stat) -> Entry {
     Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }
+}
+
+fn time(set: Option<TimeOrNow>) -> Option<Timestamp> {
+    set.map(|t| match t {
+        TimeOrNow::Now => Timestamp::now(),
+        TimeOrNow::Time(t) => t,
+    })
 }
 
 /// A name that a client writes to and renames: `main.1f2e3d4c.tmp`.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::Notify;
 
 use super::Vfs;
@@ -53,20 +54,33 @@ impl Locks {
 
 impl Vfs {
     /// Takes or releases the lock of `owner` (the kernel's name for an open file description). Without `wait`, a lock that
-    /// another holds is [`Kind::WouldBlock`]. Dropping the future gives up waiting.
-    pub async fn flock(self: &Arc<Self>, fh: u64, owner: u64, kind: Flock, wait: bool) -> Result<()> {
+    /// another holds is [`Kind::WouldBlock`]. Dropping the future gives up waiting, and the lock if it was there already.
+    ///
+    /// `drop_pages` is awaited if the kernel has pages of an older version: when this answers they are gone.
+    pub async fn flock(
+        self: &Arc<Self>,
+        fh: u64,
+        owner: u64,
+        kind: Flock,
+        wait: bool,
+        drop_pages: impl Future<Output = ()>,
+    ) -> Result<()> {
         let handle = self.handles.get(fh)?;
         let lock = match (&handle.data, kind) {
             (Data::Private(file), kind) => return self.flock_private(file, kind, wait).await,
             (Data::Empty, _) => return Ok(()),
             (_, Flock::Unlock) => {
-                self.write_out(&handle).await?;
+                match &handle.data {
+                    Data::File(file) if handle.writable() && file.is_dirty() => self.write_out(file).await?,
+                    _ => {}
+                }
                 return self.unlock(handle.ino, owner).await;
             }
             (_, Flock::Shared) => LockKind::Shared,
             (_, Flock::Exclusive) => LockKind::Exclusive,
         };
         let bell = self.locks.bell(handle.ino);
+        let mut undo = Undo { vfs: Arc::clone(self), ino: handle.ino, owner, armed: true };
         loop {
             let rung = bell.notified();
             tokio::pin!(rung);
@@ -76,14 +90,15 @@ impl Vfs {
                 break;
             }
             if !wait {
+                undo.armed = false;
                 return Err(Error::new(Kind::WouldBlock, format!("lock of inode {}", handle.ino)));
             }
             let _rung_or_late = tokio::time::timeout(ASK_AGAIN, rung).await;
         }
-        if let Err(e) = self.revalidate(&handle).await {
-            self.unlock(handle.ino, owner).await?;
-            return Err(e);
+        if !self.revalidate(&handle).await? {
+            drop_pages.await;
         }
+        undo.armed = false;
         Ok(())
     }
 
@@ -98,27 +113,38 @@ impl Vfs {
         }
     }
 
-    /// What the file is now, before its new holder reads it.
-    async fn revalidate(&self, handle: &Handle) -> Result<()> {
-        let Data::File(file) = &handle.data else { return Ok(()) };
+    /// What the file is now, before its new holder reads it. Whether the kernel's pages are of that.
+    async fn revalidate(&self, handle: &Handle) -> Result<bool> {
+        let Data::File(file) = &handle.data else { return Ok(true) };
         let attr = self.meta.getattr(handle.ino).await?;
         file.refresh(&attr);
-        if !self.attrs.tell(handle.ino, attr.version) {
-            self.invalidations.pages(handle.ino);
-        }
-        Ok(())
-    }
-
-    async fn write_out(&self, handle: &Handle) -> Result<()> {
-        match &handle.data {
-            Data::File(file) if handle.writable() && file.is_dirty() => self.commit(file).await,
-            _ => Ok(()),
-        }
+        Ok(self.attrs.tell(handle.ino, file.version()))
     }
 
     pub(super) async fn unlock(&self, ino: Ino, owner: u64) -> Result<()> {
         self.meta.unlock(ino, owner).await?;
         self.locks.wake(ino);
         Ok(())
+    }
+}
+
+/// Gives a lock back whose taker is told that he has not got it: an error, or he stopped waiting.
+struct Undo {
+    vfs: Arc<Vfs>,
+    ino: Ino,
+    owner: u64,
+    armed: bool,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        // Without a runtime the mount is ending, and its session lets go of all it holds.
+        let Some(runtime) = self.armed.then(Runtime::try_current).and_then(Result::ok) else { return };
+        let (vfs, ino, owner) = (Arc::clone(&self.vfs), self.ino, self.owner);
+        runtime.spawn(async move {
+            if let Err(e) = vfs.unlock(ino, owner).await {
+                tracing::warn!("a lock that nobody waits for any more stays until its file is closed: {e}");
+            }
+        });
     }
 }

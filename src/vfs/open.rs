@@ -69,12 +69,9 @@ impl Vfs {
             && !writes(flags)
             && self.files.in_use(ino).is_none()
         {
-            let data = match attr.size {
-                0 => Data::Empty,
-                size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
-            };
+            let content = self.chunks.open_blob(*blob, attr.size).await?;
             let (keep, drop) = grant(true, true);
-            return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
+            return Ok(self.opened(Handle { ino, flags, data: Data::Blob(content) }, keep, drop));
         }
         let file = self.files.open(attr)?;
         // Linux empties the file though it be opened for reading.
@@ -128,8 +125,8 @@ impl Vfs {
         let handle = self.handles.get(fh)?;
         match &handle.data {
             // What has no name nobody can open, so there is nobody to write it out for.
-            Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
-                self.commit(file).await
+            Data::File(_) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
+                self.commit(&handle).await
             }
             _ => Ok(()),
         }
@@ -139,7 +136,7 @@ impl Vfs {
     pub async fn fsync(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            Data::File(file) => self.commit(file).await,
+            Data::File(_) => self.commit(&handle).await,
             Data::Private(file) => {
                 let file = Arc::clone(file);
                 blocking(move || {
@@ -151,14 +148,19 @@ impl Vfs {
         }
     }
 
-    /// Commits what is new in a file. The kernel's pages are of the new version then, unless another mount's data came in
-    /// between: those are dropped.
-    pub(super) async fn commit(&self, file: &Arc<FileContent>) -> Result<()> {
-        let (version, merges) = (file.version(), file.merges());
+    async fn commit(&self, handle: &Handle) -> Result<()> {
+        let Data::File(file) = &handle.data else { return Ok(()) };
+        self.write_out(file).await
+    }
+
+    /// Commits what is new in a file. The kernel's pages, which have all that was written here, are of the new version
+    /// then, unless the commit also brought in what another mount wrote.
+    pub(super) async fn write_out(&self, file: &Arc<FileContent>) -> Result<()> {
+        let (before, merges) = file.lineage();
         let attr = file.flush().await?;
         self.attrs.forget(attr.ino);
-        if file.merges() == merges {
-            self.attrs.told_moves(attr.ino, version, attr.version);
+        if file.lineage().1 == merges {
+            self.attrs.told_moves(attr.ino, before, attr.version);
         } else {
             self.invalidations.pages(attr.ino);
         }
@@ -171,7 +173,7 @@ impl Vfs {
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
             Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => {
-                self.commit(file).await
+                self.commit(&handle).await
             }
             _ => Ok(()),
         };
@@ -195,7 +197,7 @@ impl Vfs {
         }
         let file = self.files.open(&attr)?;
         file.truncate(size).await?;
-        self.commit(&file).await
+        self.write_out(&file).await
     }
 }
 

@@ -2,7 +2,7 @@
 //! attributes, listings, contents. With one mount, files stay open across everything; with two mounts of a volume, the
 //! operations alternate between them, and each turn ends by closing what it opened.
 //!
-//! `HFMOUNT_TEST_ROUNDS` does more (default 4), `HFMOUNT_TEST_SEED` repeats what a failure printed, `HFMOUNT_LOG`
+//! `HFMOUNT_TEST_ROUNDS` does more (default 25), `HFMOUNT_TEST_SEED` repeats what a failure printed, `HFMOUNT_LOG`
 //! says how much the daemons tell.
 
 #[path = "../support/mount.rs"]
@@ -27,7 +27,7 @@ type Done = (Op, String);
 
 fn rounds() -> u64 {
     let set = std::env::var("HFMOUNT_TEST_ROUNDS").ok();
-    set.map_or(4, |n| n.parse().expect("HFMOUNT_TEST_ROUNDS is a number"))
+    set.map_or(25, |n| n.parse().expect("HFMOUNT_TEST_ROUNDS is a number"))
 }
 
 fn seeds() -> Vec<u64> {

@@ -139,5 +139,28 @@ async fn pages_are_dropped_when_a_flush_merged_what_another_node_wrote() {
     a.vfs.flush(open.fh).await.expect("flush");
     assert!(!dropped(&a));
     let again = a.vfs.open(ino, libc::O_RDONLY).await.expect("open");
-    assert!(!again.drop_attrs || again.keep_cache);
+    assert!(again.keep_cache || again.drop_attrs);
+}
+
+/// The kernel's pages have what was written here, not what the commit brought in of another mount.
+#[tokio::test]
+async fn regression_pages_are_dropped_after_a_merge() {
+    let cluster = Cluster::new(|_| {});
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    a.put("f", &vec![b'.'; 10_000]).await.expect("put");
+    let ino = a.walk("f").await.expect("walk").stat.ino;
+    let here = a.vfs.open(ino, libc::O_RDWR).await.expect("open");
+    a.vfs.read(here.fh, 0, 10_000).await.expect("read");
+    let there = b.vfs.open(ino, libc::O_RDWR).await.expect("open");
+    b.vfs.write(there.fh, 0, "there".into()).await.expect("write");
+    b.vfs.flush(there.fh).await.expect("flush");
+    a.vfs.write(here.fh, 9_000, "here".into()).await.expect("write");
+    a.vfs.flush(here.fh).await.expect("flush");
+    let again = a.vfs.open(ino, libc::O_RDONLY).await.expect("open");
+    assert!(!again.keep_cache, "the first page is of the first version");
+    assert_eq!(a.vfs.read(again.fh, 0, 5).await.expect("read"), "there"[..]);
+    a.vfs.write(here.fh, 9_000, "more".into()).await.expect("write");
+    a.vfs.flush(here.fh).await.expect("flush");
+    let third = a.vfs.open(ino, libc::O_RDONLY).await.expect("open");
+    assert!(third.keep_cache, "all that is new was written here");
 }

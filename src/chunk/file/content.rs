@@ -75,11 +75,12 @@ impl FileContent {
         self.state().attr.version
     }
 
-    /// How often the data of other mounts became part of it. Unchanged over a flush: nothing came in between, and the
-    /// new version is what this mount has shown all along.
+    /// The version, and how often what another mount committed has come in: if that stays, all between one version and a
+    /// later one was written here.
     #[must_use]
-    pub fn merges(&self) -> u64 {
-        self.state().foreign
+    pub fn lineage(&self) -> (Version, u64) {
+        let state = self.state();
+        (state.attr.version, state.merges)
     }
 
     /// The attributes as the metadata said them last, with the size and mtime of what is not flushed yet.
@@ -127,8 +128,7 @@ impl FileContent {
         let objects = {
             let mut state = self.state();
             state.flushed = state.changes;
-            let fresh = state.chunks.values().filter(|c| !c.stale);
-            let pending = fresh.flat_map(|c| c.pending.iter().map(|e| e.object));
+            let pending = state.chunks.values().flat_map(|c| c.pending.iter().map(|e| e.object));
             let mut objects: Vec<_> = if state.uncertain { Vec::new() } else { pending.collect() };
             state.chunks.clear();
             objects.append(&mut state.discarded);
@@ -137,6 +137,9 @@ impl FileContent {
             objects
         };
         self.shared.unpin(self.ino);
+        if let Some(cache) = self.cache.get() {
+            cache.set_dirty(false);
+        }
         self.delete_objects(objects);
     }
 
@@ -202,6 +205,8 @@ impl FileContent {
     /// Takes chunks of `range` out of the hands of the index, before they are changed: the evictor must not touch them any
     /// more. Blocks on the disk; `landing` is held.
     pub(super) fn take_over(&self, range: Range<u64>) -> Result<()> {
+        let cache = self.cache()?;
+        cache.set_dirty(true);
         let recorded: Vec<(u64, u64)> = {
             let state = self.state();
             let recorded =
@@ -209,10 +214,10 @@ impl FileContent {
             recorded.map(|(idx, c)| (*idx, c.generation)).collect()
         };
         for (idx, generation) in recorded {
-            let present = self.cache()?.take(idx)?;
+            let present = cache.presence(idx) == Presence::Present;
             self.state().taken_over(idx, generation, present);
         }
-        Ok(())
+        cache.clear(range.start, range.end.min(cache.chunks()).max(range.start))
     }
 
     fn check_open(&self) -> Result<()> {
