@@ -10,6 +10,7 @@ mod volume;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
 
@@ -44,6 +45,7 @@ pub fn run(
     if let Some(file) = &logs.file {
         places::check(point.path(), &[("log file", file)])?;
     }
+    raise_open_files();
     let runtime = Builder::new_multi_thread()
         .thread_name("hfmount")
         .enable_all()
@@ -53,6 +55,15 @@ pub fn run(
     // What still waits for a server that does not answer must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Every open file of a program is two descriptors here; the limit that a shell sets is for programs of another kind.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("at most {:?} open files: {e}", limit.current);
+    }
 }
 
 async fn serve(

@@ -10,10 +10,11 @@ use tokio::sync::OnceCell;
 
 use super::cache::CacheFile;
 use super::flight::{Landing, State, Wait};
+use super::lock;
 use super::record::Recorder;
 use super::shared::Shared;
 use super::verify::Check;
-use super::{blocking, lock};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::{BlobId, Origin};
 

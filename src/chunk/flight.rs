@@ -11,7 +11,8 @@ use super::blob::Blob;
 use super::cache::Presence;
 use super::overflow::Held;
 use super::readahead::Readahead;
-use super::{blocking, fill, lock};
+use super::{fill, lock};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 
 /// How long the origin's refusal (no rights, it has no such blob) is taken as its answer for all chunks.

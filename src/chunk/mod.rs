@@ -27,11 +27,13 @@ mod store;
 mod verify;
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lru::LruCache;
 use tokio::sync::broadcast;
 
 pub use self::blob::BlobContent;
@@ -42,7 +44,8 @@ use self::blob::Blob;
 use self::cache::{CacheDir, ContentKey};
 use self::file::BlobReader;
 use self::shared::Shared;
-use crate::error::{Error, Kind, Result};
+use crate::blocking::blocking;
+use crate::error::Result;
 use crate::meta::Blobs;
 use crate::source::Source;
 use crate::source::bucket::Bucket;
@@ -97,10 +100,17 @@ pub struct Chunks {
     /// Blobs that files are copies of, the latest last: such a file reads piece by piece, and its way through the blob
     /// should be known as one.
     copied: Mutex<VecDeque<Arc<BlobContent>>>,
+    /// Small blobs that were opened lately. Configs and tokenizers are opened again and again, and to open two files on the
+    /// local disk costs more than to read them.
+    small: Mutex<LruCache<BlobId, Arc<BlobContent>>>,
 }
 
 /// Blobs held open for the files that are copies of them.
 const MAX_COPIED: usize = 8;
+/// Small blobs held open, of two descriptors each; what they keep from eviction is at most so many times [`SMALL`].
+const MAX_SMALL: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
+/// The largest of those, bytes.
+const SMALL: u64 = 1 << 20;
 
 impl Chunks {
     /// A store over a cache directory, rows about blobs, and sources in the order of preference, of which the last one is
@@ -119,7 +129,7 @@ impl Chunks {
     ) -> Self {
         let shared = Shared::new(options, cache, blobs, sources, bucket);
         store::start(&shared);
-        Chunks { shared, copied: Mutex::default() }
+        Chunks { shared, copied: Mutex::default(), small: Mutex::new(LruCache::new(MAX_SMALL)) }
     }
 
     /// Opens a blob of `size` bytes for reading. While somebody has it open all get the same one.
@@ -127,11 +137,19 @@ impl Chunks {
     pub async fn open_blob(&self, id: BlobId, size: u64) -> Result<Arc<BlobContent>> {
         let shared = &self.shared;
         if let Some(open) = shared.reopen(id, size)? {
+            if size <= SMALL {
+                lock(&self.small).promote(&id);
+            }
             return Ok(open);
         }
         let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
         let file = blocking(move || cache.open_content(ContentKey::Blob(id), size, chunk_size)).await?;
-        shared.open(id, size, file)
+        let content = shared.open(id, size, file)?;
+        if size <= SMALL {
+            // Dropped outside of the lock: the last holder's end is work.
+            let _oldest = lock(&self.small).push(id, content.clone());
+        }
+        Ok(content)
     }
 
     /// Bytes of a blob of `size` bytes that are on the local disk, for `st_blocks`. No I/O.
@@ -167,6 +185,7 @@ impl Chunks {
     /// and says that it stopped cleanly. Reads fail from now on.
     pub async fn shutdown(&self, grace: Duration) -> Result<()> {
         lock(&self.copied).clear();
+        lock(&self.small).clear();
         self.shared.shutdown(grace).await
     }
 }
@@ -189,12 +208,4 @@ impl BlobReader for Chunks {
 // A panic while one of these is held leaves no half-made change that matters: each section is one small step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs work that blocks on the disk where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(Error::with_source(Kind::Internal, "work on the disk", e)),
-    }
 }

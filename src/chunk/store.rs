@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::blob::Blob;
 use super::cache::ContentKey;
+use super::lock;
 use super::shared::Shared;
-use super::{blocking, lock};
+use crate::blocking::blocking;
 use crate::error::Result;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;

@@ -9,7 +9,8 @@ use futures::{StreamExt, stream};
 use super::blob::Blob;
 use super::cache::Presence;
 use super::digest::Digest;
-use super::{BlobEvent, blocking, lock};
+use super::{BlobEvent, lock};
+use crate::blocking::blocking;
 use crate::error::Result;
 
 /// Records taken back at a time.

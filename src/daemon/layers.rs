@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-
 use super::{check_marker, need_volume, open_bucket, places};
+use crate::blocking::blocking;
 use crate::chunk::cache::{CacheDir, CacheLimits};
 use crate::chunk::{Chunks, ChunksOptions, Files};
 use crate::config::{Home, MountOptions, Volume};
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::fuse::MountPoint;
 use crate::hub::{HubClient, HubOptions, Token};
 use crate::meta::url::MetaUrl;
@@ -212,11 +211,4 @@ fn adopt(point: &MountPoint) -> Vec<Tokens> {
         }
     }
     found
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(Error::with_source(Kind::Internal, "starting", e)),
-    }
 }

@@ -184,12 +184,15 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.write_data(req, convert::ino(ino), fh.0, (offset, data), reply);
+        // What comes out of the kernel's pages was written through a mapping, by whoever has one: its place is
+        // its place, though the handle that the kernel lends it appends.
+        let from_pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        self.write_data(req, convert::ino(ino), fh.0, (offset, data), from_pages, reply);
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {

@@ -95,11 +95,14 @@ impl Adapter {
         ino: Ino,
         fh: u64,
         (offset, data): (u64, &[u8]),
+        from_pages: bool,
         reply: ReplyWrite,
     ) {
         // The one copy: the kernel's buffer is reused for the next request.
         let (vfs, data) = (self.vfs.clone(), Bytes::copy_from_slice(data));
-        let work = async move { vfs.write(fh, offset, data).await };
+        let work = async move {
+            if from_pages { vfs.write_at(fh, offset, data).await } else { vfs.write(fh, offset, data).await }
+        };
         self.tasks.spawn(changing("write", ino, req), work, move |result| match result {
             Ok(n) => reply.written(n),
             Err(e) => reply.error(errno("write", ino, &e)),

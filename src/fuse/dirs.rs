@@ -54,14 +54,15 @@ impl Adapter {
     }
 
     pub(super) fn read_dir_plus(&self, req: &Request, ino: Ino, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let vfs = self.vfs.clone();
-        let work = async move { list_plus(&vfs, ino, offset).await };
+        let (vfs, asked) = (self.vfs.clone(), self.vfs.clone());
+        let work = async move { list_plus(&asked, ino, offset).await };
         self.tasks.spawn(asking("readdirplus", ino, req), work, move |result| match result {
             Ok(items) => {
-                for item in items {
-                    if add_plus(&mut reply, &item) {
-                        break;
-                    }
+                let mut items = items.into_iter();
+                let first_left_out = items.find(|item| add_plus(&mut reply, item));
+                // What did not fit counts as no lookup.
+                for item in first_left_out.into_iter().chain(items).filter(|item| item.entry.is_some()) {
+                    vfs.forget(item.ino, 1);
                 }
                 reply.ok();
             }

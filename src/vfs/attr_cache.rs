@@ -1,5 +1,5 @@
-//! What this mount remembers of inodes. Two things only, both safe without any push: the attributes of what never changes
-//! (blobs, links of a commit), and what a directory stands for, which is fixed when it is made.
+//! What this mount remembers of inodes, all of it safe without any push: the attributes of what never changes (blobs, links
+//! of a commit), what a directory stands for, which is fixed when it is made, and what it removed itself.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +11,7 @@ use crate::types::{Ino, Version};
 
 const IMMUTABLE: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
 const ROLES: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
+const REMOVED: NonZeroUsize = NonZeroUsize::new(4 * 1024).expect("not zero");
 const TOLD: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
 
 /// The memory of one mount, bounded.
@@ -18,6 +19,8 @@ const TOLD: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
 pub struct AttrCache {
     immutable: Mutex<LruCache<Ino, Attr>>,
     roles: Mutex<LruCache<Ino, DirFacts>>,
+    /// What lost its last name here, though a program may have it open.
+    removed: Mutex<LruCache<Ino, Attr>>,
     /// The version that the kernel's pages of a file are of.
     told: Mutex<LruCache<Ino, Version>>,
 }
@@ -35,6 +38,7 @@ impl Default for AttrCache {
         AttrCache {
             immutable: Mutex::new(LruCache::new(IMMUTABLE)),
             roles: Mutex::new(LruCache::new(ROLES)),
+            removed: Mutex::new(LruCache::new(REMOVED)),
             told: Mutex::new(LruCache::new(TOLD)),
         }
     }
@@ -58,6 +62,29 @@ impl AttrCache {
     /// What a directory stands for, if it was read lately.
     pub fn facts(&self, dir: Ino) -> Option<DirFacts> {
         lock(&self.roles).get(&dir).cloned()
+    }
+
+    /// A name was removed. If it was the last one, the attributes stay for who has it open or works in it.
+    pub fn removed(&self, attr: &Attr) {
+        self.forget(attr.ino);
+        if attr.nlink == 0 {
+            lock(&self.removed).put(attr.ino, attr.clone());
+        }
+    }
+
+    /// Whether the last name of the inode was removed here.
+    pub fn is_removed(&self, ino: Ino) -> bool {
+        lock(&self.removed).contains(&ino)
+    }
+
+    /// The attributes of what was removed here. A directory, link or fifo is gone from the metadata with its last name.
+    pub fn ghost(&self, ino: Ino) -> Option<Attr> {
+        lock(&self.removed).get(&ino).cloned()
+    }
+
+    /// The kernel refers to the inode no more; true if its last name was removed here.
+    pub fn released(&self, ino: Ino) -> bool {
+        lock(&self.removed).pop(&ino).is_some()
     }
 
     /// Whether the kernel's pages are of this version; from now on they are.

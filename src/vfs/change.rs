@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::handles::Data;
 use super::lazy::tombstone_of;
 use super::types::{Caller, Entry, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino::{Which, which};
 use super::{present, private};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{self, Attr, New, RenameMode, Role};
 use crate::types::{FileType, Ino, RepoId, Timestamp};
@@ -147,7 +147,7 @@ impl Vfs {
         }
         self.bury(parent, name).await?;
         let removed = self.meta.unlink(parent, name).await?;
-        self.attrs.forget(removed.attr.ino);
+        self.attrs.removed(&removed.attr);
         Ok(())
     }
 
@@ -158,9 +158,8 @@ impl Vfs {
             return blocking(move || vfs.private.unlink(&caller, parent, &name, true)).await;
         }
         let removed = self.meta.rmdir(parent, name).await?;
-        self.bury(parent, name).await?;
-        self.attrs.forget(removed.attr.ino);
-        Ok(())
+        self.attrs.removed(&removed.attr);
+        self.bury(parent, name).await
     }
 
     /// What was deleted on purpose does not come back from the Hub by itself while its tombstone lasts. For a repository
@@ -206,7 +205,7 @@ impl Vfs {
         let renamed = self.meta.rename(from.0, from.1, to.0, to.1, mode).await?;
         self.attrs.forget(renamed.moved.ino);
         if let Some(replaced) = &renamed.replaced {
-            self.attrs.forget(replaced.attr.ino);
+            self.attrs.removed(&replaced.attr);
         }
         if mode != RenameMode::Exchange {
             self.bury(from.0, from.1).await?;
@@ -248,16 +247,14 @@ impl Vfs {
             self.truncate(ino, handle.as_deref(), size).await?;
         }
         let change = self.change_of(ino, &set).await?;
-        let attr = match change {
-            Some(change) => self.meta.setattr(ino, change).await?,
-            None => self.meta.getattr(ino).await?,
+        let attr = match (change, self.files.in_use(ino)) {
+            (Some(change), Some(file)) if set.mtime.is_some() => {
+                file.set_times(self.meta.setattr(ino, change)).await?
+            }
+            (Some(change), _) => self.meta.setattr(ino, change).await?,
+            (None, _) => self.meta.getattr(ino).await?,
         };
         self.attrs.forget(ino);
-        if set.mtime.is_some()
-            && let Some(file) = self.files.in_use(ino)
-        {
-            file.forget_mtime();
-        }
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))
     }

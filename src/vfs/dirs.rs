@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::types::DirItem;
 use super::virtual_ino::{Which, which};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::Role;
 use crate::types::{FileType, Ino};
@@ -61,7 +61,7 @@ impl Vfs {
             Which::Real => self.list(ino, offset.saturating_sub(2), plus, max.min(BATCH), &mut items).await?,
             Which::Private => {
                 let vfs = Arc::clone(self);
-                let own = blocking(move || vfs.private.readdir(ino, offset.saturating_sub(2))).await?;
+                let own = blocking(move || vfs.private.readdir(ino, offset.saturating_sub(2), plus)).await?;
                 items.extend(
                     own.into_iter().take(max).map(|item| DirItem { offset: item.offset + 2, ..item }),
                 );

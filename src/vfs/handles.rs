@@ -32,10 +32,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Whether it was opened for writing.
+    /// Whether the file may be changed by it: opened for writing, or emptied by the open.
     #[must_use]
     pub fn writable(&self) -> bool {
-        self.flags & libc::O_ACCMODE != libc::O_RDONLY
+        self.flags & libc::O_ACCMODE != libc::O_RDONLY || self.flags & libc::O_TRUNC != 0
     }
 }
 

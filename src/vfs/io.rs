@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Vfs;
-use super::blocking::blocking;
-use super::handles::Data;
+use super::handles::{Data, Handle};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 
 impl Vfs {
@@ -43,8 +43,18 @@ impl Vfs {
     /// Writes all of `data`. A handle opened with `O_APPEND` writes at the end, wherever the kernel believes it to be.
     pub async fn write(self: &Arc<Self>, fh: u64, offset: u64, data: Bytes) -> Result<u32> {
         let handle = self.handles.get(fh)?;
-        let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, "write", e))?;
         let append = handle.flags & libc::O_APPEND != 0;
+        self.write_to(&handle, offset, append, data).await
+    }
+
+    /// Writes all of `data` at `offset`, however the handle was opened.
+    pub async fn write_at(self: &Arc<Self>, fh: u64, offset: u64, data: Bytes) -> Result<u32> {
+        let handle = self.handles.get(fh)?;
+        self.write_to(&handle, offset, false, data).await
+    }
+
+    async fn write_to(&self, handle: &Handle, offset: u64, append: bool, data: Bytes) -> Result<u32> {
+        let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, "write", e))?;
         match &handle.data {
             Data::File(file) if append => {
                 file.append(data).await?;

@@ -111,12 +111,7 @@ impl Vfs {
 
     async fn write_out(&self, handle: &Handle) -> Result<()> {
         match &handle.data {
-            Data::File(file) if handle.writable() && file.is_dirty() => {
-                let before = file.version();
-                let attr = file.flush().await?;
-                self.attrs.told_moves(handle.ino, before, attr.version);
-                Ok(())
-            }
+            Data::File(file) if handle.writable() && file.is_dirty() => self.commit(file).await,
             _ => Ok(()),
         }
     }

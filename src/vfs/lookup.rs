@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::attr_cache::DirFacts;
-use super::blocking::blocking;
 use super::handles::Data;
 use super::lazy::Answer;
 use super::types::{Caller, Entry, Lookup, Stat};
 use super::virtual_ino::{self, Which, which};
 use super::{present, private};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, NAME_MAX, Role};
 use crate::types::{Commit, FileType, Ino};
@@ -201,7 +201,7 @@ impl Vfs {
                 stat.blocks = self.chunks.filled_bytes(blob, attr.size).div_ceil(512);
             }
             (_, Some(file)) if file.is_dirty() => {
-                let now = file.attr();
+                let now = file.attr_over(attr.clone());
                 (stat.size, stat.blocks) = (now.size, now.blocks);
                 (stat.mtime, stat.ctime) = (now.mtime, now.ctime);
             }
@@ -248,7 +248,10 @@ impl Vfs {
             let stat = blocking(move || vfs.private.getattr(ino, file.as_deref())).await?;
             return Ok((stat, Duration::ZERO));
         }
-        let attr = self.meta.getattr(ino).await?;
+        let attr = match (self.meta.getattr(ino).await, self.attrs.ghost(ino)) {
+            (Err(e), Some(ghost)) if e.kind() == Kind::Stale => ghost,
+            (read, _) => read?,
+        };
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))
     }

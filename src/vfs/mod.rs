@@ -14,7 +14,6 @@
 //! | `push`, `attr_cache` | what is remembered, and when it is dropped |
 
 mod attr_cache;
-mod blocking;
 mod change;
 mod dirs;
 mod handles;
@@ -114,10 +113,15 @@ impl Vfs {
         Invalidations::channel()
     }
 
-    /// The kernel forgot `n` lookups of the inode. Inodes of the metadata need no count: their numbers are their own.
+    /// The kernel forgot `n` lookups of the inode. Inodes of the metadata need no count: their numbers are
+    /// their own.
     pub fn forget(&self, ino: crate::types::Ino, n: u64) {
         if virtual_ino::which(ino) == virtual_ino::Which::Private {
             self.private.forget(ino, n);
+        } else if self.attrs.released(ino) {
+            // Nobody can open it any more. Its room in the local cache is for others, and what was not written out of it
+            // never need be.
+            self.files.forget_behind(ino);
         }
     }
 }

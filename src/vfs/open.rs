@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::change::{Place, unremembered};
 use super::handles::{Data, Handle};
 use super::types::{Caller, Entry, Opened};
 use super::virtual_ino::{Which, which};
+use crate::blocking::blocking;
+use crate::chunk::FileContent;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, New};
 use crate::types::{FileType, Ino};
@@ -68,12 +69,16 @@ impl Vfs {
             && !writes(flags)
             && self.files.in_use(ino).is_none()
         {
-            let content = self.chunks.open_blob(*blob, attr.size).await?;
+            let data = match attr.size {
+                0 => Data::Empty,
+                size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
+            };
             let (keep, drop) = grant(true, true);
-            return Ok(self.opened(Handle { ino, flags, data: Data::Blob(content) }, keep, drop));
+            return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
         }
         let file = self.files.open(attr)?;
-        if flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
+        // Linux empties the file though it be opened for reading.
+        if flags & libc::O_TRUNC != 0 {
             file.truncate(0).await?;
         }
         let same = self.attrs.tell(ino, file.version());
@@ -122,7 +127,10 @@ impl Vfs {
     pub async fn flush(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            Data::File(_) if handle.writable() => self.commit(&handle).await,
+            // What has no name nobody can open, so there is nobody to write it out for.
+            Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
+                self.commit(file).await
+            }
             _ => Ok(()),
         }
     }
@@ -131,7 +139,7 @@ impl Vfs {
     pub async fn fsync(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            Data::File(_) => self.commit(&handle).await,
+            Data::File(file) => self.commit(file).await,
             Data::Private(file) => {
                 let file = Arc::clone(file);
                 blocking(move || {
@@ -143,12 +151,17 @@ impl Vfs {
         }
     }
 
-    async fn commit(&self, handle: &Handle) -> Result<()> {
-        let Data::File(file) = &handle.data else { return Ok(()) };
-        let before = file.version();
+    /// Commits what is new in a file. The kernel's pages are of the new version then, unless another mount's data came in
+    /// between: those are dropped.
+    pub(super) async fn commit(&self, file: &Arc<FileContent>) -> Result<()> {
+        let (version, merges) = (file.version(), file.merges());
         let attr = file.flush().await?;
         self.attrs.forget(attr.ino);
-        self.attrs.told_moves(attr.ino, before, attr.version);
+        if file.merges() == merges {
+            self.attrs.told_moves(attr.ino, version, attr.version);
+        } else {
+            self.invalidations.pages(attr.ino);
+        }
         Ok(())
     }
 
@@ -157,7 +170,9 @@ impl Vfs {
         let Some(handle) = self.handles.remove(fh) else { return Ok(()) };
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
-            Data::File(file) if file.is_dirty() => self.commit(&handle).await,
+            Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => {
+                self.commit(file).await
+            }
             _ => Ok(()),
         };
         if let (Some(owner), false) = (flock_owner, handle.ino.is_virtual()) {
@@ -179,11 +194,8 @@ impl Vfs {
             _ => return Err(Error::new(Kind::Invalid, format!("inode {ino} is no regular file"))),
         }
         let file = self.files.open(&attr)?;
-        let before = file.version();
         file.truncate(size).await?;
-        let attr = file.flush().await?;
-        self.attrs.told_moves(ino, before, attr.version);
-        Ok(())
+        self.commit(&file).await
     }
 }
 

@@ -14,11 +14,12 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, Permi
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, Gid, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
-use super::types::{Caller, DirItem, Flock, SetAttr, Stat, TimeOrNow};
+use super::types::{Caller, DirItem, Entry, Flock, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino;
 use crate::error::{Error, Kind, Result};
 use crate::types::{FileType, Ino, Timestamp};
@@ -269,26 +270,40 @@ impl Private {
         Ok(())
     }
 
-    /// All entries of a private directory above the cookie `offset`; cookies are positions in the sorted listing.
-    pub fn readdir(&self, ino: Ino, offset: u64) -> Result<Vec<DirItem>> {
+    /// All entries of a private directory above the cookie `offset`. They come in the order of a hash of their names, which
+    /// is the cookie: it stays good while entries come and go. With `plus` each has its attributes and counts as a lookup.
+    pub fn readdir(&self, ino: Ino, offset: u64, plus: bool) -> Result<Vec<DirItem>> {
         let path = self.path_of(ino)?;
         let mut names = Vec::new();
         for entry in fs::read_dir(&path).map_err(|e| failed(&path, e))? {
             let entry = entry.map_err(|e| failed(&path, e))?;
-            let kind = entry.file_type().map_err(|e| failed(&path, e))?;
-            names.push((entry.file_name(), kind, std::os::unix::fs::DirEntryExt::ino(&entry)));
+            let cookie = cookie(&entry.file_name());
+            if cookie > offset {
+                names.push((cookie, entry.file_name()));
+            }
         }
-        names.sort_by(|a, b| a.0.cmp(&b.0));
-        let items = names.into_iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX));
-        Ok(items
-            .map(|(i, (name, kind, number))| DirItem {
-                ino: virtual_ino::private(number),
-                offset: i as u64 + 1,
+        names.sort();
+        let mut items = Vec::new();
+        for (cookie, name) in names {
+            let path = path.join(&name);
+            // Removed since the names were read: not listed.
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            let stat = plus.then(|| stat(self.told(&path), &meta));
+            items.push(DirItem {
+                ino: stat.map_or_else(|| self.known(&path), |s| s.ino),
+                offset: cookie,
                 name: Bytes::copy_from_slice(name.as_bytes()),
-                kind: file_type(kind),
-                entry: None,
-            })
-            .collect())
+                kind: file_type(meta.file_type()),
+                entry: stat.map(|stat| Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }),
+            });
+        }
+        Ok(items)
+    }
+
+    /// The number of a path, for a listing without attributes: some number if the kernel was not told of it.
+    fn known(&self, path: &Path) -> Ino {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.by_path.get(path).copied().unwrap_or(virtual_ino::private(0))
     }
 
     fn made(&self, caller: &Caller, path: &Path, mode: u16) -> Result<Stat> {
@@ -337,6 +352,13 @@ fn own(path: &Path, caller: &Caller) -> Result<()> {
     }
     let (uid, gid) = (Some(Uid::from_raw(caller.uid)), Some(Gid::from_raw(caller.gid)));
     rustix::fs::chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed(path, e.into()))
+}
+
+/// Above 0 and below 2^62.
+fn cookie(name: &OsStr) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..8]);
+    (u64::from_be_bytes(first) >> 2).max(1)
 }
 
 fn timespec(time: Option<TimeOrNow>) -> Timespec {

@@ -40,8 +40,14 @@ fn directories_follow_a_rename() {
     private.rename(&a, (dir.ino, b"log"), (dir.ino, b"log.1"), 0).expect("rename");
     assert_eq!(private.getattr(file.ino, None).expect("same inode").ino, file.ino);
     assert!(private.rename(&a, (dir.ino, b"log"), (dir.ino, b"x"), 0).is_err());
-    let names: Vec<_> = private.readdir(dir.ino, 0).expect("readdir").into_iter().map(|i| i.name).collect();
-    assert_eq!(names, [Bytes::from_static(b"log.1")]);
+    let listed = private.readdir(dir.ino, 0, true).expect("readdir");
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        (&listed[0].name[..], listed[0].entry.expect("attributes").stat.ino),
+        (&b"log.1"[..], file.ino)
+    );
+    let plain = private.readdir(dir.ino, 0, false).expect("readdir");
+    assert_eq!((plain[0].ino, plain[0].entry), (file.ino, None));
 }
 
 #[test]

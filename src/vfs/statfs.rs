@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Vfs;
-use super::blocking::blocking;
 use super::types::StatFs;
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::NAME_MAX;
 

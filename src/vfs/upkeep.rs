@@ -20,6 +20,10 @@ impl Vfs {
 
     async fn upkeep_once(&self) -> Result<()> {
         self.meta.hold_orphans(&self.handles.open_inodes()).await?;
+        // One mount of all does it for all: the scan costs the same whoever does it.
+        if self.opts.read_only || !self.meta.elect("orphans", self.meta.ttl() / 3).await? {
+            return Ok(());
+        }
         // Their objects lie in the trash now; whoever empties that deletes them.
         let reaped = self.meta.reap_orphans(Timestamp::now()).await?;
         if !reaped.is_empty() {

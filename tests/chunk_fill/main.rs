@@ -173,7 +173,7 @@ async fn a_reader_that_goes_away_leaves_the_transfer_to_the_others() {
 async fn one_content_for_all_who_have_it_open() {
     let dir = tempfile::tempdir().unwrap();
     let w = world(dir.path()).await;
-    let (one, _) = w.blob(4 * CHUNK, 1).await;
+    let (one, _) = w.blob(2 << 20, 1).await;
     let two = w.chunks.open_blob(one.id(), one.size()).await.unwrap();
     assert!(std::sync::Arc::ptr_eq(&one, &two));
     let e = w.chunks.open_blob(one.id(), 5).await.unwrap_err();
@@ -181,6 +181,18 @@ async fn one_content_for_all_who_have_it_open() {
     assert_eq!(w.chunks.stats().open_blobs, 1);
     drop((one, two));
     eventually("closed", || w.chunks.stats().open_blobs == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_blobs_stay_open_a_while_and_not_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = world(dir.path()).await;
+    for n in 0..150 {
+        drop(w.blob(100 + n, n as u64).await);
+    }
+    eventually("the oldest closed", || w.chunks.stats().open_blobs == 128).await;
+    w.chunks.shutdown(Duration::from_secs(1)).await.unwrap();
+    eventually("all closed", || w.chunks.stats().open_blobs == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

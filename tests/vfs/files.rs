@@ -2,7 +2,7 @@
 
 use hfmount::error::Kind;
 use hfmount::types::Ino;
-use hfmount::vfs::SetAttr;
+use hfmount::vfs::{Invalidation, SetAttr};
 
 use crate::node::{Cluster, ROOT};
 
@@ -112,4 +112,32 @@ async fn a_deleted_file_is_readable_while_it_is_open() {
     a.vfs.flush(open.fh).await.expect("flush");
     assert_eq!(a.vfs.read(open.fh, 0, 5).await.expect("read"), "still"[..]);
     a.vfs.release(open.fh, None).await.expect("release");
+}
+
+#[tokio::test]
+async fn pages_are_dropped_when_a_flush_merged_what_another_node_wrote() {
+    let cluster = Cluster::new(|_| {});
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    a.put("f", &[b'.'; 8192]).await.expect("put");
+    let ino = a.walk("f").await.expect("walk").stat.ino;
+    let open = a.vfs.open(ino, libc::O_RDWR).await.expect("open");
+    a.vfs.write(open.fh, 0, "aaaa".into()).await.expect("write");
+    let other = b.vfs.open(ino, libc::O_RDWR).await.expect("open");
+    b.vfs.write(other.fh, 4096, "bbbb".into()).await.expect("write");
+    b.vfs.flush(other.fh).await.expect("flush");
+    let dropped = |node: &crate::node::Node| {
+        node.invalidations.try_iter().any(|order| order == Invalidation::Pages { ino })
+    };
+    assert!(!dropped(&a));
+    a.vfs.flush(open.fh).await.expect("flush merges");
+    assert!(dropped(&a), "the kernel may hold pages without the other node's bytes");
+    let merged = a.cat("f").await.expect("cat");
+    assert_eq!((&merged[..4], &merged[4096..4100]), (&b"aaaa"[..], &b"bbbb"[..]));
+    assert_eq!(b.cat("f").await.expect("cat"), merged);
+    // Alone, a flush keeps the pages.
+    a.vfs.write(open.fh, 8, "cccc".into()).await.expect("write");
+    a.vfs.flush(open.fh).await.expect("flush");
+    assert!(!dropped(&a));
+    let again = a.vfs.open(ino, libc::O_RDONLY).await.expect("open");
+    assert!(!again.drop_attrs || again.keep_cache);
 }

@@ -38,7 +38,7 @@ pub struct Cluster {
 pub struct Node {
     pub vfs: Arc<Vfs>,
     pub chunks: Arc<Chunks>,
-    _invalidations: std::sync::mpsc::Receiver<Invalidation>,
+    pub invalidations: std::sync::mpsc::Receiver<Invalidation>,
     _cache: TempDir,
 }
 
@@ -136,7 +136,7 @@ impl Cluster {
             store_path: None,
         };
         let vfs = Vfs::new(meta, chunks.clone(), files, lazy, private, orders, opts);
-        Node { vfs, chunks, _invalidations: invalidations, _cache: cache_dir }
+        Node { vfs, chunks, invalidations, _cache: cache_dir }
     }
 }
 

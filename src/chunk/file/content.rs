@@ -75,19 +75,38 @@ impl FileContent {
         self.state().attr.version
     }
 
+    /// How often the data of other mounts became part of it. Unchanged over a flush: nothing came in between, and the
+    /// new version is what this mount has shown all along.
+    #[must_use]
+    pub fn merges(&self) -> u64 {
+        self.state().foreign
+    }
+
     /// The attributes as the metadata said them last, with the size and mtime of what is not flushed yet.
     #[must_use]
     pub fn attr(&self) -> Attr {
         let state = self.state();
-        let mut attr = state.attr.clone();
-        attr.size = state.size;
-        attr.blocks = state.size.div_ceil(512);
-        let committing = state.committing.as_ref().and_then(|d| d.mtime);
-        if let Some(mtime) = state.delta.mtime.or(committing) {
-            attr.mtime = mtime;
-            attr.ctime = attr.ctime.max(mtime);
+        with_news(&state, state.attr.clone())
+    }
+
+    /// Attributes that were just read, with the size and mtime of what is not flushed yet.
+    #[must_use]
+    pub fn attr_over(&self, attr: Attr) -> Attr {
+        with_news(&self.state(), attr)
+    }
+
+    /// Sets the file's times by `set`, with no flush under way that would set them again: neither one that runs now nor
+    /// that of writes before this. Writes after it set them again, as they must.
+    pub async fn set_times<T>(&self, set: impl Future<Output = Result<T>>) -> Result<T> {
+        let _none = self.flushing.lock().await;
+        {
+            let mut state = self.state();
+            state.delta.mtime = None;
+            if let Some(committing) = &mut state.committing {
+                committing.mtime = None;
+            }
         }
-        attr
+        set.await
     }
 
     /// New attributes were read, at open or because somebody said that the file changed. If nothing is new here, their
@@ -99,15 +118,6 @@ impl FileContent {
             state.attr = attr.clone();
         } else if !state.is_modified() && state.committing.is_none() && !state.is_past(attr) {
             state.rebase(attr.clone(), attr.version.session == self.shared.meta.session());
-        }
-    }
-
-    /// Somebody set the file's times: the flush of earlier writes must not set them again.
-    pub fn forget_mtime(&self) {
-        let mut state = self.state();
-        state.delta.mtime = None;
-        if let Some(committing) = &mut state.committing {
-            committing.mtime = None;
         }
     }
 
@@ -265,4 +275,16 @@ impl Drop for FileContent {
     fn drop(&mut self) {
         self.shared.closed(self.ino);
     }
+}
+
+/// `attr` with what of its size and times is not committed yet.
+fn with_news(state: &State, mut attr: Attr) -> Attr {
+    attr.size = state.size;
+    attr.blocks = state.size.div_ceil(512);
+    let committing = state.committing.as_ref().and_then(|d| d.mtime);
+    if let Some(mtime) = state.delta.mtime.or(committing) {
+        attr.mtime = mtime;
+        attr.ctime = attr.ctime.max(mtime);
+    }
+    attr
 }

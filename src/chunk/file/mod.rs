@@ -162,6 +162,12 @@ impl Files {
         }
     }
 
+    /// [`Files::forget`], with nobody waiting for it.
+    pub fn forget_behind(&self, ino: Ino) {
+        let files = self.clone();
+        self.0.spawn(async move { files.forget(ino).await });
+    }
+
     /// Number of contents with data that is not committed yet.
     #[must_use]
     pub fn dirty_count(&self) -> usize {

@@ -13,7 +13,7 @@ use crate::types::{ObjectId, Timestamp};
 
 /// How long an object stays after the last list that named it was replaced.
 pub const GRACE: Duration = Duration::from_secs(15 * 60);
-/// How often a mount looks, give or take a half, so that many mounts seldom meet.
+/// How often one of all mounts empties it; each mount asks as often, give or take a half, whether it is the one.
 const EVERY: Duration = Duration::from_secs(5 * 60);
 const ROWS_AT_ONCE: usize = 1000;
 const DELETES_AT_ONCE: usize = 16;
@@ -62,7 +62,13 @@ async fn sweeping(shared: Weak<Shared>) {
     loop {
         tokio::time::sleep(EVERY.mul_f64(rand::random_range(0.5..1.5))).await;
         let Some(shared) = shared.upgrade() else { return };
-        match Files(shared).sweep(GRACE).await {
+        let sweep = async {
+            match shared.meta.elect("sweep", EVERY / 2).await? {
+                true => Files(shared.clone()).sweep(GRACE).await,
+                false => Ok(0),
+            }
+        };
+        match sweep.await {
             Ok(0) => {}
             Ok(deleted) => tracing::debug!(deleted, "objects that no file refers to"),
             Err(error) => tracing::warn!(%error, "cannot delete objects that no file refers to"),

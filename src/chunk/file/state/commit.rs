@@ -190,6 +190,7 @@ impl State {
     /// Somebody else committed. What is new here lies over what they wrote. `ours`: it was this session, whose commit was
     /// applied although its reply was lost.
     pub fn rebase(&mut self, attr: Attr, ours: bool) {
+        self.foreign += u64::from(!ours);
         self.end_commit_failed();
         if self.uncertain && !ours {
             self.upload_again();

@@ -139,6 +139,8 @@ pub(super) struct State {
     replaced: Vec<ObjectId>,
     /// A commit may or may not have been applied: its objects may be referred to.
     pub uncertain: bool,
+    /// How often another session's data became the base.
+    pub foreign: u64,
     /// Versions that the file had before this one. Attributes with one of them were read too early.
     past: VecDeque<Version>,
     clock: u64,
@@ -171,6 +173,7 @@ impl State {
             discarded: Vec::new(),
             replaced: Vec::new(),
             uncertain: false,
+            foreign: 0,
             past: VecDeque::new(),
             clock: 0,
             last_id: 0,
