@@ -79,7 +79,7 @@ if grep -qsF " $dir fuse.hfmount " /proc/mounts && ls "$dir" >/dev/null 2>&1; th
     say "already mounted: $dir"
 else
     say "making the volume (nothing happens if it is there) and mounting it on $dir"
-    "$hfmount" format --hub-endpoint "$endpoint"
+    "$hfmount" format --hub-endpoint "$endpoint" | sed "/^Mount it/d; s/^./    &/"
     mkdir -p "$dir"
     "$hfmount" mount -d "$dir"
 fi
