@@ -80,7 +80,8 @@ if grep -qsF " $dir fuse.hfmount " /proc/mounts && ls "$dir" >/dev/null 2>&1; th
 else
     say "making the volume (nothing happens if it is there) and mounting it on $dir"
     "$hfmount" format --hub-endpoint "$endpoint" | sed "/^Mount it/d; s/^./    &/"
-    mkdir -p "$dir"
+    # A killed mount may lie there, on which mkdir fails; mounting replaces it.
+    mkdir -p "$dir" 2>/dev/null || true
     "$hfmount" mount -d "$dir"
 fi
 
