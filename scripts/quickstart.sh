@@ -79,8 +79,9 @@ if grep -qsF " $dir fuse.hfmount " /proc/mounts && ls "$dir" >/dev/null 2>&1; th
     say "already mounted: $dir"
 else
     say "making the volume (nothing happens if it is there) and mounting it on $dir"
-    "$hfmount" format --hub-endpoint "$endpoint"
-    mkdir -p "$dir"
+    "$hfmount" format --hub-endpoint "$endpoint" | sed "/^Mount it/d; s/^./    &/"
+    # A killed mount may lie there, on which mkdir fails; mounting replaces it.
+    mkdir -p "$dir" 2>/dev/null || true
     "$hfmount" mount -d "$dir"
 fi
 

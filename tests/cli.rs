@@ -57,6 +57,17 @@ fn formatting_twice_changes_nothing() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let home = Home::formatted(&[]);
+    for args in [&["status"][..], &["status", "--json"], &["format"], &["format", "--json"]] {
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let output = home.command(args).stdout(writer).stderr(Stdio::piped()).output().expect("hfmount runs");
+        assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
 fn settings_change_only_when_asked_and_some_never() {
     let home = Home::formatted(&[]);
     let hub = ["--hub-endpoint", "http://127.0.0.1:9/"];

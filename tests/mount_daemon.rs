@@ -7,12 +7,12 @@ mod mount;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mount::{Home, can_mount, is_mounted, text, wait_for};
+use mount::{Home, can_mount, heeding_interrupts, is_mounted, text, wait_for};
 use serde_json::Value;
 
 fn sessions(home: &Home) -> Vec<Value> {
@@ -260,17 +260,9 @@ fn who_waits_for_a_lock_can_be_killed() {
     let two = home.mount("two", &["--offline"]);
     fs::write(one.path().join("lock"), "").expect("write");
     let hold = |mount: &Path, seconds: &str| {
-        let mut command = Command::new("flock");
+        let mut command = heeding_interrupts("flock");
         command.arg(mount.join("lock")).args(["-c", &format!("echo held; sleep {seconds}")]);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
-        // SAFETY: signal() may be called between fork and exec. What runs these tests may ignore ^C, as shells make
-        // their background jobs do, and children inherit that.
-        unsafe {
-            command.pre_exec(|| {
-                libc::signal(libc::SIGINT, libc::SIG_DFL);
-                Ok(())
-            });
-        }
         command.spawn().expect("flock")
     };
     let mut holder = hold(one.path(), "600");
@@ -286,6 +278,7 @@ fn who_waits_for_a_lock_can_be_killed() {
         let pid = i32::try_from(waiter.id()).expect("pid");
         // SAFETY: kill touches no memory; the child has not been waited for.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        wait_for("it ends", || waiter.try_wait().expect("wait").is_some());
         let status = waiter.wait().expect("wait");
         assert_eq!(status.signal(), Some(signal), "{status}");
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());

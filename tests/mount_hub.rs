@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mount::{Home, Mount, can_mount, text};
+use mount::{Home, Mount, can_mount, heeding_interrupts, text, wait_for};
 use standin::model::{put, random_bytes};
 use standin::{Options, StandIn, Target};
 
@@ -118,7 +118,7 @@ fn at_once(what: &str, program: &str, args: &[&str]) -> String {
 }
 
 fn reader(path: &Path) -> Child {
-    let mut command = Command::new("cat");
+    let mut command = heeding_interrupts("cat");
     command.arg(path).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("cat")
 }
@@ -130,6 +130,7 @@ fn dies_at_once(mut child: Child, signal: i32) {
     let begun = Instant::now();
     // SAFETY: kill touches no memory; the child has not been waited for.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    wait_for("it ends", || child.try_wait().expect("wait").is_some());
     let status = child.wait().expect("wait");
     assert_eq!(status.signal(), Some(signal), "{status}");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::show::Table;
+use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
 use crate::config::units::{human_size, size};
 use crate::config::{
@@ -113,9 +113,9 @@ impl FormatArgs {
         let meta = self.meta.url(&home)?;
         let (volume, outcome, notices) = small_runtime()?.block_on(self.format(&home, &meta))?;
         if self.json {
-            println!("{:#}", report_json(&volume, &outcome, &meta, &notices));
+            show(&format!("{:#}\n", report_json(&volume, &outcome, &meta, &notices)))?;
         } else {
-            print!("{}", report(&volume, &outcome, &meta, &self.meta));
+            show(&report(&volume, &outcome, &meta, &self.meta))?;
             for notice in notices {
                 eprintln!("note: {notice}");
             }

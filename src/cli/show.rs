@@ -1,5 +1,18 @@
 //! Plain output: aligned lines for people.
 
+use std::io::{ErrorKind, Write};
+
+use crate::error::{Result, ResultExt};
+
+/// Prints the outcome of a verb. A reader that has seen enough (`hfmount status | head -1`) is no failure.
+pub(super) fn show(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e).context(|| "standard output"),
+        _ => Ok(()),
+    }
+}
+
 /// Two columns.
 #[derive(Debug, Default)]
 pub(super) struct Table(Vec<(String, String)>);

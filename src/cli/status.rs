@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::show::Table;
+use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
 use crate::config::units::{human_duration, human_size};
 use crate::config::{Home, Volume};
@@ -53,9 +53,9 @@ impl StatusArgs {
         let meta = MetaArgs { meta: self.url.or(self.meta.meta) }.url(&home)?;
         let report = small_runtime()?.block_on(look(&meta))?;
         if self.json {
-            println!("{:#}", as_json(&meta, &report));
+            show(&format!("{:#}\n", as_json(&meta, &report)))?;
         } else {
-            print!("{}", as_text(&meta, &report));
+            show(&as_text(&meta, &report))?;
         }
         Ok(())
     }

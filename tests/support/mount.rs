@@ -2,6 +2,7 @@
 //! file open on its own mount hangs.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -98,6 +99,21 @@ pub fn can_mount() -> bool {
         panic!("/dev/fuse: {e}. These tests mount; HFMOUNT_TESTS_SKIP_MOUNT=1 leaves them out");
     }
     true
+}
+
+/// A program that ^C ends. What runs these tests may ignore SIGINT, as shells make their background jobs do, and children
+/// inherit that.
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub fn heeding_interrupts(program: &str) -> Command {
+    let mut command = Command::new(program);
+    // SAFETY: signal() may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    command
 }
 
 pub fn text(bytes: &[u8]) -> String {
