@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use mount::{Home, can_mount, wait_for};
@@ -152,6 +154,37 @@ fn regression_deleted_files_leave_the_local_cache_and_the_store() {
         bytes_below(&store) <= before && bytes_below(&cache) < (1 << 20) + before
     });
     assert_eq!(mount.stop().code(), Some(0));
+}
+
+/// The kernel checks no permission for what a create answers.
+#[test]
+fn regression_who_creates_what_another_mount_made_meanwhile_needs_permission() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::formatted(&[]);
+    // The name is absent for this kernel for as long as it says, unless the push comes first.
+    let (one, two) =
+        (home.mount("one", &["--offline"]), home.mount("two", &["--offline", "--entry-ttl", "60"]));
+    let mut opened = 0;
+    for n in 0..20 {
+        let (here, there) = (one.path().join(format!("f{n}")), two.path().join(format!("f{n}")));
+        assert!(!there.exists());
+        fs::write(&here, "made by the other").expect("write");
+        let file = OpenOptions::new().create(true).append(true).read(true).open(&there).expect("walks again");
+        opened += file.metadata().expect("stat").len();
+    }
+    assert_eq!(opened, 20 * 17);
+    fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+    for n in 20..40 {
+        let (here, there) = (one.path().join(format!("f{n}")), two.path().join(format!("f{n}")));
+        assert!(!there.exists());
+        let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&here);
+        drop(made.expect("create"));
+        let mut other = Command::new("sh");
+        other.args(["-c", "echo other >> \"$0\""]).arg(&there).uid(65534).gid(65534).stderr(Stdio::null());
+        assert!(!other.status().expect("sh").success(), "0600 and root's");
+    }
 }
 
 /// Listings name everything that stays, once, while other names come and go.

@@ -89,7 +89,8 @@ impl Vfs {
         Opened { fh, keep_cache, direct_io: false, drop_attrs, drop_pages: false, no_flush }
     }
 
-    /// Makes a file and opens it; opens the one that is there unless `flags` say `O_EXCL`.
+    /// Makes a file and opens it. If there is one: [`Kind::Exists`] with `O_EXCL`, else [`Kind::Stale`], and the caller looks
+    /// again.
     pub async fn create(
         self: &Arc<Self>,
         caller: &Caller,
@@ -108,10 +109,10 @@ impl Vfs {
         let new = New::plain(FileType::File, mode, caller.uid, caller.gid);
         let attr = match self.make(parent, name, new).await {
             Ok(attr) => attr,
-            // Another mount made it since the kernel looked.
+            // Another mount made it since the kernel looked. The kernel takes what it gets here for new and checks no
+            // permission: it must walk the path again, and open what it finds.
             Err(e) if e.kind() == Kind::Exists && flags & libc::O_EXCL == 0 => {
-                let there = self.meta.lookup(parent, name).await?;
-                there.ok_or_else(|| Error::new(Kind::Stale, "file made and removed by another mount"))?
+                return Err(Error::with_source(Kind::Stale, "file made by another mount meanwhile", e));
             }
             Err(e) => return Err(e),
         };

@@ -164,3 +164,16 @@ async fn regression_pages_are_dropped_after_a_merge() {
     let third = a.vfs.open(ino, libc::O_RDONLY).await.expect("open");
     assert!(third.keep_cache, "all that is new was written here");
 }
+
+/// The kernel would let anybody in: what is created is the caller's own.
+#[tokio::test]
+async fn regression_create_never_opens_what_another_made() {
+    let cluster = Cluster::new(|_| {});
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    a.put("secret", b"x").await.expect("put");
+    for (flags, kind) in [(libc::O_CREAT, Kind::Stale), (libc::O_CREAT | libc::O_EXCL, Kind::Exists)] {
+        let made = b.vfs.create(&ROOT, Ino::ROOT, b"secret", 0o644, flags | libc::O_RDWR).await;
+        assert_eq!(made.expect_err("it is there").kind(), kind);
+    }
+    assert_eq!(b.cat("secret").await.expect("cat"), b"x"[..]);
+}
