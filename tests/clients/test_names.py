@@ -229,10 +229,18 @@ class Private(Case):
     def test_without_access_there_is_no_such_name(self):
         repo = self.hub.add("acme/not-for-us", self.FILES, private=True)
         self.assertFalse(os.path.exists(self.world.repo_dir(repo)))
-        # The list of a gated repository's files is public, so its names show; the bytes do not.
-        gated = self.hub.add("acme/closed-gate", {"model.bin": noise(100_000, "closed")}, gated="manual")
-        raised = self.world.refused("download", repo_id=gated.id, filename="model.bin")
-        self.assertIn(raised, ("GatedRepoError", "PermissionError"))
+        # The Hub lists the files of a gated repository to everybody; without its bytes it is no repository here either.
+        files = {"config.json": CONFIG["config.json"], "model.bin": noise(100_000, "closed")}
+        gated = self.hub.add("acme/closed-gate", files, gated="manual")
+        self.assertFalse(os.path.exists(self.world.repo_dir(gated)))
+        self.assertNotIn(gated.folder, os.listdir(self.world.cache()))
+        self.assertEqual(self.world.refused("download", repo_id=gated.id, filename="model.bin"), "GatedRepoError")
+        for stack in ("new", "old"):
+            answer = self.world.act(
+                "download_all", repo_id=gated.id, filenames=sorted(files), token=gated.token, stack=stack
+            )
+            for name, data in files.items():
+                self.assert_same(answer[name], data, name)
 
 
 if __name__ == "__main__":

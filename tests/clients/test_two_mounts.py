@@ -43,6 +43,23 @@ class TwoMounts(Case):
                 file.write(b"anew")
             self.assertEqual(contents(self.here(name)), b"anew", name)
 
+    def test_writers_of_one_file_keep_each_others_bytes(self):
+        """Without a lock, open on both at once: what both wrote is theirs whose close came last, all else is kept."""
+        for size in (100, 9 * MIB):
+            name, middle = f"written-by-both-{size}", size // 2
+            with open(self.here(name), "wb") as file:
+                file.write(bytes(size))
+            one, two = os.open(self.here(name), os.O_RDWR), os.open(self.there(name), os.O_RDWR)
+            os.pwrite(two, b"two" * 5, middle + 10)
+            os.pwrite(one, b"one" * 5, middle)
+            os.close(one)
+            os.close(two)
+            expected = bytearray(size)
+            expected[middle : middle + 15] = b"one" * 5
+            expected[middle + 10 : middle + 25] = b"two" * 5
+            for path in (self.here(name), self.there(name)):
+                self.assertEqual(sha256(contents(path)), sha256(bytes(expected)), path)
+
     def test_names_follow(self):
         os.makedirs(self.here("dir", "below"))
         self.assertEqual(os.listdir(self.there("dir")), ["below"])

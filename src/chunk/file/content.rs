@@ -133,7 +133,8 @@ impl FileContent {
         let objects = {
             let mut state = self.state();
             state.flushed = state.changes;
-            let pending = state.chunks.values().flat_map(|c| c.pending.iter().map(|e| e.object));
+            let fresh = state.chunks.values().filter(|c| !c.stale);
+            let pending = fresh.flat_map(|c| c.pending.iter().map(|e| e.object));
             let mut objects: Vec<_> = if state.uncertain { Vec::new() } else { pending.collect() };
             state.chunks.clear();
             objects.append(&mut state.discarded);
@@ -142,9 +143,6 @@ impl FileContent {
             objects
         };
         self.shared.unpin(self.ino);
-        if let Some(cache) = self.cache.get() {
-            cache.set_dirty(false);
-        }
         self.delete_objects(objects);
     }
 
@@ -210,8 +208,6 @@ impl FileContent {
     /// Takes chunks of `range` out of the hands of the index, before they are changed: the evictor must not touch them any
     /// more. Blocks on the disk; `landing` is held.
     pub(super) fn take_over(&self, range: Range<u64>) -> Result<()> {
-        let cache = self.cache()?;
-        cache.set_dirty(true);
         let recorded: Vec<(u64, u64)> = {
             let state = self.state();
             let recorded =
@@ -219,10 +215,10 @@ impl FileContent {
             recorded.map(|(idx, c)| (*idx, c.generation)).collect()
         };
         for (idx, generation) in recorded {
-            let present = cache.presence(idx) == Presence::Present;
+            let present = self.cache()?.take(idx)?;
             self.state().taken_over(idx, generation, present);
         }
-        cache.clear(range.start, range.end.min(cache.chunks()).max(range.start))
+        Ok(())
     }
 
     fn check_open(&self) -> Result<()> {

@@ -96,13 +96,17 @@ impl FileContent {
                     tracing::warn!(%error, "the cache cannot keep what was written");
                 }
             }
-            let cache = self.shared.cache.clone();
-            let room = self.shared.runtime.spawn_blocking(move || cache.make_room(bytes)).await;
-            if room.unwrap_or(false) {
+            if self.make_room(bytes).await {
                 return true;
             }
         }
-        false
+        // Nothing is dirty, this file neither, if its first write found the disk full: what is stored already can go.
+        self.make_room(bytes).await
+    }
+
+    async fn make_room(&self, bytes: u64) -> bool {
+        let cache = self.shared.cache.clone();
+        self.shared.runtime.spawn_blocking(move || cache.make_room(bytes)).await.unwrap_or(false)
     }
 
     /// Reads the lists of chunks that are about to be overwritten in part, if the cache may have the rest of them.

@@ -94,3 +94,27 @@ async fn a_file_larger_than_the_disk_is_read_and_written() {
     let b = world.node_at(other.0.join("cache")).await;
     same(&b.contents(ino).await, &data, "a reader with less room");
 }
+
+/// The disk of a node is full of what others wrote before: a file that has nothing there yet gets in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_write_of_a_file_finds_room_too() {
+    let world = World::new();
+    let disk = Tmpfs::mount(&world.path().join("small"), "4m");
+    let a = world.node_at(disk.0.join("cache")).await;
+    let (old, new) = (a.create("old").await, a.create("new").await);
+    {
+        let file = a.open(old).await;
+        file.write(0, pattern(1, 20 * C)).await.expect("write");
+        file.flush().await.expect("flush");
+        a.settled(old, 20).await;
+    }
+    // To the last byte.
+    let mut rest = std::fs::File::create(disk.0.join("rest")).expect("create");
+    while std::io::Write::write_all(&mut rest, &[1; 4096]).is_ok() {}
+    let file = a.open(new).await;
+    let data = pattern(2, 3 * C);
+    file.write(0, data.clone()).await.expect("the old file goes");
+    file.flush().await.expect("flush");
+    same(&a.read_all(&file).await, &data, "the new file");
+    same(&world.node().await.contents(old).await, &pattern(1, 20 * C), "the old one, in the bucket");
+}
