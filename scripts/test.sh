@@ -10,7 +10,7 @@
 #
 # HFMOUNT_TESTS_SKIP_MOUNT=1 leaves out what needs kernel mounts (no /dev/fuse, no root): said at the end, never silently.
 # HFMOUNT_TESTS_KEEP=1 keeps the folders of the client suites. Servers are started on free ports and stopped by their
-# pids; mounts are made under a temporary folder and unmounted by path. 10 minutes on 2 cores, most of them compiling.
+# pids; mounts are made under a temporary folder and unmounted by path. On 2 cores some 8 minutes, and as many again for compiling.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
