@@ -40,9 +40,10 @@ fn drain(queue: &Mutex<Receiver<Invalidation>>, notifier: &Notifier) {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(next) = next else { return };
         let result = match &next {
-            Invalidation::Entry { parent, name } => {
-                notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name))
-            }
+            // The kernel forgets the directory's times and links with a name only if it knows the name.
+            Invalidation::Entry { parent, name } => notifier
+                .inval_entry(INodeNo(parent.0), OsStr::from_bytes(name))
+                .and(notifier.inval_inode(INodeNo(parent.0), -1, 0)),
             Invalidation::Attrs { ino } => notifier.inval_inode(INodeNo(ino.0), -1, 0),
             Invalidation::Pages { ino } => notifier.inval_inode(INodeNo(ino.0), 0, -1),
         };

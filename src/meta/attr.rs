@@ -70,6 +70,13 @@ impl Attr {
         }
     }
 
+    /// Becomes what `newer`, of the same inode, says of the data; the rest stays as it was read.
+    pub fn take_data_of(&mut self, newer: &Attr) {
+        (self.size, self.blocks) = (newer.size, newer.blocks);
+        (self.mtime, self.ctime) = (newer.mtime, self.ctime.max(newer.ctime));
+        (self.version, self.content) = (newer.version, newer.content.clone());
+    }
+
     /// From the values of [`schema::ATTR_FIELDS`]; `None` if the row is absent.
     pub(super) fn from_fields(ino: Ino, fields: &[Option<Bytes>]) -> Result<Option<Self>> {
         let [Some(row), changed, subdirs] = fields else { return Ok(None) };

@@ -12,6 +12,7 @@ use crate::types::{Ino, Version};
 const IMMUTABLE: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
 const ROLES: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
 const REMOVED: NonZeroUsize = NonZeroUsize::new(4 * 1024).expect("not zero");
+const COMMITTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const TOLD: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
 
 /// The memory of one mount, bounded.
@@ -21,6 +22,9 @@ pub struct AttrCache {
     roles: Mutex<LruCache<Ino, DirFacts>>,
     /// What lost its last name here, though a program may have it open.
     removed: Mutex<LruCache<Ino, Attr>>,
+    /// Files that this mount committed lately: the version before, and the attributes after. Who read the former while
+    /// the commit was under way must not show it.
+    committed: Mutex<LruCache<Ino, (Version, Attr)>>,
     /// The version that the kernel's pages of a file are of.
     told: Mutex<LruCache<Ino, Version>>,
 }
@@ -39,6 +43,7 @@ impl Default for AttrCache {
             immutable: Mutex::new(LruCache::new(IMMUTABLE)),
             roles: Mutex::new(LruCache::new(ROLES)),
             removed: Mutex::new(LruCache::new(REMOVED)),
+            committed: Mutex::new(LruCache::new(COMMITTED)),
             told: Mutex::new(LruCache::new(TOLD)),
         }
     }
@@ -85,6 +90,22 @@ impl AttrCache {
     /// The kernel refers to the inode no more; true if its last name was removed here.
     pub fn released(&self, ino: Ino) -> bool {
         lock(&self.removed).pop(&ino).is_some()
+    }
+
+    /// This mount committed data over the version `before`.
+    pub fn committed(&self, before: Version, after: &Attr) {
+        if before != after.version {
+            lock(&self.committed).put(after.ino, (before, after.clone()));
+        }
+    }
+
+    /// What replaced attributes that were just read, if that was this mount's own doing in the same moment.
+    pub fn overtaken(&self, attr: &Attr) -> Option<Attr> {
+        let committed = lock(&self.committed);
+        committed
+            .peek(&attr.ino)
+            .filter(|(before, _)| *before == attr.version)
+            .map(|(_, after)| after.clone())
     }
 
     /// Whether the kernel's pages are of this version; from now on they are.

@@ -193,15 +193,19 @@ impl Vfs {
         entry
     }
 
-    /// What is written and not committed yet shows at once on the mount that wrote it; a blob shows what is local of it.
+    /// What is written and not committed yet, or in this moment, shows at once on the mount that wrote it; a blob shows what
+    /// is local of it.
     fn overlay(&self, attr: &Attr, stat: &mut Stat) {
         let open = if attr.kind == FileType::File { self.files.in_use(attr.ino) } else { None };
         match (&attr.content, open) {
             (Content::Blob(blob), None) => {
                 stat.blocks = self.chunks.filled_bytes(blob, attr.size).div_ceil(512);
             }
-            (_, Some(file)) if file.is_dirty() => {
-                let now = file.attr_over(attr.clone());
+            (_, open) if attr.kind == FileType::File => {
+                let overtaken = || self.attrs.overtaken(attr);
+                let Some(now) = open.map(|file| file.attr_over(attr.clone())).or_else(overtaken) else {
+                    return;
+                };
                 (stat.size, stat.blocks) = (now.size, now.blocks);
                 (stat.mtime, stat.ctime) = (now.mtime, now.ctime);
             }

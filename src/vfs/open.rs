@@ -160,6 +160,7 @@ impl Vfs {
         let (before, merges) = file.lineage();
         let attr = file.flush().await?;
         self.attrs.forget(attr.ino);
+        self.attrs.committed(before, &attr);
         if file.lineage().1 == merges {
             self.attrs.told_moves(attr.ino, before, attr.version);
         } else {

@@ -39,6 +39,9 @@ pub struct Stat {
     mtime: Option<i64>,
 }
 
+/// Paths, with what they are and what is in them.
+pub type Tree = BTreeMap<String, (Stat, Option<Value>)>;
+
 /// A directory, with the files that are open in it.
 pub struct Side {
     root: PathBuf,
@@ -217,30 +220,30 @@ impl Side {
         }
     }
 
-    /// Everything below: what each path is, and what is in it.
-    pub fn tree(&self) -> BTreeMap<String, (Stat, Option<Value>)> {
+    /// Everything below: what each path is, and what is in it. `None` if something of it vanishes meanwhile.
+    pub fn tree(&self) -> Option<Tree> {
         let mut found = BTreeMap::new();
         let mut waiting = vec![String::from(".")];
         while let Some(path) = waiting.pop() {
             let stat = match self.on_path(&Op::Stat { path: path.clone() }) {
                 Ok(Value::Stat(stat)) => stat,
-                other => panic!("{}: {other:?}", self.at(&path).display()),
+                _ => return None,
             };
             let content = match stat.kind.as_str() {
                 "Directory" => {
-                    let Ok(Value::Names(names)) = self.list(&path) else { panic!("list {path}") };
+                    let Ok(Value::Names(names)) = self.list(&path) else { return None };
                     for name in names.keys().filter(|n| *n != b"." && *n != b"..") {
                         waiting.push(format!("{path}/{}", String::from_utf8_lossy(name)));
                     }
                     Some(Value::Names(names))
                 }
-                "RegularFile" => Some(self.read_file(&path).expect("read")),
-                "Symlink" => Some(self.on_path(&Op::Readlink { path: path.clone() }).expect("readlink")),
+                "RegularFile" => Some(self.read_file(&path).ok()?),
+                "Symlink" => Some(self.on_path(&Op::Readlink { path: path.clone() }).ok()?),
                 _ => None,
             };
             found.insert(path, (stat, content));
         }
-        found
+        Some(found)
     }
 }
 

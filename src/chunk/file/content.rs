@@ -90,10 +90,15 @@ impl FileContent {
         with_news(&state, state.attr.clone())
     }
 
-    /// Attributes that were just read, with the size and mtime of what is not flushed yet.
+    /// Attributes that were just read, with the size and mtime of what is not flushed yet, or of what was committed here
+    /// while they were being read.
     #[must_use]
-    pub fn attr_over(&self, attr: Attr) -> Attr {
-        with_news(&self.state(), attr)
+    pub fn attr_over(&self, mut attr: Attr) -> Attr {
+        let state = self.state();
+        if state.is_past(&attr) {
+            attr.take_data_of(&state.attr);
+        }
+        if state.is_modified() || state.committing.is_some() { with_news(&state, attr) } else { attr }
     }
 
     /// Sets the file's times by `set`, with no flush under way that would set them again: neither one that runs now nor
