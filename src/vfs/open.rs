@@ -69,9 +69,12 @@ impl Vfs {
             && !writes(flags)
             && self.files.in_use(ino).is_none()
         {
-            let content = self.chunks.open_blob(*blob, attr.size).await?;
+            let data = match attr.size {
+                0 => Data::Empty,
+                size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
+            };
             let (keep, drop) = grant(true, true);
-            return Ok(self.opened(Handle { ino, flags, data: Data::Blob(content) }, keep, drop));
+            return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
         }
         let file = self.files.open(attr)?;
         // Linux empties the file though it be opened for reading.
