@@ -185,6 +185,23 @@ async fn times_set_after_a_write_stay() {
     assert!(file.flush().await.expect("flush").mtime > before);
 }
 
+/// A release commits while somebody asks for attributes: who read them before must not show them after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_attributes_read_before_a_commit_are_overtaken() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    file.write(0, pattern(1, 5000)).await.expect("write");
+    file.flush().await.expect("flush");
+    let early = a.meta.getattr(ino).await.expect("attr");
+    file.truncate(100).await.expect("truncate");
+    assert_eq!(file.attr_over(early.clone()).size, 100, "before the commit");
+    let after = file.flush().await.expect("flush");
+    let shown = file.attr_over(early);
+    assert_eq!((shown.size, shown.mtime, shown.version), (100, after.mtime, after.version), "after it");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_fast_to_read_and_the_rest_says_so() {
     let world = World::new();
