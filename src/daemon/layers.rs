@@ -115,11 +115,10 @@ impl Layers {
     /// Takes them down from the top: writes what is open, then ends what runs, then the session. All steps are taken;
     /// the first error is returned.
     pub(super) async fn stop(self) -> Result<()> {
-        let written = self.vfs.shutdown().await;
         let flushed = self.files.close(UPLOADS).await.context(|| "writing what was open");
         let cached = self.chunks.shutdown(UPLOADS).await;
         let closed = self.meta.close().await;
-        written.and(flushed).and(cached).and(closed)
+        flushed.and(cached).and(closed)
     }
 }
 

@@ -26,6 +26,15 @@ fn grant(immutable: bool, same: bool) -> (bool, bool) {
     (keep_cache, drop_attrs)
 }
 
+/// What has data that can be opened and cut.
+fn regular(attr: &Attr) -> Result<()> {
+    match attr.kind {
+        FileType::File => Ok(()),
+        FileType::Dir => Err(Error::new(Kind::IsDirectory, format!("inode {}", attr.ino))),
+        _ => Err(Error::new(Kind::Invalid, format!("inode {} is no regular file", attr.ino))),
+    }
+}
+
 fn writes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
 }
@@ -59,11 +68,7 @@ impl Vfs {
     }
 
     async fn open_attr(self: &Arc<Self>, attr: &Attr, flags: i32) -> Result<Opened> {
-        match attr.kind {
-            FileType::File => {}
-            FileType::Dir => return Err(Error::new(Kind::IsDirectory, format!("inode {}", attr.ino))),
-            _ => return Err(Error::new(Kind::Invalid, format!("inode {} is no regular file", attr.ino))),
-        }
+        regular(attr)?;
         let ino = attr.ino;
         if let Content::Blob(blob) = &attr.content
             && !writes(flags)
@@ -129,8 +134,8 @@ impl Vfs {
         let handle = self.handles.get(fh)?;
         match &handle.data {
             // What has no name nobody can open, so there is nobody to write it out for.
-            Data::File(_) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
-                self.commit(&handle).await
+            Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
+                self.write_out(file).await
             }
             _ => Ok(()),
         }
@@ -140,7 +145,7 @@ impl Vfs {
     pub async fn fsync(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            Data::File(_) => self.commit(&handle).await,
+            Data::File(file) => self.write_out(file).await,
             Data::Private(file) => {
                 let file = Arc::clone(file);
                 blocking(move || {
@@ -150,11 +155,6 @@ impl Vfs {
             }
             Data::Blob(_) | Data::Empty => Ok(()),
         }
-    }
-
-    async fn commit(&self, handle: &Handle) -> Result<()> {
-        let Data::File(file) = &handle.data else { return Ok(()) };
-        self.write_out(file).await
     }
 
     /// Commits what is new in a file. The kernel's pages, which have all that was written here, are of the new version
@@ -178,7 +178,7 @@ impl Vfs {
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
             Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => {
-                self.commit(&handle).await
+                self.write_out(file).await
             }
             _ => Ok(()),
         };
@@ -195,11 +195,7 @@ impl Vfs {
             return file.truncate(size).await;
         }
         let attr = self.meta.getattr(ino).await?;
-        match attr.kind {
-            FileType::File => {}
-            FileType::Dir => return Err(Error::new(Kind::IsDirectory, format!("inode {ino}"))),
-            _ => return Err(Error::new(Kind::Invalid, format!("inode {ino} is no regular file"))),
-        }
+        regular(&attr)?;
         let file = self.files.open(&attr)?;
         file.truncate(size).await?;
         self.write_out(&file).await

@@ -1,5 +1,5 @@
-//! What a mount does besides answering: it keeps deleted files alive while they are open here, lets go of those that
-//! nobody holds, and writes out what is open when it stops.
+//! What a mount does besides answering: it keeps deleted files alive while they are open here, and lets go of those that
+//! nobody holds.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -30,12 +30,6 @@ impl Vfs {
             tracing::debug!("{} deleted files that nobody has open are gone", reaped.len());
         }
         Ok(())
-    }
-
-    /// Writes out what is new in any file. The first error is returned after all were tried: what could not be written
-    /// stays in the local cache only.
-    pub async fn shutdown(&self) -> Result<()> {
-        self.files.flush_all().await
     }
 }
 
