@@ -14,6 +14,7 @@ mod blobs;
 mod data;
 mod events;
 mod gc;
+mod groups;
 mod hints;
 mod hub_rows;
 mod ids;
@@ -57,6 +58,7 @@ pub use self::attr::Attr;
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::groups::needs_groups;
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
 pub use self::make::New;
@@ -65,7 +67,7 @@ pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, Layout, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, Under,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;

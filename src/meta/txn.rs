@@ -6,7 +6,7 @@ use super::Meta;
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
 use super::schema::{self, Content, InodeRow};
 use crate::error::{Kind, Result};
-use crate::types::{FileType, Ino, Timestamp};
+use crate::types::{FileType, Ino, ObjectId, Timestamp};
 
 /// A transaction in the making.
 pub(super) struct Build(pub Txn);
@@ -32,6 +32,12 @@ impl Build {
 
     pub fn del_map(&mut self, map: String) {
         self.0.write.push(Write::DelMap(map));
+    }
+
+    /// A chunk row no longer refers to the object: it goes to the trash unless another one does.
+    pub fn release(&mut self, object: ObjectId, now: Timestamp) {
+        let (shared, trash) = (schema::shared_key(object), schema::trash_key(object));
+        self.0.write.push(Write::Release(shared, trash, schema::time_value(now)));
     }
 
     pub fn add(&mut self, key: Key, n: i64) {
@@ -83,9 +89,11 @@ impl Meta {
 /// The bytes that an inode counts for in the volume's usage. Blobs are counted apart: many names share one.
 pub(super) fn usage(row: &InodeRow) -> i64 {
     match (row.kind, &row.content) {
-        (FileType::File, Content::Inline(_) | Content::Extents) => {
-            i64::try_from(row.size).unwrap_or(i64::MAX)
+        // Holes take nothing; nor does a blob under the file, as under its own name.
+        (FileType::File, Content::Extents) => {
+            i64::try_from(row.data().unwrap_or(row.size)).unwrap_or(i64::MAX)
         }
+        (FileType::File, Content::Inline(_)) => i64::try_from(row.size).unwrap_or(i64::MAX),
         _ => 0,
     }
 }

@@ -92,7 +92,8 @@ impl Meta {
             build.set_row(ino, &row)?;
         }
         if last && row.kind == FileType::File {
-            let orphan = OrphanRow { since: now, held_until: self.hold_until(now), reaping: None };
+            let orphan =
+                OrphanRow { since: now, held_until: self.hold_until(now), reaping: None, grouped: false };
             build.set(schema::orphan_key(ino), schema::encode(&orphan)?);
         }
         let mut attr = Attr::new(ino, row, None, 0);

@@ -13,7 +13,9 @@ mod content;
 mod fill;
 mod flight;
 mod flush;
+mod hole;
 mod object;
+mod place;
 mod put;
 mod read;
 mod state;
@@ -44,7 +46,9 @@ use crate::source::bucket::Bucket;
 use crate::types::{BlobId, FileType, Ino};
 
 pub use content::FileContent;
+pub use hole::Allocate;
 pub use sweep::GRACE;
+pub use write::MAX_SIZE;
 
 /// Bytes of uploads in memory at once, in all files together; one chunk may be more.
 const UPLOAD_BYTES: usize = 32 << 20;

@@ -21,7 +21,12 @@ fn row() -> InodeRow {
         parent: Ino::ROOT,
         mode_set: true,
         chunks: 7,
+        layout: Layout { data: Some(5), grouped: true, under: Some(under()) },
     }
+}
+
+fn under() -> Under {
+    Under { blob: BlobId::Git([0xfe; 20]), size: 1 << 40, len: 3 }
 }
 
 fn round_trip(row: &InodeRow) -> InodeRow {
@@ -76,7 +81,7 @@ fn fields_that_are_missing_at_the_end_have_defaults() {
     value[2] = 16;
     value.truncate(value.len() - 2);
     let old = decode_row(Ino(5), &value).expect("decode");
-    assert_eq!(old, InodeRow { mode_set: false, chunks: 0, ..row });
+    assert_eq!(old, InodeRow { mode_set: false, chunks: 0, layout: Layout::default(), ..row });
 }
 
 #[test]
