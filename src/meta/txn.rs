@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Meta;
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
 use super::schema::{self, Content, InodeRow};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::types::{FileType, Ino, Timestamp};
 
 /// A transaction in the making.
@@ -69,14 +69,15 @@ impl Meta {
         Build(Txn { session: Some(self.session()), ..Txn::default() })
     }
 
+    /// Commits, under another session if this one turns out to be lost. Not for what names the session as a holder.
     pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
-        let outcome = self.kv().commit(build.0).await;
-        if let Err(error) = &outcome
-            && error.kind() == Kind::Fenced
-        {
-            self.note_fenced();
-        }
-        outcome
+        self.0.identity.commit(build.0).await
+    }
+
+    /// Commits under the session that the transaction bears and no other: [`Kind::Fenced`](crate::error::Kind::Fenced) if it
+    /// is lost.
+    pub(super) async fn commit_as_it_is(&self, build: Build) -> Result<Outcome> {
+        self.kv().commit(build.0).await
     }
 }
 

@@ -11,7 +11,7 @@
 //! | `locks` | flock for the whole cluster |
 //! | `private` | what belongs to one user on one node |
 //! | `virtual_ino`, `present` | inodes of this mount only; how inodes are shown |
-//! | `push`, `attr_cache` | what is remembered, and when it is dropped |
+//! | `push`, `attr_cache`, `long` | what is remembered, and when it is dropped |
 
 mod attr_cache;
 mod change;
@@ -20,6 +20,7 @@ mod handles;
 mod io;
 pub mod lazy;
 mod locks;
+mod long;
 mod lookup;
 mod open;
 mod present;
@@ -74,6 +75,7 @@ pub struct Vfs {
     handles: handles::Handles,
     attrs: attr_cache::AttrCache,
     locks: locks::Locks,
+    long: long::LongLived,
     invalidations: Invalidations,
     opts: VfsOptions,
 }
@@ -100,6 +102,7 @@ impl Vfs {
             handles: handles::Handles::default(),
             attrs: attr_cache::AttrCache::default(),
             locks: locks::Locks::default(),
+            long: long::LongLived::default(),
             invalidations,
             opts,
         });
