@@ -15,6 +15,7 @@ use super::hints::Hints;
 use super::ids::Ids;
 use super::kv::{Event, Expect, Key, Kv, Outcome, SESSIONS, Txn, Write, session_field};
 use super::locks::HeldLocks;
+use super::quota::Quota;
 use super::schema::{self, DEAD};
 use super::settings::{TOMBSTONE_TTL, prepare};
 use super::{Inner, Meta};
@@ -95,6 +96,7 @@ impl Meta {
             last_version: AtomicU64::new(0),
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
+            quota: Quota::default(),
             fenced: AtomicBool::new(false),
             tasks: Mutex::default(),
         }));

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::Meta;
+use super::attr::usage_of;
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
-use super::schema::{self, Content, InodeRow};
+use super::schema::{self, InodeRow};
 use crate::error::{Kind, Result};
-use crate::types::{FileType, Ino, Timestamp};
+use crate::types::{Ino, Timestamp};
 
 /// A transaction in the making.
 pub(super) struct Build(pub Txn);
@@ -37,6 +38,14 @@ impl Build {
     pub fn add(&mut self, key: Key, n: i64) {
         if n != 0 {
             self.0.write.push(Write::Add(key, n));
+        }
+    }
+
+    /// As `add`; what is added, but not what is given back, is held to the bound if there is one.
+    pub fn add_within(&mut self, key: Key, n: i64, bound: Option<i64>) {
+        match bound {
+            Some(bound) if n > 0 => self.0.write.push(Write::AddBounded(key, n, bound)),
+            _ => self.add(key, n),
         }
     }
 
@@ -82,10 +91,5 @@ impl Meta {
 
 /// The bytes that an inode counts for in the volume's usage. Blobs are counted apart: many names share one.
 pub(super) fn usage(row: &InodeRow) -> i64 {
-    match (row.kind, &row.content) {
-        (FileType::File, Content::Inline(_) | Content::Extents) => {
-            i64::try_from(row.size).unwrap_or(i64::MAX)
-        }
-        _ => 0,
-    }
+    usage_of(row.kind, &row.content, row.uncounted, row.size).cast_signed()
 }

@@ -83,7 +83,7 @@ impl Meta {
         let last = row.kind == FileType::Dir || row.nlink <= 1;
         row.nlink = if last { 0 } else { row.nlink - 1 };
         if last {
-            build.add(schema::inodes_key(), -1);
+            build.add(schema::inodes_key(), if row.uncounted { 0 } else { -1 });
             build.add(schema::bytes_key(), -usage(&row));
         }
         if last && row.kind != FileType::File {

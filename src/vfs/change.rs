@@ -258,6 +258,12 @@ impl Vfs {
             (None, _) => self.meta.getattr(ino).await?,
         };
         self.attrs.forget(ino);
+        if set.atime.is_some() {
+            self.atimes.set(&attr);
+            if let Some(file) = self.files.in_use(ino) {
+                file.refresh(&attr);
+            }
+        }
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))
     }

@@ -189,6 +189,7 @@ impl Vfs {
     pub(super) fn entry(&self, attr: &Attr) -> Entry {
         self.attrs.learn(attr);
         let mut entry = present::entry(attr, &self.opts);
+        entry.stat.atime = self.atimes.shown(attr.ino, attr.atime);
         self.overlay(attr, &mut entry.stat);
         entry
     }
@@ -274,6 +275,7 @@ impl Vfs {
             Some(attr) => attr,
             None => self.meta.getattr(ino).await?,
         };
+        self.accessed(&attr);
         match attr.content {
             Content::Symlink(target) => Ok(target),
             _ => Err(Error::new(Kind::Invalid, format!("inode {ino} is no symbolic link"))),

@@ -101,6 +101,7 @@ impl Vfs {
             Change::Entry { parent, name } => self.invalidations.entry(parent, name),
             Change::Inode { ino } => {
                 self.attrs.forget(ino);
+                self.atimes.heard(ino);
                 self.invalidations.attrs(ino);
             }
             Change::Unlocked { .. } => {}

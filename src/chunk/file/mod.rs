@@ -9,6 +9,7 @@
 //! not evicted, and goes with the next one. Of two mounts that write at once, the later flush wins where both wrote, and
 //! nothing is lost where only one did. Memory is bounded, whatever the size of the file.
 
+mod claim;
 mod content;
 mod fill;
 mod flight;
