@@ -110,10 +110,11 @@ impl Meta {
             build.add(schema::bytes_key(), usage(&row) - usage(&old));
         }
         build.inode_changed(ino);
-        match self.commit(build).await? {
+        let attr = Attr::new(ino, row, None, 0);
+        match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_row(ino, &raw);
-                Ok(Some(Committed::Applied(Attr::new(ino, row, None, 0))))
+                Ok(Some(Committed::Applied(attr)))
             }
             Outcome::Conflict(_) => {
                 self.hints().forget_row(ino);

@@ -183,9 +183,13 @@ pub(super) fn decode<T: DeserializeOwned>(value: &[u8], what: impl FnOnce() -> S
 
 /// The field of an inode's row in its map.
 pub(super) const ATTR: &[u8] = b"a";
+/// Of a directory: when its list of names last changed.
+pub(super) const CHANGED: &[u8] = b"m";
+/// Of a directory: how many directories are in it.
+pub(super) const SUBDIRS: &[u8] = b"n";
 /// The fields that make an [`Attr`](super::Attr).
 pub(super) const ATTR_FIELDS: [Bytes; 3] =
-    [Bytes::from_static(ATTR), Bytes::from_static(b"m"), Bytes::from_static(b"n")];
+    [Bytes::from_static(ATTR), Bytes::from_static(CHANGED), Bytes::from_static(SUBDIRS)];
 
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
@@ -198,11 +202,11 @@ pub(super) fn attr_key(ino: Ino) -> Key {
 }
 
 pub(super) fn changed_key(dir: Ino) -> Key {
-    Key::new(inode_map(dir.0), &b"m"[..])
+    Key::new(inode_map(dir.0), CHANGED)
 }
 
 pub(super) fn subdirs_key(dir: Ino) -> Key {
-    Key::new(inode_map(dir.0), &b"n"[..])
+    Key::new(inode_map(dir.0), SUBDIRS)
 }
 
 pub(super) fn attr_keys(ino: Ino) -> [Key; 3] {
