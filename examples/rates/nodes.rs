@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use hfmount::chunk::cache::{CacheDir, CacheLimits};
 use hfmount::chunk::{Chunks, ChunksOptions, Files};
-use hfmount::meta::url::MetaUrl;
+use hfmount::meta::sqlite::Missing;
+use hfmount::meta::url::{MetaUrl, open_engine};
 use hfmount::meta::{Meta, SessionInfo};
 use hfmount::source::bucket::{Bucket, BucketSource};
 use hfmount::types::{Ino, Timestamp};
@@ -107,7 +108,7 @@ async fn operation(vfs: &Arc<Vfs>, dir: Ino, name: &[u8], what: What) -> hfmount
 
 async fn node(redis: &str) -> Result<Node, Box<dyn std::error::Error + Send + Sync>> {
     let dir = tempfile::TempDir::with_prefix("hfmount-rates-")?;
-    let kv = redis.parse::<MetaUrl>()?.open(hfmount::meta::sqlite::Missing::Create).await?;
+    let kv = open_engine(&MetaUrl::parse(redis)?, Missing::Create).await?;
     let info = SessionInfo {
         host: "rates".into(),
         pid: std::process::id(),
