@@ -137,11 +137,12 @@ impl Meta {
             build.del(schema::tombstone_key(name));
         }
         build.entry_changed(parent, name);
-        match self.commit(build).await? {
+        let attr = Attr::new(ino, row, None, 0);
+        match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_entry(parent, name, &entry);
                 self.hints().learn_row(ino, &raw);
-                Ok(Some(Attr::new(ino, row, None, 0)))
+                Ok(Some(attr))
             }
             Outcome::Conflict(at) if at == taken => Err(Kind::Exists.into()),
             Outcome::Conflict(at) if at == used => {

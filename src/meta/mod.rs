@@ -28,6 +28,7 @@ pub mod memory;
 mod orphans;
 mod publish;
 mod quota;
+mod recent;
 pub mod redis;
 mod refs;
 mod rename;
@@ -51,11 +52,12 @@ use tokio::task::JoinHandle;
 
 use self::hints::Hints;
 use self::ids::Ids;
-use self::kv::Kv;
+use self::kv::{Change, Kv};
 use self::locks::HeldLocks;
 use self::quota::Quota;
+use self::recent::Recent;
 use crate::error::{Error, Kind, Result};
-use crate::types::{ObjectId, SessionId, Version};
+use crate::types::{Ino, ObjectId, SessionId, Version};
 
 pub use self::accessed::Access;
 pub use self::attr::Attr;
@@ -89,6 +91,7 @@ struct Inner {
     info: SessionInfo,
     ttl: Duration,
     hints: Hints,
+    recent: Recent,
     ids: Ids,
     held: HeldLocks,
     /// Seen without a row.
@@ -159,6 +162,25 @@ impl Meta {
     fn hints(&self) -> &Hints {
         &self.0.hints
     }
+
+    /// The attributes of an inode if this mount read or made them less than `age` ago and has not heard of a change since,
+    /// and how old they are. What this mount committed is in them. No round trip. The content of a file is left out.
+    #[must_use]
+    pub fn recent(&self, ino: Ino, age: Duration) -> Option<(Attr, Duration)> {
+        self.0.recent.get(ino, age)
+    }
+
+    /// Another mount made this change: for who hears of it before this session's own listener does.
+    pub fn heard(&self, change: &Change) {
+        self.0.hints.heard(change);
+        self.0.recent.heard(change);
+    }
+
+    /// Changes may have been missed.
+    pub fn missed_changes(&self) {
+        self.0.hints.clear();
+        self.0.recent.clear();
+    }
 }
 
 /// Whether `name` can be the name of an entry.
@@ -175,7 +197,7 @@ fn check_name(name: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{BlobId, Commit, Ino, Timestamp};
+    use crate::types::{BlobId, Commit, Timestamp};
 
     /// The layers above spawn every verb.
     #[test]

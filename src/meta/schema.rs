@@ -193,9 +193,19 @@ pub(super) fn decode<T: DeserializeOwned>(value: &[u8], what: impl FnOnce() -> S
 
 /// The field of an inode's row in its map.
 pub(super) const ATTR: &[u8] = b"a";
+/// Of a directory: when its list of names last changed.
+pub(super) const CHANGED: &[u8] = b"m";
+/// Of a directory: how many directories are in it.
+pub(super) const SUBDIRS: &[u8] = b"n";
+/// When it was last read, if that was recorded apart from the row.
+pub(super) const ACCESSED: &[u8] = b"t";
 /// The fields that make an [`Attr`](super::Attr).
-pub(super) const ATTR_FIELDS: [Bytes; 4] =
-    [Bytes::from_static(ATTR), Bytes::from_static(b"m"), Bytes::from_static(b"n"), Bytes::from_static(b"t")];
+pub(super) const ATTR_FIELDS: [Bytes; 4] = [
+    Bytes::from_static(ATTR),
+    Bytes::from_static(CHANGED),
+    Bytes::from_static(SUBDIRS),
+    Bytes::from_static(ACCESSED),
+];
 
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
@@ -208,15 +218,15 @@ pub(super) fn attr_key(ino: Ino) -> Key {
 }
 
 pub(super) fn changed_key(dir: Ino) -> Key {
-    Key::new(inode_map(dir.0), &b"m"[..])
+    Key::new(inode_map(dir.0), CHANGED)
 }
 
 pub(super) fn subdirs_key(dir: Ino) -> Key {
-    Key::new(inode_map(dir.0), &b"n"[..])
+    Key::new(inode_map(dir.0), SUBDIRS)
 }
 
 pub(super) fn accessed_key(ino: Ino) -> Key {
-    Key::new(inode_map(ino.0), &b"t"[..])
+    Key::new(inode_map(ino.0), ACCESSED)
 }
 
 pub(super) fn xattrs_key(ino: Ino) -> Key {

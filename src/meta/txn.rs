@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Meta;
-use super::attr::usage_of;
+use super::attr::{Attr, usage_of};
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
 use super::schema::{self, InodeRow};
 use crate::error::{Kind, Result};
@@ -79,7 +79,18 @@ impl Meta {
     }
 
     pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
-        let outcome = self.kv().commit(build.0).await;
+        self.commit_making(build, None).await
+    }
+
+    /// The same, knowing what an inode that it writes is afterwards. Of a directory that is known only when it is made.
+    pub(super) async fn commit_making(&self, Build(txn): Build, made: Option<&Attr>) -> Result<Outcome> {
+        let pending = self.0.recent.begin(&txn.write);
+        let outcome = self.kv().commit(txn).await;
+        match &outcome {
+            Ok(Outcome::Applied) => pending.applied(made),
+            Ok(_) => pending.refused(),
+            Err(_) => {}
+        }
         if let Err(error) = &outcome
             && error.kind() == Kind::Fenced
         {

@@ -223,9 +223,14 @@ impl Vfs {
                 {
                     return Some(Ok((present::provisional_dir(ino, &self.opts), Duration::ZERO)));
                 }
-                let attr = self.attrs.immutable(ino)?;
+                if let Some(attr) = self.attrs.immutable(ino) {
+                    let entry = self.entry(&attr);
+                    return Some(Ok((entry.stat, entry.attr_ttl)));
+                }
+                // The kernel asks again after whatever it changed itself; together they rely on it for no longer.
+                let (attr, age) = self.meta.recent(ino, self.opts.attr_ttl)?;
                 let entry = self.entry(&attr);
-                return Some(Ok((entry.stat, entry.attr_ttl)));
+                return Some(Ok((entry.stat, self.opts.attr_ttl.saturating_sub(age))));
             }
             Which::Private => return None,
             Which::HubLink => present::hub_link(&self.opts),
