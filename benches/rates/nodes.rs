@@ -116,7 +116,6 @@ async fn node(redis: &str) -> Result<Node, Box<dyn std::error::Error + Send + Sy
         started: Timestamp::now(),
         version: env!("CARGO_PKG_VERSION").into(),
         read_only: false,
-        relatime: false,
     };
     let meta = Meta::open(kv, info, Duration::from_secs(60)).await?;
     let limits = CacheLimits { free_ratio: 0.0, ..CacheLimits::default() };
