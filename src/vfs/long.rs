@@ -53,12 +53,20 @@ impl LongLived {
 
     /// Takes note of a name that was read when there were so many `changes`. False: it must not be granted.
     pub fn name(&self, parent: Ino, name: &[u8], changes: u64) -> bool {
-        self.note(changes, |granted| note(&mut granted.names, (parent, Bytes::copy_from_slice(name))))
+        self.name_at(parent, name, changes, Instant::now())
+    }
+
+    fn name_at(&self, parent: Ino, name: &[u8], changes: u64, now: Instant) -> bool {
+        self.note(changes, |granted| note(&mut granted.names, (parent, Bytes::copy_from_slice(name)), now))
     }
 
     /// The same for an inode's attributes.
     pub fn attrs(&self, ino: Ino, changes: u64) -> bool {
-        self.note(changes, |granted| note(&mut granted.attrs, ino))
+        self.attrs_at(ino, changes, Instant::now())
+    }
+
+    fn attrs_at(&self, ino: Ino, changes: u64, now: Instant) -> bool {
+        self.note(changes, |granted| note(&mut granted.attrs, ino, now))
     }
 
     fn note(&self, changes: u64, note: impl FnOnce(&mut Granted) -> bool) -> bool {
@@ -94,9 +102,12 @@ impl LongLived {
 
     /// Everything that the kernel may still rely on, for who tells it to forget.
     pub fn take(&self) -> (Vec<(Ino, Bytes)>, Vec<Ino>) {
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&self, now: Instant) -> (Vec<(Ino, Bytes)>, Vec<Ino>) {
         let mut granted = self.lock();
         self.changes.fetch_add(1, Ordering::SeqCst);
-        let now = Instant::now();
         let names = granted.names.iter().filter(|(_, until)| **until > now).map(|(k, _)| k.clone()).collect();
         let attrs = granted.attrs.iter().filter(|(_, until)| **until > now).map(|(k, _)| *k).collect();
         granted.names.clear();
@@ -116,8 +127,7 @@ impl Granted {
 }
 
 /// What is granted last runs out last: if the list is full, only its oldest entry can have run out.
-fn note<K: std::hash::Hash + Eq>(list: &mut LruCache<K, Instant>, key: K) -> bool {
-    let now = Instant::now();
+fn note<K: std::hash::Hash + Eq>(list: &mut LruCache<K, Instant>, key: K, now: Instant) -> bool {
     if list.len() >= MOST && !list.contains(&key) {
         match list.peek_lru() {
             Some((_, until)) if *until > now => return false,
@@ -132,8 +142,8 @@ fn note<K: std::hash::Hash + Eq>(list: &mut LruCache<K, Instant>, key: K) -> boo
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_granted_is_bounded_and_taken_once() {
+    #[test]
+    fn what_is_granted_is_bounded_and_taken_once() {
         let long = LongLived::default();
         assert!(long.is_empty());
         for n in 0..MOST as u64 {
@@ -144,10 +154,10 @@ mod tests {
         assert!(long.name(Ino(1), b"a", 0) && long.name(Ino(1), b"b", 0));
         long.forget_name(Ino(1), &Bytes::from_static(b"a"));
         assert!(!long.name(Ino(1), b"a", 0), "it may have changed since it was read");
-        tokio::time::advance(LONG + Duration::from_secs(1)).await;
-        assert!(long.attrs(Ino(MOST as u64), 1), "the oldest ran out");
-        assert!(long.name(Ino(1), b"c", 1));
-        let (names, attrs) = long.take();
+        let later = Instant::now() + LONG + Duration::from_secs(1);
+        assert!(long.attrs_at(Ino(MOST as u64), 1, later), "the oldest ran out");
+        assert!(long.name_at(Ino(1), b"c", 1, later));
+        let (names, attrs) = long.take_at(later);
         assert_eq!(names, [(Ino(1), Bytes::from_static(b"c"))], "what ran out needs no word");
         assert_eq!(attrs, [Ino(MOST as u64)]);
         assert!(long.is_empty());

@@ -220,6 +220,7 @@ impl Vfs {
     pub(super) fn entry(&self, attr: &Attr) -> Entry {
         self.attrs.learn(attr);
         let mut entry = present::entry(attr, &self.opts);
+        entry.stat.atime = self.atimes.shown(attr.ino, attr.atime);
         self.overlay(attr, &mut entry.stat);
         entry
     }
@@ -254,8 +255,12 @@ impl Vfs {
                     return Some(Ok((present::provisional_dir(ino, &self.opts), Duration::ZERO)));
                 }
                 let changes = self.long.changes();
-                let attr = self.remembered(ino)?;
-                return Some(Ok((self.entry(&attr).stat, self.attr_ttl_of(&attr, changes))));
+                if let Some(attr) = self.remembered(ino) {
+                    return Some(Ok((self.entry(&attr).stat, self.attr_ttl_of(&attr, changes))));
+                }
+                // The kernel asks again after whatever it changed itself; together they rely on it for no longer.
+                let (attr, age) = self.meta.recent(ino, self.opts.attr_ttl)?;
+                return Some(Ok((self.entry(&attr).stat, self.opts.attr_ttl.saturating_sub(age))));
             }
             Which::Private => return None,
             Which::HubLink => present::hub_link(&self.opts),
@@ -305,6 +310,7 @@ impl Vfs {
             Some(attr) => attr,
             None => self.meta.getattr(ino).await?,
         };
+        self.accessed(&attr);
         match attr.content {
             Content::Symlink(target) => Ok(target),
             _ => Err(Error::new(Kind::Invalid, format!("inode {ino} is no symbolic link"))),

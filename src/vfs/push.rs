@@ -146,6 +146,8 @@ impl Vfs {
         if own {
             return;
         }
+        // Before the kernel asks again.
+        self.meta.heard(&change);
         match change {
             Change::Entry { parent, name } => {
                 self.long.forget_name(parent, &name);
@@ -153,6 +155,7 @@ impl Vfs {
             }
             Change::Inode { ino } => {
                 self.attrs.forget(ino);
+                self.atimes.heard(ino);
                 self.long.forget_attrs(ino);
                 self.invalidations.attrs(ino);
             }
@@ -176,6 +179,7 @@ impl Vfs {
     pub(super) fn lost_push(self: &Arc<Self>) {
         tracing::warn!("the metadata's push channel was interrupted: dropping what is cached");
         self.attrs.clear();
+        self.meta.missed_changes();
         self.locks.wake_all();
         if let Some(lazy) = &self.lazy {
             lazy.forget_all();

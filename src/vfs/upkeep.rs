@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Vfs, push};
+use super::{Vfs, atime, push};
 use crate::error::Result;
 use crate::meta::Meta;
 
@@ -20,7 +20,11 @@ impl Vfs {
         tokio::spawn(push::follow_changes(Arc::downgrade(self), self.meta.clone()));
         tokio::spawn(push::follow_blobs(Arc::downgrade(self), self.chunks.events()));
         tokio::spawn(push::watch_silence(Arc::downgrade(self)));
-        tokio::spawn(upkeep(Arc::downgrade(self), every(&self.meta), self.meta.renewals()));
+        let every = every(&self.meta);
+        tokio::spawn(upkeep(Arc::downgrade(self), every, self.meta.renewals()));
+        if self.notes_accesses() {
+            tokio::spawn(record_accesses(Arc::downgrade(self), every));
+        }
     }
 
     async fn upkeep_once(&self) -> Result<()> {
@@ -58,5 +62,13 @@ async fn upkeep(vfs: Weak<Vfs>, every: Duration, mut renewals: watch::Receiver<u
         if renewed {
             vfs.retake_locks().await;
         }
+    }
+}
+
+async fn record_accesses(vfs: Weak<Vfs>, patience: Duration) {
+    loop {
+        tokio::time::sleep(atime::EVERY).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        vfs.record_accesses(patience).await;
     }
 }
