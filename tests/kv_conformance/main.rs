@@ -96,4 +96,6 @@ conformance!(
     slow_watchers_hear_lost,
     heartbeats_run_out,
     info_names_the_engine,
+    one_clock_for_all,
+    what_was_heard_is_known,
 );

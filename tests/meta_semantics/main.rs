@@ -11,6 +11,7 @@ mod races;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod rename;
+mod renewal;
 mod rows;
 mod world;
 
@@ -80,6 +81,19 @@ on_all_engines! {
         conversions,
         released_with_an_event,
         many_owners_one_at_a_time,
+        who_waited_long_comes_first,
+        a_place_in_the_line_is_given_up,
+    }
+    renewal::{
+        it_goes_on_under_another_session,
+        heartbeats_notice_by_themselves,
+        all_who_notice_at_once_get_one_session,
+        what_others_wrote_meanwhile_counts,
+        locks_are_lost_with_the_session,
+        a_server_may_forget_a_session,
+        a_server_that_does_not_answer_is_no_reason_to_give_up,
+        clocks_that_are_off_delete_nothing_early,
+        numbers_are_not_reused_after_the_server_went_back,
     }
     fencing::{
         sessions_are_listed,
