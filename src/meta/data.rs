@@ -113,11 +113,12 @@ impl Meta {
             build.add(schema::inodes_key(), i64::from(old.uncounted));
         }
         build.inode_changed(ino);
-        match self.commit(build).await? {
+        let attr = Attr::new(ino, row, None, 0);
+        match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_row(ino, &raw);
-                self.note_growth(if row.nlink > 0 { growth } else { 0 });
-                Ok(Some(Committed::Applied(Attr::new(ino, row, None, 0))))
+                self.note_growth(if attr.nlink > 0 { growth } else { 0 });
+                Ok(Some(Committed::Applied(attr)))
             }
             Outcome::Conflict(_) => {
                 self.hints().forget_row(ino);
@@ -184,7 +185,7 @@ impl Meta {
                 build.set(key, schema::encode(list)?);
             }
         }
-        let now = schema::time_value(row.ctime);
+        let now = schema::time_value(self.now());
         for object in dead {
             build.set(schema::trash_key(object), now.clone());
         }

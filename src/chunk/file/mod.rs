@@ -14,6 +14,7 @@ mod content;
 mod fill;
 mod flight;
 mod flush;
+mod object;
 mod put;
 mod read;
 mod state;
@@ -84,6 +85,7 @@ struct Shared {
     /// In KiB.
     fetches: Semaphore,
     queue: Arc<Semaphore>,
+    recent: object::Recent,
     /// What runs without somebody who waits for it.
     tasks: TaskTracker,
     closed: AtomicBool,
@@ -116,6 +118,7 @@ impl Files {
             uploads: Semaphore::new(UPLOAD_BYTES / 1024),
             fetches: Semaphore::new(FETCH_BYTES / 1024),
             queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
+            recent: object::Recent::default(),
             tasks: TaskTracker::new(),
             closed: AtomicBool::new(false),
         });
