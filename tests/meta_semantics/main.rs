@@ -1,5 +1,6 @@
 //! What the metadata promises to the layers above, on every engine.
 
+mod attrs;
 mod data;
 mod decorators;
 mod fencing;
@@ -75,6 +76,19 @@ on_all_engines! {
         orphans_live_while_held,
         orphans_take_data,
         big_orphans_are_reaped_in_pieces,
+    }
+    attrs::{
+        xattrs_are_kept,
+        xattrs_are_bounded,
+        xattrs_stay_with_the_inode,
+        two_mounts_set_xattrs_at_once,
+        reads_are_recorded,
+        many_reads_are_recorded_while_files_change,
+        inodes_are_bounded,
+        bytes_are_bounded,
+        quotas_hold_against_races,
+        what_the_hub_brings_counts_nothing,
+        huge_sizes_add_up,
     }
     locks::{
         shared_and_exclusive,
