@@ -102,6 +102,10 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     tombstone_ttl: Duration,
 
+    /// How long this mount may be silent before the others take it for dead, and its locks are free.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "HFMOUNT_SESSION_TTL", hide = true, hide_env_values = true)]
+    session_ttl: Duration,
+
     /// Let other users in: the default for root. Others need user_allow_other in /etc/fuse.conf.
     #[arg(long, overrides_with = "no_allow_other")]
     allow_other: bool,
@@ -190,6 +194,8 @@ impl MountArgs {
             io_timeout: self.io_timeout,
             tombstone_ttl: self.tombstone_ttl,
             relatime: self.atime == Atime::Relatime,
+            // Below that a busy machine would take itself for dead.
+            session_ttl: self.session_ttl.max(Duration::from_secs(1)),
             allow_other: self.allow_other || (root && !self.no_allow_other),
             uid: self.uid.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
             gid: self.gid.unwrap_or_else(|| rustix::process::getegid().as_raw()),

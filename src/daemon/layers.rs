@@ -26,8 +26,6 @@ use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
 use crate::vfs::{Invalidation, Private, Vfs, VfsOptions};
 
-/// How long a session may be silent before others take over what it held.
-const SESSION_TTL: Duration = Duration::from_secs(30);
 /// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
 const UPLOADS: Duration = Duration::from_secs(5);
 
@@ -80,7 +78,7 @@ impl Layers {
         })
         .await?;
 
-        let meta = Meta::open(kv, session_info(options, point.path()), SESSION_TTL).await?;
+        let meta = Meta::open(kv, session_info(options, point.path()), options.session_ttl).await?;
         meta.set_tombstone_ttl(options.tombstone_ttl);
         settings::apply(&meta, &volume).await?;
         let following = tokio::spawn(settings::follow(meta.clone()));

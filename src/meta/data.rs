@@ -200,7 +200,7 @@ impl Meta {
                 build.set(key, schema::encode(list)?);
             }
         }
-        let now = schema::time_value(row.ctime);
+        let now = schema::time_value(self.now());
         for object in dead {
             build.set(schema::trash_key(object), now.clone());
         }

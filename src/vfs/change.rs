@@ -1,7 +1,7 @@
 //! Changing names and attributes: make, link, unlink, rename, setattr.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -171,7 +171,8 @@ impl Vfs {
                 Ok(())
             }
             Some(Role::Snapshots(_) | Role::Refs { .. }) if !is_temporary(name) => {
-                let until = Timestamp::from(SystemTime::now() + self.opts.tombstone_ttl);
+                let ttl = u64::try_from(self.opts.tombstone_ttl.as_nanos()).unwrap_or(u64::MAX);
+                let until = Timestamp(self.meta.now().0.saturating_add_unsigned(ttl));
                 self.meta.set_tombstone(&tombstone_of(parent, name), Some(until)).await
             }
             _ => Ok(()),

@@ -55,7 +55,7 @@ impl Vfs {
             _ => return Ok(self.opened(Handle { ino, flags, data: Data::Empty }, false, false)),
         }
         // A blob never changes under its inode: what is remembered of it is true.
-        let known = if writes(flags) { None } else { self.attrs.immutable(ino) };
+        let known = if writes(flags) { None } else { self.remembered(ino) };
         let attr = match known {
             Some(attr) => attr,
             None => {

@@ -138,7 +138,7 @@ impl FileContent {
         if state.attr.version == attr.version {
             state.attr = attr.clone();
         } else if !state.is_modified() && state.committing.is_none() && !state.is_past(attr) {
-            state.rebase(attr.clone(), attr.version.session == self.shared.meta.session());
+            state.rebase(attr.clone(), self.shared.meta.is_own(attr.version.session));
         }
     }
 

@@ -228,7 +228,7 @@ impl FileContent {
             let before = state.forget_rows(idx);
             let newer = state.attr.version != attr.version && !state.is_past(&attr);
             if newer && state.committing.is_none() {
-                let ours = attr.version.session == self.shared.meta.session();
+                let ours = self.shared.meta.is_own(attr.version.session);
                 state.rebase(attr, ours);
             }
             before

@@ -184,7 +184,7 @@ impl FileContent {
                 Ok(Some(plan.kind))
             }
             Ok(Committed::Conflict(attr)) => {
-                let ours = attr.version.session == self.shared.meta.session();
+                let ours = self.shared.meta.is_own(attr.version.session);
                 state.rebase(attr, ours);
                 Ok(None)
             }
