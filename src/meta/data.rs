@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::Meta;
-use super::attr::Attr;
+use super::attr::{Attr, gone};
 use super::kv::Outcome;
 use super::retry::Tries;
 use super::schema::{self, Content, INLINE_MAX, InodeRow};
@@ -60,6 +60,21 @@ impl Meta {
         let decode =
             |(&index, value): (_, &Option<Bytes>)| schema::decode_extents(ino, index, value.as_ref());
         chunks.iter().zip(&values).map(decode).collect()
+    }
+
+    /// The attributes of a file and the extent lists of some of its chunks, as they are at one moment; one round trip.
+    /// [`Kind::Stale`] if the inode is gone.
+    pub async fn attr_and_extents(&self, ino: Ino, chunks: &[u64]) -> Result<(Attr, Vec<Vec<Extent>>)> {
+        let mut keys = schema::attr_keys(ino).to_vec();
+        let attr_fields = keys.len();
+        keys.extend(chunks.iter().map(|&index| schema::chunk_key(ino, index)));
+        let values = self.kv().get(&keys).await?;
+        let (fields, rows) = values.split_at(attr_fields);
+        let attr = Attr::from_fields(ino, fields)?.ok_or_else(|| gone(ino))?;
+        let decode =
+            |(&index, value): (_, &Option<Bytes>)| schema::decode_extents(ino, index, value.as_ref());
+        let rows = chunks.iter().zip(rows).map(decode).collect::<Result<_>>()?;
+        Ok((attr, rows))
     }
 
     /// Replaces data of a file iff its version is still `base`. ctime is now, the version new. One round trip if the row was
