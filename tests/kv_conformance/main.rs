@@ -96,4 +96,7 @@ conformance!(
     slow_watchers_hear_lost,
     heartbeats_run_out,
     info_names_the_engine,
+    export_tells_everything,
+    export_is_of_one_instant,
+    an_export_can_be_given_up,
 );
