@@ -71,7 +71,7 @@ pub use self::schema::{
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;
-pub use self::settings::{Settings, Usage, read_settings, write_settings};
+pub use self::settings::{Settings, Usage, read_settings, volume_usage, write_settings};
 pub use self::unlink::Removed;
 
 /// One mount's access to the metadata. Cheap to clone; the clones are the same session.

@@ -58,6 +58,14 @@ pub async fn write_settings<T: Serialize>(kv: &dyn Kv, old: Option<&Settings<T>>
     Ok(kv.commit(txn).await? == Outcome::Applied)
 }
 
+/// What the volume holds, in one round trip. For tools, which have no session.
+pub async fn volume_usage(kv: &dyn Kv) -> Result<Usage> {
+    let values = kv.get(&[schema::bytes_key(), schema::inodes_key()]).await?;
+    // Below 0 only after a server lost part of its memory.
+    let count = |value: &Option<Bytes>| number(value.as_ref()).map(|n| u64::try_from(n).unwrap_or(0));
+    Ok(Usage { bytes: count(&values[0])?, inodes: count(&values[1])? })
+}
+
 /// Makes what every volume has, unless it is there: the root directory, the mark of the layout. [`Kind::Config`] if the
 /// layout is one that this binary must not touch.
 pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
@@ -122,10 +130,7 @@ fn check_schema(value: &[u8]) -> Result<()> {
 impl Meta {
     /// What the volume holds, in one round trip.
     pub async fn usage(&self) -> Result<Usage> {
-        let values = self.kv().get(&[schema::bytes_key(), schema::inodes_key()]).await?;
-        // Below 0 only after a server lost part of its memory.
-        let count = |value: &Option<Bytes>| number(value.as_ref()).map(|n| u64::try_from(n).unwrap_or(0));
-        Ok(Usage { bytes: count(&values[0])?, inodes: count(&values[1])? })
+        volume_usage(&**self.kv()).await
     }
 
     /// How long a repository that is removed from the root, or renamed away, does not come back by itself. 0: not at all.
