@@ -17,8 +17,8 @@ use crate::config::units::human_size;
 use crate::daemon::need_volume;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::meta::dump::{Dumped, dump};
+use crate::meta::read_usage;
 use crate::meta::url::MetaUrl;
-use crate::meta::volume_usage;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -82,7 +82,7 @@ impl DumpArgs {
 async fn write(meta: &MetaUrl, out: &mut dyn Write) -> Result<Dumped> {
     let (kv, _) = need_volume(meta).await?;
     // A row or two for each inode, its name another.
-    let about = volume_usage(&*kv).await?.inodes * 2;
+    let about = read_usage(&*kv).await?.inodes * 2;
     let bar = bar("dump", Some(about), false);
     let done = dump(&*kv, out, |progress| {
         bar.set_length(about.max(progress.rows));

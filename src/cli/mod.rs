@@ -8,6 +8,7 @@
 
 mod background;
 mod conceal;
+mod config;
 mod dump;
 mod format;
 mod load;
@@ -54,6 +55,8 @@ Exit codes: 0 done, 1 failed, 2 wrong command line.";
 enum Verb {
     /// Make a volume, or change the settings of one.
     Format(format::FormatArgs),
+    /// Show or change the settings that may change while a volume is in use.
+    Config(config::ConfigArgs),
     /// Show a volume in a directory.
     Mount(Box<mount::MountArgs>),
     /// Take a mount out of the tree and wait until its daemon has written everything.
@@ -105,6 +108,7 @@ pub fn run() -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Format(args) => args.run(),
+        Verb::Config(args) => args.run(),
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),

@@ -93,6 +93,11 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
     io_timeout: Duration,
 
+    /// Whether reading moves a file's time of last access: never, or if it is older than the last change or
+    /// a day (relatime).
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "noatime")]
+    atime: Atime,
+
     /// How long a deleted repository does not come back from the Hub by itself.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     tombstone_ttl: Duration,
@@ -122,6 +127,12 @@ pub(super) struct MountArgs {
 enum LogStyle {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Atime {
+    Noatime,
+    Relatime,
 }
 
 impl MountArgs {
@@ -178,6 +189,7 @@ impl MountArgs {
             entry_ttl: self.entry_ttl,
             io_timeout: self.io_timeout,
             tombstone_ttl: self.tombstone_ttl,
+            relatime: self.atime == Atime::Relatime,
             allow_other: self.allow_other || (root && !self.no_allow_other),
             uid: self.uid.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
             gid: self.gid.unwrap_or_else(|| rustix::process::getegid().as_raw()),

@@ -32,6 +32,8 @@ pub struct MountOptions {
     pub io_timeout: Duration,
     /// How long what was deleted does not come back from the Hub.
     pub tombstone_ttl: Duration,
+    /// Reads move the time of last access, as with the mount option of that name.
+    pub relatime: bool,
     pub allow_other: bool,
     /// Whom the files of the Hub seem to belong to.
     pub uid: u32,

@@ -86,6 +86,8 @@ impl New {
             parent: dir,
             mode_set: false,
             chunks: 0,
+            xattrs: false,
+            uncounted: false,
         })
     }
 }
@@ -94,7 +96,7 @@ impl Meta {
     /// Makes an inode under a new name. One round trip if the parent was seen before.
     ///
     /// [`Kind::Exists`] if there is the name, [`Kind::Stale`] if the parent is gone, [`Kind::NotDirectory`],
-    /// [`Kind::NameTooLong`]. In a set-group-id directory the group is the directory's, and a subdirectory has the bit too.
+    /// [`Kind::NameTooLong`], [`Kind::NoSpace`] beyond the volume's number of inodes. In a set-group-id directory the group is the directory's, and a subdirectory has the bit too.
     /// A directory made in the root ends the tombstone of its name.
     pub async fn make(&self, parent: Ino, name: &[u8], new: New) -> Result<Attr> {
         check_name(name)?;
@@ -130,16 +132,17 @@ impl Meta {
         build.set(schema::entry_key(parent, name), entry.clone());
         let raw = build.set_row(ino, &row)?;
         build.touch_dir(parent, row.ctime, i64::from(is_dir));
-        build.add(schema::inodes_key(), 1);
+        build.add_within(schema::inodes_key(), 1, self.inodes_bound());
         if is_dir && parent == Ino::ROOT {
             build.del(schema::tombstone_key(name));
         }
         build.entry_changed(parent, name);
-        match self.commit(build).await? {
+        let attr = Attr::new(ino, row, None, 0);
+        match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_entry(parent, name, &entry);
                 self.hints().learn_row(ino, &raw);
-                Ok(Some(Attr::new(ino, row, None, 0)))
+                Ok(Some(attr))
             }
             Outcome::Conflict(at) if at == taken => Err(Kind::Exists.into()),
             Outcome::Conflict(at) if at == used => {
@@ -147,7 +150,7 @@ impl Meta {
                 Err(Error::new(Kind::Unavailable, format!("inode number {ino} is in use already")))
             }
             Outcome::Conflict(_) => Ok(None),
-            Outcome::Full => Err(Kind::NoSpace.into()),
+            Outcome::Full => Err(self.full_of_inodes()),
         }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! This layer knows inode numbers, names and rows. It does not know paths, permissions (the kernel checks them), the
 //! Hub, or the bytes of files.
+mod accessed;
 mod apply;
 mod attr;
 mod blobs;
@@ -28,6 +29,8 @@ mod make;
 pub mod memory;
 mod orphans;
 mod publish;
+mod quota;
+mod recent;
 pub mod redis;
 mod refs;
 mod rename;
@@ -40,6 +43,7 @@ pub mod sqlite;
 mod txn;
 mod unlink;
 pub mod url;
+mod xattr;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,11 +54,14 @@ use tokio::task::JoinHandle;
 
 use self::hints::Hints;
 use self::ids::Ids;
-use self::kv::Kv;
+use self::kv::{Change, Kv};
 use self::locks::HeldLocks;
+use self::quota::Quota;
+use self::recent::Recent;
 use crate::error::{Error, Kind, Result};
-use crate::types::{ObjectId, SessionId, Version};
+use crate::types::{Ino, ObjectId, SessionId, Version};
 
+pub use self::accessed::Access;
 pub use self::attr::Attr;
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{Committed, DataChange};
@@ -64,15 +71,17 @@ pub use self::lookup::DirEntry;
 pub use self::make::New;
 pub use self::orphans::Reaped;
 pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
+pub use self::quota::Limits;
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, XATTRS_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;
-pub use self::settings::{Settings, Usage, read_settings, volume_usage, write_settings};
+pub use self::settings::{Settings, Usage, read_settings, read_usage, write_settings};
 pub use self::unlink::Removed;
+pub use self::xattr::{SetXattr, Xattrs};
 
 /// One mount's access to the metadata. Cheap to clone; the clones are the same session.
 #[derive(Clone)]
@@ -84,6 +93,7 @@ struct Inner {
     info: SessionInfo,
     ttl: Duration,
     hints: Hints,
+    recent: Recent,
     ids: Ids,
     held: HeldLocks,
     /// Seen without a row.
@@ -92,6 +102,7 @@ struct Inner {
     last_object: AtomicU64,
     /// Nanoseconds.
     tombstone_ttl: AtomicU64,
+    quota: Quota,
     /// Heartbeats and the sweeping up after dead sessions.
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -153,6 +164,25 @@ impl Meta {
     fn hints(&self) -> &Hints {
         &self.0.hints
     }
+
+    /// The attributes of an inode if this mount read or made them less than `age` ago and has not heard of a change since,
+    /// and how old they are. What this mount committed is in them. No round trip. The content of a file is left out.
+    #[must_use]
+    pub fn recent(&self, ino: Ino, age: Duration) -> Option<(Attr, Duration)> {
+        self.0.recent.get(ino, age)
+    }
+
+    /// Another mount made this change: for who hears of it before this session's own listener does.
+    pub fn heard(&self, change: &Change) {
+        self.0.hints.heard(change);
+        self.0.recent.heard(change);
+    }
+
+    /// Changes may have been missed.
+    pub fn missed_changes(&self) {
+        self.0.hints.clear();
+        self.0.recent.clear();
+    }
 }
 
 /// Whether `name` can be the name of an entry.
@@ -169,7 +199,7 @@ fn check_name(name: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{BlobId, Commit, Ino, Timestamp};
+    use crate::types::{BlobId, Commit, Timestamp};
 
     /// The layers above spawn every verb.
     #[test]
@@ -185,6 +215,11 @@ mod tests {
         spawnable(|m| m.rmdir(INO, b"x"));
         spawnable(|m| m.rename(INO, b"x", INO, b"y", RenameMode::Replace));
         spawnable(|m| m.setattr(INO, SetAttr::default()));
+        spawnable(|m| m.xattrs(INO));
+        spawnable(|m| m.set_xattr(INO, b"user.x", b"", SetXattr::Any));
+        spawnable(|m| m.remove_xattr(INO, b"user.x"));
+        spawnable(|m| m.record_accesses(&[]));
+        spawnable(|m| m.room_for(1));
         spawnable(|m| m.extents(INO, &[0]));
         spawnable(|m| m.commit_data(INO, m.next_version(), DataChange::default()));
         spawnable(|m| m.try_lock(INO, 0, LockKind::Shared));

@@ -15,6 +15,8 @@ use super::hints::Hints;
 use super::ids::Ids;
 use super::kv::{Event, Expect, Key, Kv, Outcome, SESSIONS, Txn, Write, session_field};
 use super::locks::HeldLocks;
+use super::quota::Quota;
+use super::recent::Recent;
 use super::schema::{self, DEAD};
 use super::settings::{TOMBSTONE_TTL, prepare};
 use super::{Inner, Meta};
@@ -90,11 +92,13 @@ impl Meta {
             info,
             ttl,
             hints: Hints::new(),
+            recent: Recent::new(),
             ids: Ids::new(),
             held: HeldLocks::new(),
             last_version: AtomicU64::new(0),
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
+            quota: Quota::default(),
             fenced: AtomicBool::new(false),
             tasks: Mutex::default(),
         }));
@@ -236,9 +240,9 @@ async fn listen(inner: Weak<Inner>, mut watch: super::kv::Watch) {
         let meta = Meta(inner);
         match event {
             Ok(Event::Changed { by, .. }) if by == Some(meta.session()) => {}
-            Ok(Event::Changed { change, .. }) => meta.hints().heard(&change),
+            Ok(Event::Changed { change, .. }) => meta.heard(&change),
             Ok(Event::Lost) => {
-                meta.hints().clear();
+                meta.missed_changes();
                 meta.0.ids.forget().await;
             }
             Err(_) => return,

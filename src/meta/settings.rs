@@ -17,10 +17,10 @@ use crate::types::{FileType, Ino, SessionId, Timestamp, Version};
 /// How long a deleted repository stays away unless [`Meta::set_tombstone_ttl`] says otherwise.
 pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
-/// What the volume holds.
+/// What users put into the volume. What comes from the Hub is not in it until somebody writes to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Sizes of all files with data of their own, bytes. Blobs are not in it.
+    /// Sizes of all files that have a name and data of their own, bytes, holes included.
     pub bytes: u64,
     /// Inodes, the root included.
     pub inodes: u64,
@@ -31,6 +31,14 @@ pub struct Usage {
 pub struct Settings<T> {
     pub value: T,
     raw: Bytes,
+}
+
+/// What the volume holds, in one round trip.
+pub async fn read_usage(kv: &dyn Kv) -> Result<Usage> {
+    let values = kv.get(&[schema::bytes_key(), schema::inodes_key()]).await?;
+    // Below 0 only after a server lost part of its memory.
+    let count = |value: &Option<Bytes>| number(value.as_ref()).map(|n| u64::try_from(n).unwrap_or(0));
+    Ok(Usage { bytes: count(&values[0])?, inodes: count(&values[1])? })
 }
 
 /// Reads the settings; `None` if the metadata holds no volume. For `format` and `mount`, before there is a session.
@@ -58,14 +66,6 @@ pub async fn write_settings<T: Serialize>(kv: &dyn Kv, old: Option<&Settings<T>>
     Ok(kv.commit(txn).await? == Outcome::Applied)
 }
 
-/// What the volume holds, in one round trip. For tools, which have no session.
-pub async fn volume_usage(kv: &dyn Kv) -> Result<Usage> {
-    let values = kv.get(&[schema::bytes_key(), schema::inodes_key()]).await?;
-    // Below 0 only after a server lost part of its memory.
-    let count = |value: &Option<Bytes>| number(value.as_ref()).map(|n| u64::try_from(n).unwrap_or(0));
-    Ok(Usage { bytes: count(&values[0])?, inodes: count(&values[1])? })
-}
-
 /// Makes what every volume has, unless it is there: the root directory, the mark of the layout. [`Kind::Config`] if the
 /// layout is one that this binary must not touch.
 pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
@@ -89,6 +89,8 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
         parent: Ino::ROOT,
         mode_set: false,
         chunks: 0,
+        xattrs: false,
+        uncounted: false,
     };
     loop {
         if let Some(value) = kv.get(&[schema::schema_key()]).await?.pop().flatten() {
@@ -130,7 +132,9 @@ fn check_schema(value: &[u8]) -> Result<()> {
 impl Meta {
     /// What the volume holds, in one round trip.
     pub async fn usage(&self) -> Result<Usage> {
-        volume_usage(&**self.kv()).await
+        let usage = read_usage(&**self.kv()).await?;
+        self.note_usage(usage);
+        Ok(usage)
     }
 
     /// How long a repository that is removed from the root, or renamed away, does not come back by itself. 0: not at all.

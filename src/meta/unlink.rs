@@ -46,7 +46,9 @@ impl Meta {
     }
 
     async fn try_remove(&self, parent: Ino, name: &[u8], dir: bool, fresh: bool) -> Result<Option<Removed>> {
-        let Some(found) = self.find(parent, name, fresh).await? else { return Err(Kind::NotFound.into()) };
+        let Some(found) = self.find_to_remove(parent, name, fresh).await? else {
+            return Err(Kind::NotFound.into());
+        };
         let is_dir = found.row.kind == FileType::Dir;
         if is_dir != dir {
             let kind = if is_dir { Kind::IsDirectory } else { Kind::NotDirectory };
@@ -64,7 +66,7 @@ impl Meta {
         let removed = self.drop_link(&mut build, &found, now)?;
         match self.commit(build).await? {
             Outcome::Applied => {
-                self.hints().forget_entry(parent, name);
+                self.hints().learn_absent(parent, name);
                 self.hints().forget_row(found.ino);
                 Ok(Some(removed))
             }
@@ -83,7 +85,7 @@ impl Meta {
         let last = row.kind == FileType::Dir || row.nlink <= 1;
         row.nlink = if last { 0 } else { row.nlink - 1 };
         if last {
-            build.add(schema::inodes_key(), -1);
+            build.add(schema::inodes_key(), if row.uncounted { 0 } else { -1 });
             build.add(schema::bytes_key(), -usage(&row));
         }
         if last && row.kind != FileType::File {

@@ -255,9 +255,19 @@ impl Vfs {
                 file.set_times(self.meta.setattr(ino, change)).await?
             }
             (Some(change), _) => self.meta.setattr(ino, change).await?,
-            (None, _) => self.meta.getattr(ino).await?,
+            // What was cut is known from the commit.
+            (None, _) => match self.meta.recent(ino, self.opts.attr_ttl) {
+                Some((attr, _)) => attr,
+                None => self.meta.getattr(ino).await?,
+            },
         };
         self.attrs.forget(ino);
+        if set.atime.is_some() {
+            self.atimes.set(&attr);
+            if let Some(file) = self.files.in_use(ino) {
+                file.refresh(&attr);
+            }
+        }
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))
     }
@@ -301,11 +311,9 @@ impl Vfs {
 
     /// Whether the inode is `.locks` or was made below it.
     async fn is_lock(&self, ino: Ino) -> Result<bool> {
-        let attr = self.meta.getattr(ino).await?;
-        Ok(match attr.kind {
-            FileType::Dir => attr.role == Some(Role::Locks),
-            _ => self.facts(attr.parent).await?.is_some_and(|f| f.role == Some(Role::Locks)),
-        })
+        let (kind, parent) = self.meta.origin(ino).await?;
+        let dir = if kind == FileType::Dir { ino } else { parent };
+        Ok(self.facts(dir).await?.is_some_and(|f| f.role == Some(Role::Locks)))
     }
 
     fn owned(self: &Arc<Self>, caller: &Caller, name: &[u8]) -> (Arc<Self>, Caller, Bytes) {

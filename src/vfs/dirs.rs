@@ -58,7 +58,12 @@ impl Vfs {
             items.push(dots(parent, 2, ".."));
         }
         match which(ino) {
-            Which::Real => self.list(ino, offset.saturating_sub(2), plus, max.min(BATCH), &mut items).await?,
+            Which::Real => {
+                if offset == 0 && self.notes_accesses() {
+                    self.listed(ino).await;
+                }
+                self.list(ino, offset.saturating_sub(2), plus, max.min(BATCH), &mut items).await?;
+            }
             Which::Private => {
                 let vfs = Arc::clone(self);
                 let own = blocking(move || vfs.private.readdir(ino, offset.saturating_sub(2), plus)).await?;
@@ -71,6 +76,13 @@ impl Vfs {
             _ => return Err(Error::new(Kind::NotDirectory, format!("inode {ino}"))),
         }
         Ok(items)
+    }
+
+    /// Notes that a directory is being read. Without its times it is not noted.
+    async fn listed(&self, ino: Ino) {
+        if let Ok(attr) = self.meta.getattr(ino).await {
+            self.accessed(&attr);
+        }
     }
 
     async fn list(

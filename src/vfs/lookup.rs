@@ -189,6 +189,7 @@ impl Vfs {
     pub(super) fn entry(&self, attr: &Attr) -> Entry {
         self.attrs.learn(attr);
         let mut entry = present::entry(attr, &self.opts);
+        entry.stat.atime = self.atimes.shown(attr.ino, attr.atime);
         self.overlay(attr, &mut entry.stat);
         entry
     }
@@ -222,9 +223,14 @@ impl Vfs {
                 {
                     return Some(Ok((present::provisional_dir(ino, &self.opts), Duration::ZERO)));
                 }
-                let attr = self.attrs.immutable(ino)?;
+                if let Some(attr) = self.attrs.immutable(ino) {
+                    let entry = self.entry(&attr);
+                    return Some(Ok((entry.stat, entry.attr_ttl)));
+                }
+                // The kernel asks again after whatever it changed itself; together they rely on it for no longer.
+                let (attr, age) = self.meta.recent(ino, self.opts.attr_ttl)?;
                 let entry = self.entry(&attr);
-                return Some(Ok((entry.stat, entry.attr_ttl)));
+                return Some(Ok((entry.stat, self.opts.attr_ttl.saturating_sub(age))));
             }
             Which::Private => return None,
             Which::HubLink => present::hub_link(&self.opts),
@@ -274,6 +280,7 @@ impl Vfs {
             Some(attr) => attr,
             None => self.meta.getattr(ino).await?,
         };
+        self.accessed(&attr);
         match attr.content {
             Content::Symlink(target) => Ok(target),
             _ => Err(Error::new(Kind::Invalid, format!("inode {ino} is no symbolic link"))),

@@ -79,6 +79,7 @@ impl Vfs {
                 size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
             };
             let (keep, drop) = grant(true, true);
+            let drop = self.accessed_by_open(attr, flags, keep) || drop;
             return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
         }
         let file = self.files.open(attr)?;
@@ -88,6 +89,7 @@ impl Vfs {
         }
         let same = self.attrs.tell(ino, file.version());
         let (keep, drop) = grant(false, same && flags & libc::O_TRUNC == 0);
+        let drop = self.accessed_by_open(attr, flags, keep) || drop;
         Ok(self.opened(Handle { ino, flags, data: Data::File(file) }, keep, drop))
     }
 

@@ -97,10 +97,13 @@ impl Vfs {
         if own {
             return;
         }
+        // Before the kernel asks again.
+        self.meta.heard(&change);
         match change {
             Change::Entry { parent, name } => self.invalidations.entry(parent, name),
             Change::Inode { ino } => {
                 self.attrs.forget(ino);
+                self.atimes.heard(ino);
                 self.invalidations.attrs(ino);
             }
             Change::Unlocked { .. } => {}
@@ -116,6 +119,7 @@ impl Vfs {
     fn lost_push(&self) {
         tracing::warn!("the metadata's push channel was interrupted: dropping what is cached");
         self.attrs.clear();
+        self.meta.missed_changes();
         self.locks.wake_all();
         if let Some(lazy) = &self.lazy {
             lazy.forget_all();

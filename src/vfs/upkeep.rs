@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{Vfs, push};
+use super::{Vfs, atime, push};
 use crate::error::Result;
 use crate::types::Timestamp;
 
@@ -16,6 +16,9 @@ impl Vfs {
         tokio::spawn(push::follow_changes(Arc::downgrade(self), self.meta.clone()));
         tokio::spawn(push::follow_blobs(Arc::downgrade(self), self.chunks.events()));
         tokio::spawn(upkeep(Arc::downgrade(self)));
+        if self.notes_accesses() {
+            tokio::spawn(record_accesses(Arc::downgrade(self)));
+        }
     }
 
     async fn upkeep_once(&self) -> Result<()> {
@@ -40,5 +43,13 @@ async fn upkeep(vfs: Weak<Vfs>) {
         if let Err(e) = vfs.upkeep_once().await {
             tracing::warn!("upkeep of open and deleted files, tried again in {EVERY:?}: {e}");
         }
+    }
+}
+
+async fn record_accesses(vfs: Weak<Vfs>) {
+    loop {
+        tokio::time::sleep(atime::EVERY).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        vfs.record_accesses(EVERY).await;
     }
 }

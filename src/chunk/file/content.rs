@@ -1,7 +1,7 @@
 //! The content of one file: what all handles of the process share, and the small things about it.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
@@ -13,7 +13,7 @@ use super::{Shared, permits};
 use crate::chunk::cache::{CacheFile, ContentKey, Presence};
 use crate::error::{Error, Kind, Result};
 use crate::meta::Attr;
-use crate::types::{Ino, Version};
+use crate::types::{Ino, Timestamp, Version};
 
 /// The data of one file as this mount sees it. Get it from [`Files::open`](super::Files::open); drop it at release.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct FileContent {
     pub(super) uploads: Flights,
     pub(super) flushing: tokio::sync::Mutex<()>,
     pub(super) readahead: Mutex<Readahead>,
+    /// Bytes that it is going to add to the volume, as its capacity was told.
+    pub(super) claimed: AtomicU64,
 }
 
 impl FileContent {
@@ -48,6 +50,7 @@ impl FileContent {
             uploads: Flights::default(),
             flushing: tokio::sync::Mutex::default(),
             readahead: Mutex::default(),
+            claimed: AtomicU64::new(0),
         })
     }
 
@@ -88,6 +91,18 @@ impl FileContent {
     pub fn attr(&self) -> Attr {
         let state = self.state();
         with_news(&state, state.attr.clone())
+    }
+
+    /// Times of last access, change and attribute change, as [`FileContent::attr`] has them.
+    #[must_use]
+    pub fn times(&self) -> (Timestamp, Timestamp, Timestamp) {
+        let state = self.state();
+        let attr = &state.attr;
+        let committing = state.committing.as_ref().and_then(|d| d.mtime);
+        match state.delta.mtime.or(committing) {
+            Some(mtime) => (attr.atime, mtime, attr.ctime.max(mtime)),
+            None => (attr.atime, attr.mtime, attr.ctime),
+        }
     }
 
     /// Attributes that were just read, with the size and mtime of what is not flushed yet, or of what was committed here
@@ -143,6 +158,7 @@ impl FileContent {
             objects
         };
         self.shared.unpin(self.ino);
+        self.set_claim(0);
         self.delete_objects(objects);
     }
 
@@ -279,6 +295,7 @@ impl FileContent {
 
 impl Drop for FileContent {
     fn drop(&mut self) {
+        self.set_claim(0);
         self.shared.closed(self.ino);
     }
 }

@@ -179,6 +179,7 @@ impl FileContent {
                 state.end_commit_applied(attr, &plan, upto);
                 let settled: Vec<u64> = plan.chunks.iter().map(|(idx, _)| *idx).collect();
                 drop(state);
+                self.reclaim();
                 self.settle_behind(settled);
                 Ok(Some(plan.kind))
             }

@@ -9,10 +9,12 @@
 //! not evicted, and goes with the next one. Of two mounts that write at once, the later flush wins where both wrote, and
 //! nothing is lost where only one did. Memory is bounded, whatever the size of the file.
 
+mod claim;
 mod content;
 mod fill;
 mod flight;
 mod flush;
+mod object;
 mod put;
 mod read;
 mod state;
@@ -83,6 +85,7 @@ struct Shared {
     /// In KiB.
     fetches: Semaphore,
     queue: Arc<Semaphore>,
+    recent: object::Recent,
     /// What runs without somebody who waits for it.
     tasks: TaskTracker,
     closed: AtomicBool,
@@ -115,6 +118,7 @@ impl Files {
             uploads: Semaphore::new(UPLOAD_BYTES / 1024),
             fetches: Semaphore::new(FETCH_BYTES / 1024),
             queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
+            recent: object::Recent::default(),
             tasks: TaskTracker::new(),
             closed: AtomicBool::new(false),
         });

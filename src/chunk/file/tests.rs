@@ -4,6 +4,7 @@ mod data;
 mod faults;
 mod kv;
 mod model;
+mod objects;
 mod room;
 mod transfer;
 mod world;

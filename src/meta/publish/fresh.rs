@@ -149,7 +149,6 @@ impl Meta {
         build.set_row(top.ino, &row)?;
         build.add(schema::subdirs_key(top.ino), top.subdirs);
         build.touch_dir(Ino::ROOT, Timestamp::now(), 1);
-        build.add(schema::inodes_key(), 1);
         build.0.publish.push(Change::Entry { parent: Ino::ROOT, name: plan.folder.clone() });
         Ok(self.commit(build).await? == Outcome::Applied)
     }

@@ -9,7 +9,7 @@ use super::super::Meta;
 use super::super::data::{CHUNKS_AT_ONCE, objects};
 use super::super::kv::{Expect, Key, Outcome, Txn, inode_map};
 use super::super::schema::{self, InodeRow, STAGING, StagingRow};
-use super::super::txn::{Build, usage};
+use super::super::txn::Build;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::{Extent, FileType, Ino, SessionId, Timestamp};
 
@@ -30,9 +30,6 @@ pub(super) struct Stage<'a> {
     numbers: Range<u64>,
     build: Build,
     bytes: usize,
-    /// Of all inodes so far.
-    pub inodes: i64,
-    pub usage: i64,
 }
 
 impl<'a> Stage<'a> {
@@ -50,8 +47,6 @@ impl<'a> Stage<'a> {
             numbers: first.0..first.0 + count,
             build: meta.build(),
             bytes: 0,
-            inodes: 0,
-            usage: 0,
         })
     }
 
@@ -66,8 +61,6 @@ impl<'a> Stage<'a> {
         self.build.expect(Expect::Absent(schema::attr_key(ino)));
         self.bytes += self.build.set_row(ino, row)?.len();
         self.build.add(schema::subdirs_key(ino), subdirs);
-        self.inodes += 1;
-        self.usage += usage(row);
         self.flush_if_full().await
     }
 
@@ -115,8 +108,6 @@ impl<'a> Stage<'a> {
         let mut build = self.meta.build();
         build.equals(self.key.clone(), &self.raw);
         build.del(self.key.clone());
-        build.add(schema::inodes_key(), self.inodes);
-        build.add(schema::bytes_key(), self.usage);
         Ok(build)
     }
 
