@@ -14,7 +14,9 @@ mod attr;
 mod blobs;
 mod clock;
 mod data;
+pub mod dump;
 mod events;
+mod export;
 #[doc(hidden)]
 pub mod faulty;
 mod gc;

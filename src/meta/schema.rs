@@ -15,7 +15,7 @@
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
 //! | `ids` | plain | `ino` → the last inode number given out; `run` → the server's incarnation when that was true |
-//! | `v` | plain | `settings`, `schema`, `epoch`; `bytes`, `inodes` → what users made, as quotas count it (Add) |
+//! | `v` | plain | `settings`, `schema`, `epoch`; `bytes`, `inodes` → what users made, as quotas count it (Add); `loading` while a dump is loaded |
 //!
 //! Rows are MessagePack arrays. A field is only ever appended, with a serde default, and raises [`SCHEMA`]
 //! if older clients must not write the row any more.
@@ -350,6 +350,11 @@ pub(super) fn settings_key() -> Key {
 
 pub(super) fn schema_key() -> Key {
     Key::new(VOLUME, &b"schema"[..])
+}
+
+/// A load of a dump is on, or broke off: this is no volume yet.
+pub(super) fn loading_key() -> Key {
+    Key::new(VOLUME, &b"loading"[..])
 }
 
 pub(super) fn bytes_key() -> Key {
