@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Meta;
 use super::attr::Attr;
+use super::journals::{JournalMark, mark_write};
 use super::kv::Outcome;
 use super::retry::Tries;
 use super::schema::{self, Content, INLINE_MAX, InodeRow};
@@ -37,6 +38,8 @@ pub struct DataChange {
     pub mtime: Option<Timestamp>,
     /// Takes the set-user-id and set-group-id bits, as a write by who is not privileged does.
     pub clear_suid: bool,
+    /// The entry of a journal that this change contains: said in the same transaction.
+    pub mark: Option<JournalMark>,
 }
 
 /// How a data commit ended.
@@ -108,6 +111,10 @@ impl Meta {
         let raw = build.set_row(ino, &row)?;
         if row.nlink > 0 {
             build.add(schema::bytes_key(), usage(&row) - usage(&old));
+        }
+        if let Some(mark) = &change.mark {
+            let (key, value) = mark_write(mark, ino);
+            build.set(key, value);
         }
         build.inode_changed(ino);
         match self.commit(build).await? {

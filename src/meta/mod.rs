@@ -17,6 +17,7 @@ mod gc;
 mod hints;
 mod hub_rows;
 mod ids;
+mod journals;
 pub mod kv;
 mod link;
 mod locks;
@@ -57,6 +58,7 @@ pub use self::attr::Attr;
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::journals::{JournalMark, JournalRow, list_journals};
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
 pub use self::make::New;
@@ -64,6 +66,7 @@ pub use self::orphans::Reaped;
 pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
+pub use self::schema::JOURNALS;
 pub use self::schema::{
     Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX,
 };

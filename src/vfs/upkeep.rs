@@ -14,6 +14,7 @@ const EVERY: Duration = Duration::from_secs(20);
 impl Vfs {
     pub(super) fn start_upkeep(self: &Arc<Self>) {
         tokio::spawn(push::follow_changes(Arc::downgrade(self), self.meta.clone()));
+        tokio::spawn(push::follow_commits(Arc::downgrade(self), self.files.commits()));
         tokio::spawn(push::follow_blobs(Arc::downgrade(self), self.chunks.events()));
         tokio::spawn(upkeep(Arc::downgrade(self)));
     }
