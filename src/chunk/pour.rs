@@ -170,8 +170,7 @@ async fn show(
     let shared = &blob.shared;
     if memory.is_none() {
         let file = blob.file.clone();
-        let recorded =
-            blocking(move || file.record_poured(idx, &hash, len, from_bucket, on_memory_file));
+        let recorded = blocking(move || file.record_poured(idx, &hash, len, from_bucket, on_memory_file));
         if let Err(e) = recorded.await {
             if e.kind() == Kind::Unavailable {
                 return Err(e);
@@ -209,7 +208,10 @@ async fn read_back(blob: &Arc<Blob>, idx: u64, len: u32, hash: &[u8; 32]) -> Res
     let file = blob.file.clone();
     let bytes = blocking(move || from_disk(&file, idx, len as usize)).await?;
     if blake3::hash(&bytes) != *hash {
-        return Err(Error::new(Kind::Unavailable, format!("chunk {idx}: the disk does not have what was written")));
+        return Err(Error::new(
+            Kind::Unavailable,
+            format!("chunk {idx}: the disk does not have what was written"),
+        ));
     }
     Ok(Held::new(bytes.freeze(), place))
 }

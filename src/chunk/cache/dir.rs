@@ -201,7 +201,9 @@ impl CacheDir {
         self.check_file_size(size).context(|| format!("cached {key}"))?;
         let path = self.root.join(key.path());
         let on_disk = match self.aside() {
-            None => Some(self.open_files(&key, &path, size, chunk_size).context(|| path.display().to_string())),
+            None => {
+                Some(self.open_files(&key, &path, size, chunk_size).context(|| path.display().to_string()))
+            }
             Some(_) => None,
         };
         let (pair, in_memory) = match on_disk {
@@ -234,13 +236,7 @@ impl CacheDir {
         Ok(file)
     }
 
-    fn open_files(
-        &self,
-        key: &ContentKey,
-        path: &Path,
-        size: u64,
-        chunk_size: u32,
-    ) -> std::io::Result<Pair> {
+    fn open_files(&self, key: &ContentKey, path: &Path, size: u64, chunk_size: u32) -> std::io::Result<Pair> {
         if let Some(pair) = open_pair(&self.disk, path, key, size, chunk_size)? {
             return Ok(pair);
         }

@@ -199,7 +199,9 @@ impl Journal {
     pub fn remove(&self, ino: Ino) -> Result<()> {
         let path = self.path(ino);
         match self.disk.remove(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(|| path.display().to_string()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).context(|| path.display().to_string());
+            }
             _ => {}
         }
         lock(&self.entries).remove(&ino);

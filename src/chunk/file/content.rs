@@ -9,7 +9,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore};
 use super::flight::Flights;
 use super::read::Readahead;
 use super::state::{Local, State};
-use super::{FILE_UPLOAD_BYTES, QUEUED_UPLOADS, Shared, permits};
+use super::{QUEUED_UPLOADS, Shared, permits};
 use crate::chunk::cache::{CacheFile, ContentKey, Presence};
 use crate::error::{Error, Kind, Result};
 use crate::meta::Attr;
@@ -51,6 +51,7 @@ impl FileContent {
     }
 
     pub(super) fn with_state(shared: Arc<Shared>, state: State, ino: Ino) -> Arc<Self> {
+        let own_uploads = Semaphore::new(shared.options.share() / 1024);
         Arc::new(FileContent {
             ino,
             shared,
@@ -64,7 +65,7 @@ impl FileContent {
             committing: tokio::sync::Mutex::default(),
             saving: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
-            own_uploads: Semaphore::new(FILE_UPLOAD_BYTES / 1024),
+            own_uploads,
             queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
             readahead: Mutex::default(),
         })

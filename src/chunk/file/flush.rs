@@ -97,8 +97,7 @@ impl FileContent {
                 self.store_until(deadline).await?;
             }
             let committing = self.committing.lock().await;
-            let step =
-                if inline { self.commit_inline().await } else { self.commit_rows(upto, size).await };
+            let step = if inline { self.commit_inline().await } else { self.commit_rows(upto, size).await };
             drop(committing);
             let step = match step {
                 Err(e) if !left_disk && self.leave_disk(&e).await => {

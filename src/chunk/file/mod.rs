@@ -53,12 +53,6 @@ pub use drain::FileCommitted;
 pub use sweep::GRACE;
 pub use writeback::Saved;
 
-/// Bytes of uploads in memory at once, in all files together; one chunk may be more.
-const UPLOAD_BYTES: usize = 48 << 20;
-/// Of these, what one file may have: others go on though the store does not answer for it.
-const FILE_UPLOAD_BYTES: usize = 32 << 20;
-/// Beside them, uploads that make no progress to be seen: they give their places to others.
-const STALLED_BYTES: usize = 32 << 20;
 /// The same for what is read from the bucket.
 const FETCH_BYTES: usize = 64 << 20;
 /// Complete chunks of a file that wait for their upload before its writers wait too.
@@ -90,8 +84,19 @@ pub struct FilesOptions {
     pub backlog: Option<u64>,
     /// How long the end waits for what is to be uploaded. The rest stays in the journal.
     pub drain: Duration,
-    /// An upload that takes so long gives its place to others.
+    /// Bytes of uploads in memory at once, in all files together; a chunk that is larger has all of it. Of these one file
+    /// may have two thirds, so that others go on though the store does not answer for it.
+    pub uploads: usize,
+    /// An upload that takes so long gives its place to others, as long as those that did are no more than two thirds of
+    /// `uploads` beside them.
     pub stall: Duration,
+}
+
+impl FilesOptions {
+    /// The share of the uploads that one file may have, and all those that have stalled.
+    fn share(&self) -> usize {
+        (self.uploads / 3 * 2).max(1024)
+    }
 }
 
 impl Default for FilesOptions {
@@ -101,6 +106,7 @@ impl Default for FilesOptions {
             writeback: false,
             backlog: None,
             drain: Duration::from_secs(45),
+            uploads: 48 << 20,
             stall: Duration::from_secs(5),
         }
     }
@@ -182,6 +188,7 @@ impl Files {
             total: given.total.min(TRY_AGAIN).min(options.io_timeout),
         };
         let bucket = bucket.with_patience(patience);
+        let (uploads, share) = (options.uploads.max(1024), options.share());
         let shared = Arc::new(Shared {
             options,
             meta,
@@ -192,8 +199,8 @@ impl Files {
             runtime: Handle::current(),
             open: Mutex::default(),
             dirty: Mutex::default(),
-            uploads: Semaphore::new(UPLOAD_BYTES / 1024),
-            stalled: Semaphore::new(STALLED_BYTES / 1024),
+            uploads: Semaphore::new(uploads / 1024),
+            stalled: Semaphore::new(share / 1024),
             fetches: Semaphore::new(FETCH_BYTES / 1024),
             drains: Semaphore::new(DRAINS),
             hurry: Notify::new(),
@@ -310,6 +317,15 @@ impl Files {
             tracing::warn!("uploads and deletions in the background were given up");
         }
         flushed
+    }
+
+    /// The process is gone, as far as what it shares with others is concerned.
+    #[cfg(test)]
+    fn kill(&self) {
+        self.0.closing.store(true, Ordering::SeqCst);
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.hurry.notify_waiters();
+        self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Flushes everything that is not in the journal; what cannot be flushed goes there.

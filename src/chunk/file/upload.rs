@@ -8,8 +8,8 @@ use futures::{StreamExt, stream};
 use tokio::time::timeout;
 
 use super::content::FileContent;
+use super::permits;
 use super::state::Upload;
-use super::{FILE_UPLOAD_BYTES, permits};
 use crate::error::{Error, Kind, Result};
 use crate::source::bucket::Object;
 use crate::types::{Extent, ObjectId};
@@ -124,7 +124,7 @@ impl FileContent {
 
     async fn upload_range(self: &Arc<Self>, idx: u64, range: Range<u32>, whole: u32) -> Result<Uploaded> {
         let failed = |e| Error::with_source(Kind::Internal, self.what(), e);
-        let places = permits(range.len(), FILE_UPLOAD_BYTES);
+        let places = permits(range.len(), self.shared.options.share() / 1024 * 1024);
         let _own = self.own_uploads.acquire_many(places).await.map_err(failed)?;
         let place = self.shared.uploads.acquire_many(places).await.map_err(failed)?;
         let wanted = range.clone();

@@ -50,9 +50,7 @@ impl FileContent {
         let state = self.state();
         let uploads = state.size > INLINE_MAX as u64
             && (!state.to_upload().is_empty() || !state.bare_chunks().is_empty());
-        uploads
-            && self.shared.cache.aside().is_none()
-            && self.shared.cache.journal().waiting().bytes < limit
+        uploads && self.shared.cache.aside().is_none() && self.shared.cache.journal().waiting().bytes < limit
     }
 
     /// Brings all that was written so far to the local disk, and an entry about it into the journal.
@@ -70,7 +68,8 @@ impl FileContent {
     async fn put_entry(self: &Arc<Self>, _one: &MutexGuard<'_, ()>, data: bool) -> Result<()> {
         let shared = &self.shared;
         shared.register().await?;
-        let mark = JournalMark { session: shared.meta.session(), serial: shared.serials.fetch_add(1, SeqCst) };
+        let mark =
+            JournalMark { session: shared.meta.session(), serial: shared.serials.fetch_add(1, SeqCst) };
         let (entry, journalled) = {
             // No write is half-way: what the entry says is what is there.
             let _landing = self.landing.lock().await;
@@ -124,7 +123,9 @@ impl FileContent {
         match self.shared.runtime.spawn_blocking(remove).await {
             Ok(Ok(())) => {}
             // The metadata knows that it is committed.
-            Ok(Err(error)) => tracing::warn!(%error, "a drained entry stays in the journal until the next mount"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a drained entry stays in the journal until the next mount")
+            }
             Err(_) => {}
         }
         self.state().journalled = None;
@@ -177,14 +178,18 @@ impl Files {
         }
         if resumed > 0 {
             let Waiting { bytes, .. } = self.0.cache.journal().waiting();
-            tracing::info!("{resumed} files ({bytes} bytes) that an earlier run did not upload are uploaded now");
+            tracing::info!(
+                "{resumed} files ({bytes} bytes) that an earlier run did not upload are uploaded now"
+            );
         }
         Ok(resumed)
     }
 
     async fn resume_one(&self, ino: Ino) -> Result<bool> {
         let shared = self.0.clone();
-        let read = move || shared.cache.journal().read(ino).and_then(|(kept, text)| Ok((kept, Entry::decode(&text)?)));
+        let read = move || {
+            shared.cache.journal().read(ino).and_then(|(kept, text)| Ok((kept, Entry::decode(&text)?)))
+        };
         let (kept, entry) = match self.blocking(read).await {
             Ok(found) => found,
             Err(e) if e.kind() == Kind::Corrupt => return self.set_aside(ino, &e).await,
@@ -197,7 +202,10 @@ impl Files {
         }
         let attr = match self.0.meta.getattr(ino).await {
             Err(e) if e.kind() == Kind::Stale => {
-                tracing::info!("inode {ino} was deleted meanwhile: {} bytes that were never uploaded are dropped", kept.bytes);
+                tracing::info!(
+                    "inode {ino} was deleted meanwhile: {} bytes that were never uploaded are dropped",
+                    kept.bytes
+                );
                 return self.drop_entry(ino, true).await;
             }
             attr => attr?,
@@ -206,7 +214,9 @@ impl Files {
             return self.drop_entry(ino, false).await;
         }
         if attr.version != entry.base && attr.version.session != entry.session {
-            tracing::info!("inode {ino} was written by another mount meanwhile: what was written here lies over it");
+            tracing::info!(
+                "inode {ino} was written by another mount meanwhile: what was written here lies over it"
+            );
         }
         match self.restore(&attr, &entry, kept).await {
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => self.set_aside(ino, &e).await,
@@ -263,7 +273,10 @@ impl Files {
         Ok(false)
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let task = self.0.runtime.spawn_blocking(work);
         task.await.map_err(|e| Error::with_source(Kind::Internal, "the journal", e))?
     }

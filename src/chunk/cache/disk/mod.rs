@@ -58,7 +58,9 @@ impl Disk {
     /// Puts the disk aside. Said once.
     pub fn put_aside(&self, why: String) {
         if self.0.aside.set(why.clone()).is_ok() {
-            tracing::warn!("the cache's disk has failed and is not used any more; memory stands in for it: {why}");
+            tracing::warn!(
+                "the cache's disk has failed and is not used any more; memory stands in for it: {why}"
+            );
         }
     }
 
@@ -186,7 +188,15 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 fn is_device_error(e: &io::Error) -> bool {
     matches!(
         e.raw_os_error(),
-        Some(libc::EIO | libc::EROFS | libc::ENXIO | libc::ENODEV | libc::EUCLEAN | libc::EREMOTEIO | libc::ESTALE)
+        Some(
+            libc::EIO
+                | libc::EROFS
+                | libc::ENXIO
+                | libc::ENODEV
+                | libc::EUCLEAN
+                | libc::EREMOTEIO
+                | libc::ESTALE
+        )
     )
 }
 
@@ -316,12 +326,11 @@ impl DiskFile {
             return Ok(());
         }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let punched = self.disk.gate(Op::Change).and_then(|()| {
-            match fallocate(&self.file, flags, offset, len) {
+        let punched =
+            self.disk.gate(Op::Change).and_then(|()| match fallocate(&self.file, flags, offset, len) {
                 Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
                 Err(e) => Err(io::Error::from(e)),
-            }
-        });
+            });
         self.noted(punched)
     }
 }

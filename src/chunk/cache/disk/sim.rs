@@ -64,8 +64,7 @@ impl Sim {
     pub fn new(root: &Path) -> std::sync::Arc<Self> {
         let mut dirs = HashSet::new();
         collect_dirs(root, &mut dirs);
-        let shadow =
-            Shadow { root: root.to_owned(), files: HashMap::new(), names: HashMap::new(), dirs };
+        let shadow = Shadow { root: root.to_owned(), files: HashMap::new(), names: HashMap::new(), dirs };
         std::sync::Arc::new(Sim {
             errno: AtomicI32::new(libc::EIO),
             fail_reads: AtomicU32::new(0),

@@ -59,7 +59,14 @@ impl CacheFile {
 
     /// The same for a blob's chunk that was written while [`CacheFile::is_in_memory`] said `in_memory`; `stored`: it came
     /// from the bucket. [`Kind::Unavailable`] if the content has left the disk since: its data is not here.
-    pub fn record_poured(&self, idx: u64, hash: &[u8; 32], len: u32, stored: bool, in_memory: bool) -> Result<()> {
+    pub fn record_poured(
+        &self,
+        idx: u64,
+        hash: &[u8; 32],
+        len: u32,
+        stored: bool,
+        in_memory: bool,
+    ) -> Result<()> {
         let epoch = self.dir.epochs().current();
         let record = Record { tag: BLOB_TAG, hash: *hash, len, epoch, stored };
         self.put_record(idx, &record, Some(in_memory))

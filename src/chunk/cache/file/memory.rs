@@ -39,7 +39,8 @@ impl CacheFile {
                 let piece = &mut buf[..(end - at) as usize];
                 let read = self.files.0.read_full(piece, at);
                 let whole = read.is_ok_and(|n| n == piece.len());
-                if !(whole && self.dir.has_memory(at - range.start + piece.len() as u64)
+                if !(whole
+                    && self.dir.has_memory(at - range.start + piece.len() as u64)
                     && data.write_all_at(piece, at).is_ok())
                 {
                     lost.push(at..end);

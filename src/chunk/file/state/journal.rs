@@ -68,7 +68,8 @@ impl Entry {
     }
 
     pub fn decode(text: &[u8]) -> Result<Self> {
-        rmp_serde::from_slice(text).map_err(|e| Error::with_source(Kind::Corrupt, "an entry of the journal", e))
+        rmp_serde::from_slice(text)
+            .map_err(|e| Error::with_source(Kind::Corrupt, "an entry of the journal", e))
     }
 
     /// Bytes that are in no object.
