@@ -4,6 +4,7 @@ mod layers;
 mod logging;
 mod places;
 mod run_file;
+mod settings;
 mod signals;
 mod volume;
 

@@ -101,9 +101,18 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
     io_timeout: Duration,
 
+    /// Whether reading moves a file's time of last access: never, or if it is older than the last change or
+    /// a day (relatime).
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "noatime")]
+    atime: Atime,
+
     /// How long a deleted repository does not come back from the Hub by itself.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     tombstone_ttl: Duration,
+
+    /// How long this mount may be silent before the others take it for dead, and its locks are free.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "HFMOUNT_SESSION_TTL", hide = true, hide_env_values = true)]
+    session_ttl: Duration,
 
     /// Let other users in: the default for root. Others need user_allow_other in /etc/fuse.conf.
     #[arg(long, overrides_with = "no_allow_other")]
@@ -130,6 +139,12 @@ pub(super) struct MountArgs {
 enum LogStyle {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Atime {
+    Noatime,
+    Relatime,
 }
 
 impl MountArgs {
@@ -187,6 +202,9 @@ impl MountArgs {
             entry_ttl: self.entry_ttl,
             io_timeout: self.io_timeout,
             tombstone_ttl: self.tombstone_ttl,
+            relatime: self.atime == Atime::Relatime,
+            // Below that a busy machine would take itself for dead.
+            session_ttl: self.session_ttl.max(Duration::from_secs(1)),
             allow_other: self.allow_other || (root && !self.no_allow_other),
             uid: self.uid.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
             gid: self.gid.unwrap_or_else(|| rustix::process::getegid().as_raw()),

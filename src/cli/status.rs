@@ -15,7 +15,7 @@ use crate::daemon::{RunFile, check_marker, need_volume, open_bucket};
 use crate::error::{Error, Kind, Result};
 use crate::meta::kv::EngineInfo;
 use crate::meta::url::MetaUrl;
-use crate::meta::{JournalRow, SessionStatus, list_journals, list_sessions};
+use crate::meta::{JournalRow, SessionStatus, Usage, list_journals, list_sessions, read_usage};
 use crate::source::bucket::Patience;
 use crate::types::{SessionId, Timestamp};
 
@@ -44,6 +44,7 @@ pub(super) struct StatusArgs {
 struct Report {
     volume: Volume,
     engine: EngineInfo,
+    used: Usage,
     sessions: Vec<SessionStatus>,
     /// `Err`: why the storage cannot be used from here.
     storage: Result<()>,
@@ -79,6 +80,7 @@ impl StatusArgs {
 async fn look(home: &Home, meta: &MetaUrl) -> Result<Report> {
     let (kv, volume) = need_volume(meta).await?;
     let engine = kv.info().await?;
+    let used = read_usage(&*kv).await?;
     let sessions = list_sessions(&*kv).await?;
     let storage = match tokio::time::timeout(PATIENCE, storage(&volume)).await {
         Ok(answer) => answer,
@@ -89,7 +91,7 @@ async fn look(home: &Home, meta: &MetaUrl) -> Result<Report> {
     let waiting = list_journals(&*kv).await?.into_iter().map(|(session, row)| journal(session, row, &notes));
     let waiting = waiting.filter(|j| !j.mounted || j.waiting != Some(Waiting::default())).collect();
     let failed_disks = notes.iter().filter(|n| n.disk_error.is_some()).cloned().collect();
-    Ok(Report { volume, engine, sessions, storage, waiting, failed_disks })
+    Ok(Report { volume, engine, used, sessions, storage, waiting, failed_disks })
 }
 
 fn journal(session: SessionId, row: JournalRow, notes: &[RunFile]) -> Journal {
@@ -117,6 +119,8 @@ pub(super) fn volume_json(volume: &Volume) -> Value {
         "storage": volume.storage,
         "endpoint": volume.endpoint,
         "region": volume.region,
+        "capacity": volume.capacity,
+        "inodes": volume.inodes,
         "store_hub_blobs": volume.store_hub_blobs,
         "hub_endpoint": volume.hub_endpoint,
         "keys_sealed": volume.sealed_keys.is_some(),
@@ -152,6 +156,7 @@ fn as_json(meta: &MetaUrl, report: &Report) -> Value {
         .collect();
     json!({
         "volume": volume_json(&report.volume),
+        "used": { "bytes": report.used.bytes, "inodes": report.used.inodes },
         "meta": { "url": meta.to_string(), "engine": report.engine.name, "warnings": report.engine.warnings },
         "storage": {
             "url": report.volume.storage,
@@ -216,6 +221,9 @@ fn as_text(meta: &MetaUrl, report: &Report) -> String {
     };
     table.row("storage", format!("{} ({storage})", volume.storage));
     table.row("chunk size", human_size(volume.chunk_size.into()));
+    let of = |limit: Option<String>| limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+    table.row("used", human_size(report.used.bytes) + &of(volume.capacity.map(human_size)));
+    table.row("inodes", report.used.inodes.to_string() + &of(volume.inodes.map(|n| n.to_string())));
     table.row("hub", &volume.hub_endpoint);
     for warning in &report.engine.warnings {
         table.row("warning", warning);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::{check_marker, need_volume, open_bucket, places};
+use tokio::task::JoinHandle;
+
+use super::{check_marker, need_volume, open_bucket, places, settings};
 use crate::blocking::blocking;
 use crate::chunk::cache::{CacheDir, CacheLimits};
 use crate::chunk::file::FilesOptions;
@@ -25,10 +27,11 @@ use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
 use crate::vfs::{Invalidation, Private, Vfs, VfsOptions};
 
-/// How long a session may be silent before others take over what it held.
-const SESSION_TTL: Duration = Duration::from_secs(30);
 /// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
 const UPLOADS: Duration = Duration::from_secs(5);
+
+/// How long what was read last may take to be noted down at the end.
+const RECORDING: Duration = Duration::from_secs(5);
 
 /// One mount's layers, built and running.
 pub(super) struct Layers {
@@ -36,6 +39,8 @@ pub(super) struct Layers {
     meta: Meta,
     chunks: Arc<Chunks>,
     files: Files,
+    /// Follows the volume's settings.
+    following: JoinHandle<()>,
     pub(super) vfs: Arc<Vfs>,
     /// Taken when the file system is mounted.
     pub(super) invalidations: Option<Receiver<Invalidation>>,
@@ -74,8 +79,10 @@ impl Layers {
         })
         .await?;
 
-        let meta = Meta::open(kv, session_info(options, point.path()), SESSION_TTL).await?;
+        let meta = Meta::open(kv, session_info(options, point.path()), options.session_ttl).await?;
         meta.set_tombstone_ttl(options.tombstone_ttl);
+        settings::apply(&meta, &volume).await?;
+        let following = tokio::spawn(settings::follow(meta.clone()));
         let hub = HubClient::new(HubOptions {
             endpoint: options.hub_endpoint.clone().unwrap_or_else(|| volume.hub_endpoint.clone()),
             token,
@@ -113,7 +120,7 @@ impl Layers {
         });
         let settings = vfs_options(options, &volume);
         let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), lazy, private, sender, settings);
-        Ok(Layers { volume, meta, chunks, files, vfs, invalidations: Some(receiver) })
+        Ok(Layers { volume, meta, chunks, files, following, vfs, invalidations: Some(receiver) })
     }
 
     /// For messages.
@@ -135,6 +142,8 @@ impl Layers {
     /// Takes them down from the top: writes what is open, then ends what runs, then the session. All steps are taken;
     /// the first error is returned.
     pub(super) async fn stop(self) -> Result<()> {
+        self.following.abort();
+        self.vfs.record_accesses(RECORDING).await;
         let flushed = self.files.close(UPLOADS).await.context(|| "writing what was open");
         let cached = self.chunks.shutdown(UPLOADS).await;
         let closed = self.meta.close().await;
@@ -165,6 +174,7 @@ fn vfs_options(options: &MountOptions, volume: &Volume) -> VfsOptions {
         entry_ttl: options.entry_ttl,
         attr_ttl: options.attr_ttl,
         tombstone_ttl: options.tombstone_ttl,
+        relatime: options.relatime,
         store_path: folder(volume).map(Path::to_path_buf),
     }
 }

@@ -69,7 +69,8 @@ impl Meta {
     /// seen before and no chunk that has extents is changed. Objects that no extent refers to any more go to the
     /// trash in the same transaction.
     ///
-    /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many.
+    /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many, [`Kind::NoSpace`]
+    /// if the file becomes larger than the volume's capacity allows.
     pub async fn commit_data(&self, ino: Ino, base: Version, change: DataChange) -> Result<Committed> {
         let words = || format!("data of inode {ino}");
         if change.inline.as_ref().is_some_and(|b| b.len() > INLINE_MAX || b.len() as u64 > change.size) {
@@ -109,24 +110,28 @@ impl Meta {
         let row = self.changed_row(&old, change);
         self.change_chunks(&mut build, ino, &old, &row, change).await?;
         let raw = build.set_row(ino, &row)?;
+        let growth = usage(&row) - usage(&old);
         if row.nlink > 0 {
-            build.add(schema::bytes_key(), usage(&row) - usage(&old));
+            build.add_within(schema::bytes_key(), growth, self.bytes_bound());
+            build.add(schema::inodes_key(), i64::from(old.uncounted));
         }
         if let Some(mark) = &change.mark {
             let (key, value) = mark_write(mark, ino);
             build.set(key, value);
         }
         build.inode_changed(ino);
-        match self.commit(build).await? {
+        let attr = Attr::new(ino, row, None, 0);
+        match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_row(ino, &raw);
-                Ok(Some(Committed::Applied(Attr::new(ino, row, None, 0))))
+                self.note_growth(if attr.nlink > 0 { growth } else { 0 });
+                Ok(Some(Committed::Applied(attr)))
             }
             Outcome::Conflict(_) => {
                 self.hints().forget_row(ino);
                 Ok(None)
             }
-            Outcome::Full => Err(Kind::NoSpace.into()),
+            Outcome::Full => Err(self.full_of_bytes()),
         }
     }
 
@@ -144,6 +149,7 @@ impl Meta {
             0
         };
         row.size = change.size;
+        row.uncounted = false;
         row.version = self.next_version();
         row.ctime = Timestamp::now();
         row.mtime = change.mtime.unwrap_or(row.mtime);
@@ -186,7 +192,7 @@ impl Meta {
                 build.set(key, schema::encode(list)?);
             }
         }
-        let now = schema::time_value(row.ctime);
+        let now = schema::time_value(self.now());
         for object in dead {
             build.set(schema::trash_key(object), now.clone());
         }

@@ -48,11 +48,12 @@ pub async fn list_journals(kv: &dyn Kv) -> Result<Vec<(SessionId, JournalRow)>> 
 }
 
 impl Meta {
-    /// Puts this session on the list, before anything that it journals is acknowledged.
-    pub async fn register_journal(&self, dir: &str) -> Result<()> {
+    /// Puts a session on the list, before anything that this mount journals under its name is acknowledged: its own, or one
+    /// that it had before.
+    pub async fn register_journal(&self, session: SessionId, dir: &str) -> Result<()> {
         let row = JournalRow { host: self.info().host.clone(), dir: dir.to_owned(), since: Timestamp::now() };
         let mut build = self.build();
-        build.set(Key::new(JOURNALS, session_field(self.session())), schema::encode(&row)?);
+        build.set(Key::new(JOURNALS, session_field(session)), schema::encode(&row)?);
         // Without an expectation there is nothing to lose to; a fenced session is an error.
         let _ = self.commit(build).await?;
         Ok(())

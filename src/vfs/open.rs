@@ -56,7 +56,7 @@ impl Vfs {
             _ => return Ok(self.opened(Handle { ino, flags, data: Data::Empty }, false, false)),
         }
         // A blob never changes under its inode: what is remembered of it is true.
-        let known = if writes(flags) { None } else { self.attrs.immutable(ino) };
+        let known = if writes(flags) { None } else { self.remembered(ino) };
         let attr = match known {
             Some(attr) => attr,
             None => {
@@ -80,6 +80,7 @@ impl Vfs {
                 size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
             };
             let (keep, drop) = grant(true, true);
+            let drop = self.accessed_by_open(attr, flags, keep) || drop;
             return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
         }
         let file = self.files.open(attr)?;
@@ -89,6 +90,7 @@ impl Vfs {
         }
         let same = self.attrs.tell(ino, file.version());
         let (keep, drop) = grant(false, same && flags & libc::O_TRUNC == 0);
+        let drop = self.accessed_by_open(attr, flags, keep) || drop;
         Ok(self.opened(Handle { ino, flags, data: Data::File(file) }, keep, drop))
     }
 

@@ -51,6 +51,7 @@ pub struct Settings {
     pub hub_deadline: Duration,
     pub tombstone_ttl: Duration,
     pub token: Option<&'static str>,
+    pub relatime: bool,
 }
 
 impl Default for Settings {
@@ -62,6 +63,7 @@ impl Default for Settings {
             hub_deadline: Duration::from_secs(10),
             tombstone_ttl: Duration::from_secs(3600),
             token: None,
+            relatime: false,
         }
     }
 }
@@ -133,6 +135,7 @@ impl Cluster {
             entry_ttl: Duration::from_secs(1),
             attr_ttl: Duration::from_secs(1),
             tombstone_ttl: settings.tombstone_ttl,
+            relatime: settings.relatime,
             store_path: None,
         };
         let vfs = Vfs::new(meta, chunks.clone(), files, lazy, private, orders, opts);

@@ -1,7 +1,7 @@
 //! The content of one file: what all handles of the process share, and the small things about it.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, Semaphore};
@@ -13,7 +13,7 @@ use super::{QUEUED_UPLOADS, Shared, permits};
 use crate::chunk::cache::{CacheFile, ContentKey, Presence};
 use crate::error::{Error, Kind, Result};
 use crate::meta::Attr;
-use crate::types::{Ino, Version};
+use crate::types::{Ino, Timestamp, Version};
 
 /// The data of one file as this mount sees it. Get it from [`Files::open`](super::Files::open); drop it at release.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct FileContent {
     /// Complete chunks that wait for their upload.
     pub(super) queue: Arc<Semaphore>,
     pub(super) readahead: Mutex<Readahead>,
+    /// Bytes that it is going to add to the volume, as its capacity was told.
+    pub(super) claimed: AtomicU64,
 }
 
 impl FileContent {
@@ -68,6 +70,7 @@ impl FileContent {
             own_uploads,
             queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
             readahead: Mutex::default(),
+            claimed: AtomicU64::new(0),
         })
     }
 
@@ -117,6 +120,18 @@ impl FileContent {
         with_news(&state, state.attr.clone())
     }
 
+    /// Times of last access, change and attribute change, as [`FileContent::attr`] has them.
+    #[must_use]
+    pub fn times(&self) -> (Timestamp, Timestamp, Timestamp) {
+        let state = self.state();
+        let attr = &state.attr;
+        let committing = state.committing.as_ref().and_then(|d| d.mtime);
+        match state.delta.mtime.or(committing) {
+            Some(mtime) => (attr.atime, mtime, attr.ctime.max(mtime)),
+            None => (attr.atime, attr.mtime, attr.ctime),
+        }
+    }
+
     /// Attributes that were just read, with the size and mtime of what is not flushed yet, or of what was committed here
     /// while they were being read.
     #[must_use]
@@ -153,7 +168,7 @@ impl FileContent {
         if state.attr.version == attr.version {
             state.attr = attr.clone();
         } else if !state.is_modified() && state.committing.is_none() && !state.is_past(attr) {
-            state.rebase(attr.clone(), attr.version.session == self.shared.meta.session());
+            state.rebase(attr.clone(), self.shared.meta.is_own(attr.version.session));
         }
     }
 
@@ -173,6 +188,7 @@ impl FileContent {
             objects
         };
         self.shared.unpin(self.ino);
+        self.set_claim(0);
         self.delete_objects(objects);
         drop(landing);
         self.end_entry(true).await;
@@ -311,6 +327,7 @@ impl FileContent {
 
 impl Drop for FileContent {
     fn drop(&mut self) {
+        self.set_claim(0);
         self.shared.closed(self.ino);
     }
 }

@@ -250,11 +250,12 @@ impl FileContent {
                 state.end_commit_applied(attr, &plan, upto);
                 let settled: Vec<u64> = plan.chunks.iter().map(|(idx, _)| *idx).collect();
                 drop(state);
+                self.reclaim();
                 self.settle_behind(settled);
                 Ok(Some(plan.kind))
             }
             Ok(Committed::Conflict(attr)) => {
-                let ours = attr.version.session == self.shared.meta.session();
+                let ours = self.shared.meta.is_own(attr.version.session);
                 state.rebase(attr, ours);
                 Ok(None)
             }

@@ -12,12 +12,14 @@
 //! With `writeback`, [`FileContent::save`] answers when the data is on the local disk and in the cache directory's journal; the
 //! rest happens behind, and after a crash at the next start ([`Files::resume`]).
 
+mod claim;
 mod content;
 mod drain;
 mod fill;
 mod flight;
 mod flush;
 mod leave;
+mod object;
 mod put;
 mod read;
 mod state;
@@ -28,7 +30,7 @@ mod upload;
 mod write;
 mod writeback;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -46,7 +48,7 @@ use crate::chunk::cache::{CacheDir, ContentKey};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Meta};
 use crate::source::bucket::{Bucket, Patience};
-use crate::types::{BlobId, FileType, Ino};
+use crate::types::{BlobId, FileType, Ino, SessionId};
 
 pub use content::FileContent;
 pub use drain::FileCommitted;
@@ -142,12 +144,12 @@ struct Shared {
     drained: Notify,
     /// Counts the entries of this session.
     serials: AtomicU64,
-    /// Whether this session is on the list of those with a journal.
-    registered: tokio::sync::Mutex<bool>,
-    earlier: Mutex<writeback::Earlier>,
+    /// Sessions that are on the list of those with a journal, because of this mount's: its own, and those of runs before.
+    registered: tokio::sync::Mutex<HashSet<SessionId>>,
     /// Why the journal could not be drained when that was last tried.
     last_error: Mutex<Option<String>>,
     events: broadcast::Sender<FileCommitted>,
+    recent: object::Recent,
     /// What runs without somebody who waits for it.
     tasks: TaskTracker,
     closing: AtomicBool,
@@ -207,9 +209,9 @@ impl Files {
             drained: Notify::new(),
             serials: AtomicU64::new(1),
             registered: tokio::sync::Mutex::default(),
-            earlier: Mutex::default(),
             last_error: Mutex::default(),
             events: broadcast::Sender::new(1024),
+            recent: object::Recent::default(),
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),

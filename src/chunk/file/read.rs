@@ -164,7 +164,7 @@ impl FileContent {
                 }
                 Part::Fetch(_) | Part::Blob(..) => {
                     let span = part.span();
-                    let pieces = self.fetch(idx, vec![part]).await?;
+                    let pieces = self.fetch(idx, vec![part], true).await?;
                     for (_, bytes) in pieces {
                         answer[at..at + span.len()].copy_from_slice(&bytes);
                     }

@@ -24,7 +24,7 @@ impl Files {
     /// no harm. What cannot be deleted stays for the next time; the first error is returned.
     pub async fn sweep(&self, grace: Duration) -> Result<u64> {
         let grace = i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX);
-        let due = Timestamp(Timestamp::now().0.saturating_sub(grace));
+        let due = Timestamp(self.0.meta.now().0.saturating_sub(grace));
         let (mut after, mut deleted, mut first) = (0, 0, Ok(()));
         // What a journal may still name stays until it is drained.
         let journals: HashSet<SessionId> =

@@ -5,6 +5,7 @@ mod disk;
 mod faults;
 mod kv;
 mod model;
+mod objects;
 mod power;
 mod room;
 mod stall;

@@ -12,7 +12,7 @@ use super::permits;
 use super::state::Upload;
 use crate::error::{Error, Kind, Result};
 use crate::source::bucket::Object;
-use crate::types::{Extent, ObjectId};
+use crate::types::{Extent, ObjectId, ObjectSum};
 
 /// Ranges of one chunk that are uploaded at once.
 const RANGES_AT_ONCE: usize = 4;
@@ -132,11 +132,11 @@ impl FileContent {
             let mut bytes = vec![0; wanted.len()];
             // What was cut off meanwhile is not there; it does not count when the upload lands.
             content.cache()?.read_at(content.offset(idx, wanted.start), &mut bytes)?;
-            let all = wanted.start == 0 && wanted.end == whole;
-            let hash = all.then(|| (whole, *blake3::hash(&bytes).as_bytes()));
+            let hash = *blake3::hash(&bytes).as_bytes();
             Ok((Bytes::from(bytes), hash))
         };
         let (bytes, hash) = self.read_disk(read).await?;
+        let sum = ObjectSum::with_hash(bytes.len(), &hash);
         let object: ObjectId = self.shared.meta.next_object();
         let name = Object::FileChunk(object);
         let put = self.shared.bucket.put(&name, bytes);
@@ -156,7 +156,9 @@ impl FileContent {
                 put.await?;
             }
         }
-        let extent = Extent { start: range.start, len: range.end - range.start, object, object_offset: 0 };
-        Ok((extent, hash))
+        let extent =
+            Extent { start: range.start, len: range.len() as u32, object, object_offset: 0, sum: Some(sum) };
+        let all = range.start == 0 && range.end == whole;
+        Ok((extent, all.then_some((whole, hash))))
     }
 }

@@ -22,7 +22,8 @@ impl FileContent {
     /// Writes at `offset`. When it returns the bytes are on this mount's disk and in every read of this mount; in the
     /// bucket and for other mounts after [`FileContent::flush`].
     ///
-    /// [`Kind::NoSpace`]: the local disk is full and nothing can be evicted; [`Kind::TooLarge`]: beyond what a file may
+    /// [`Kind::NoSpace`]: the volume's capacity is used up, and nothing was written; or the local disk is full and nothing
+    /// can be evicted; [`Kind::TooLarge`]: beyond what a file may
     /// be. Bytes that were there before and are not wholly overwritten are kept.
     pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<u32> {
         let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, self.what(), e))?;
@@ -43,6 +44,7 @@ impl FileContent {
         if near.checked_add(data.len() as u64).is_none_or(|end| end > MAX_SIZE) {
             return Err(Error::new(Kind::TooLarge, self.what()));
         }
+        self.claim(near + data.len() as u64).await.context(|| self.what())?;
         self.keep_known(near..near + data.len() as u64).await?;
         let len = data.len() as u64;
         let mut reliefs = 0;
@@ -53,6 +55,7 @@ impl FileContent {
                 Err(e) if e.kind() == Kind::NoSpace && reliefs < RELIEFS => {
                     reliefs += 1;
                     if !self.relieve(len).await {
+                        self.reclaim();
                         return Err(e.context(self.what()));
                     }
                 }
@@ -157,6 +160,9 @@ impl FileContent {
         if size > MAX_SIZE {
             return Err(Error::new(Kind::TooLarge, self.what()));
         }
+        if size > self.size() {
+            self.claim(size).await.context(|| self.what())?;
+        }
         if size > 0 && size < self.size() {
             let cut = size / u64::from(self.shared.chunk_size);
             self.keep_known(self.offset(cut, 0)..size).await?;
@@ -184,7 +190,9 @@ impl FileContent {
             Ok(())
         };
         let shorter = size < self.size();
-        self.on_disk(resize).await.context(|| self.what())?;
+        let resized = self.on_disk(resize).await.context(|| self.what());
+        self.reclaim();
+        resized?;
         if !(journalled && shorter) {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use super::{Files, Shared};
 use crate::chunk::cache::{ContentKey, Kept, Waiting};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::meta::{Attr, INLINE_MAX, JournalMark};
-use crate::types::{Ino, SessionId, Timestamp};
+use crate::types::{Ino, Timestamp};
 
 /// What became of data that was to be made safe.
 #[derive(Clone, Debug)]
@@ -67,7 +67,6 @@ impl FileContent {
     /// Writes the journal's entry anew, as things are now; `data`: and the data that it speaks of to the disk before.
     async fn put_entry(self: &Arc<Self>, _one: &MutexGuard<'_, ()>, data: bool) -> Result<()> {
         let shared = &self.shared;
-        shared.register().await?;
         let mark =
             JournalMark { session: shared.meta.session(), serial: shared.serials.fetch_add(1, SeqCst) };
         let (entry, journalled) = {
@@ -77,6 +76,7 @@ impl FileContent {
             let since = state.journalled.map_or_else(Timestamp::now, |j| j.since);
             (state.entry(mark), Journalled { mark, changes: state.changes, since })
         };
+        shared.register(&entry).await?;
         let content = self.clone();
         let write = move || {
             let bytes = entry.bytes();
@@ -134,32 +134,29 @@ impl FileContent {
 }
 
 impl Shared {
-    /// Says in the metadata, once, that this session has a journal.
-    async fn register(&self) -> Result<()> {
+    /// Says in the metadata, once for each, that the sessions which the entry speaks of have a journal.
+    async fn register(&self, entry: &Entry) -> Result<()> {
         let mut registered = self.registered.lock().await;
-        if !*registered {
-            self.meta.register_journal(&self.cache.path().display().to_string()).await?;
-            *registered = true;
+        for session in entry.sessions() {
+            if !registered.contains(&session) {
+                self.meta.register_journal(session, &self.cache.path().display().to_string()).await?;
+                registered.insert(session);
+            }
         }
         Ok(())
     }
 
-    /// Takes this session, and those whose journals it went on with, off the list, if nothing waits any more.
+    /// Takes this mount's sessions, and those whose journals it went on with, off the list, if nothing waits any more.
     pub(super) async fn unregister(&self) -> Result<()> {
         let mut registered = self.registered.lock().await;
-        let earlier = self.earlier.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if (!*registered && earlier.is_empty()) || self.cache.journal().waiting() != Waiting::default() {
+        if registered.is_empty() || self.cache.journal().waiting() != Waiting::default() {
             return Ok(());
         }
         // Entries that were removed must not come back when nothing says any more that they are committed.
         self.cache.journal().sync()?;
-        for session in earlier {
+        for session in registered.clone() {
             self.meta.end_journal(session).await?;
-        }
-        self.earlier.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
-        if *registered {
-            self.meta.end_journal(self.meta.session()).await?;
-            *registered = false;
+            registered.remove(&session);
         }
         Ok(())
     }
@@ -195,7 +192,7 @@ impl Files {
             Err(e) if e.kind() == Kind::Corrupt => return self.set_aside(ino, &e).await,
             Err(e) => return Err(e),
         };
-        self.0.earlier.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(entry.session);
+        self.0.registered.lock().await.extend(entry.sessions());
         if entry.chunk_size != self.0.chunk_size {
             let why = Error::new(Kind::Corrupt, format!("chunks of {} bytes", entry.chunk_size));
             return self.set_aside(ino, &why).await;
@@ -289,6 +286,3 @@ impl Files {
         (waiting, error)
     }
 }
-
-/// Sessions whose journals this one goes on with.
-pub(super) type Earlier = std::collections::HashSet<SessionId>;

@@ -30,6 +30,8 @@ pub(crate) struct Faults {
     pub fail_gets: AtomicU32,
     /// This many next bodies break off after half.
     pub cut_bodies: AtomicU32,
+    /// This many next bodies come with one bit changed.
+    pub flip_bodies: AtomicU32,
     /// Every request waits this long first, in ms.
     pub delay: AtomicU64,
     pub put_bytes: AtomicU64,
@@ -114,15 +116,23 @@ impl ObjectStore for Faulty {
             return Err(unavailable());
         }
         let result = self.inner.get_opts(location, options).await?;
-        if !take(&self.faults.cut_bodies) {
+        let flip = take(&self.faults.flip_bodies);
+        if !flip && !take(&self.faults.cut_bodies) {
             return Ok(result);
         }
         let (meta, range, attributes) =
             (result.meta.clone(), result.range.clone(), result.attributes.clone());
         let extensions = result.extensions.clone();
         let all = result.bytes().await?;
-        let half = [Ok(all.slice(..all.len() / 2)), Err(unavailable())];
-        let payload = GetResultPayload::Stream(futures::stream::iter(half).boxed());
+        let stream = if flip {
+            let mut all = all.to_vec();
+            let middle = all.len() / 2;
+            all[middle] ^= 1;
+            futures::stream::iter(vec![Ok(Bytes::from(all))])
+        } else {
+            futures::stream::iter(vec![Ok(all.slice(..all.len() / 2)), Err(unavailable())])
+        };
+        let payload = GetResultPayload::Stream(stream.boxed());
         Ok(GetResult { payload, meta, range, attributes, extensions })
     }
 

@@ -147,6 +147,7 @@ impl State {
             len: r.end - r.start,
             object: ObjectId { session: SessionId(u64::MAX), seq: u64::from(r.start) },
             object_offset: 0,
+            sum: None,
         };
         let then: Vec<Extent> = chunk.dirty.iter().map(stand_in).collect();
         if !all && (bare || stale || extents::overlay(&list, &then).len() > MAX_EXTENTS) {

@@ -4,6 +4,7 @@
 //! object, the objects that were uploaded and not committed, the size. Laid once more over a version that has some of it
 //! already it changes nothing.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,12 @@ impl Entry {
     /// Bytes that are in no object.
     pub fn bytes(&self) -> u64 {
         self.chunks.iter().flat_map(|c| &c.dirty).map(|(start, end)| u64::from(end - start)).sum()
+    }
+
+    /// The sessions whose objects or counts it names.
+    pub fn sessions(&self) -> HashSet<SessionId> {
+        let objects = self.chunks.iter().flat_map(|c| &c.pending).map(|e| e.object.session);
+        objects.chain([self.session]).collect()
     }
 
     /// The chunks that have some of those.

@@ -119,6 +119,14 @@ impl Part {
             Part::Fetch(e) => extents::span(e),
         }
     }
+
+    /// About how many bytes come into memory with it: of an object with a checksum, all.
+    pub fn cost(&self) -> usize {
+        match self {
+            Part::Fetch(Extent { sum: Some(sum), .. }) => sum.len as usize,
+            _ => self.span().len(),
+        }
+    }
 }
 
 #[derive(Debug)]
