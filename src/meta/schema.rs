@@ -12,6 +12,8 @@
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
+//! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
+//! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
 //! | `ids` | plain | `ino` → the last inode number given out; `run` → the server's incarnation when that was true |
@@ -247,6 +249,8 @@ pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
 pub(super) const STAGING: &str = "staging/";
 pub(super) const DEAD: &str = "dead/";
+/// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
+pub const JOURNALS: &str = "journals/";
 const VOLUME: &str = "v";
 
 pub(super) fn attr_key(ino: Ino) -> Key {
@@ -300,6 +304,14 @@ pub(super) fn ticket_key(ino: Ino) -> Key {
 
 pub(super) fn held_map(session: SessionId) -> String {
     format!("held{session}/")
+}
+
+pub(super) fn journal_map(session: SessionId) -> String {
+    format!("j{session}")
+}
+
+pub(super) fn journal_key(session: SessionId, ino: Ino) -> Key {
+    Key::new(journal_map(session), ino_field(ino))
 }
 
 pub(super) fn ino_field(ino: Ino) -> Bytes {
