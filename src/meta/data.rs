@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 
 use super::Meta;
-use super::attr::Attr;
+use super::attr::{Attr, gone};
+use super::journals::{JournalMark, mark_write};
 use super::kv::Outcome;
 use super::retry::Tries;
 use super::schema::{self, Content, FAR, GROUP, INLINE_MAX, InodeRow, Layout, Under};
@@ -46,7 +47,12 @@ pub struct DataChange {
     pub source: Option<(Ino, Version)>,
     /// Takes the set-user-id and set-group-id bits, as a write by who is not privileged does.
     pub clear_suid: bool,
+    /// The entry of a journal that this change contains: said in the same transaction.
+    pub mark: Option<JournalMark>,
 }
+
+/// The row of a chunk: its extents, or `None` if there is no row.
+pub type ChunkExtents = Option<Vec<Extent>>;
 
 /// How a data commit ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +72,7 @@ impl Meta {
     }
 
     /// The same, with a missing row (a hole, or the blob under the file) told from an empty one (a hole).
-    pub async fn chunk_rows(&self, ino: Ino, chunks: &[u64]) -> Result<Vec<Option<Vec<Extent>>>> {
+    pub async fn chunk_rows(&self, ino: Ino, chunks: &[u64]) -> Result<Vec<ChunkExtents>> {
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
@@ -77,12 +83,28 @@ impl Meta {
         chunks.iter().zip(&values).map(decode).collect()
     }
 
+    /// The attributes of a file and the rows of some of its chunks, as they are at one moment; one round trip.
+    /// [`Kind::Stale`] if the inode is gone.
+    pub async fn attr_and_chunk_rows(&self, ino: Ino, chunks: &[u64]) -> Result<(Attr, Vec<ChunkExtents>)> {
+        let mut keys = schema::attr_keys(ino).to_vec();
+        let attr_fields = keys.len();
+        keys.extend(chunks.iter().map(|&index| schema::chunk_key(ino, index)));
+        let values = self.kv().get(&keys).await?;
+        let (fields, rows) = values.split_at(attr_fields);
+        let attr = Attr::from_fields(ino, fields)?.ok_or_else(|| gone(ino))?;
+        let decode =
+            |(&index, value): (_, &Option<Bytes>)| schema::decode_extents(ino, index, value.as_ref());
+        let rows = chunks.iter().zip(rows).map(decode).collect::<Result<_>>()?;
+        Ok((attr, rows))
+    }
+
     /// Replaces data of a file iff its version is still `base`. ctime is now, the version new. One round trip if the row was
     /// seen before and no chunk that has extents is changed. Objects that no chunk row refers to any more go to the
     /// trash in the same transaction. Between two changes of the same file's data a change must list few chunks:
     /// all of it is one transaction.
     ///
-    /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many.
+    /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many, [`Kind::NoSpace`]
+    /// if the file becomes larger than the volume's capacity allows.
     pub async fn commit_data(&self, ino: Ino, base: Version, change: DataChange) -> Result<Committed> {
         let words = || format!("data of inode {ino}");
         if change.inline.as_ref().is_some_and(|b| b.len() > INLINE_MAX || b.len() as u64 > change.size) {
@@ -136,14 +158,22 @@ impl Meta {
         let mut row = self.changed_row(&old, change);
         self.change_chunks(&mut build, ino, &old, &mut row, change).await?;
         let raw = build.set_row(ino, &row)?;
+        let growth = usage(&row) - usage(&old);
         if row.nlink > 0 {
-            build.add(schema::bytes_key(), usage(&row) - usage(&old));
+            build.add_within(schema::bytes_key(), growth, self.bytes_bound());
+            build.add(schema::inodes_key(), i64::from(old.uncounted));
+        }
+        if let Some(mark) = &change.mark {
+            let (key, value) = mark_write(mark, ino);
+            build.set(key, value);
         }
         build.inode_changed(ino);
-        match self.commit(build).await? {
+        let attr = Attr::new(ino, row, None, 0);
+        match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_row(ino, &raw);
-                Ok(Some(Committed::Applied(Attr::new(ino, row, None, 0))))
+                self.note_growth(if attr.nlink > 0 { growth } else { 0 });
+                Ok(Some(Committed::Applied(attr)))
             }
             Outcome::Conflict(_) => {
                 self.hints().forget_row(ino);
@@ -152,7 +182,7 @@ impl Meta {
                 }
                 Ok(None)
             }
-            Outcome::Full => Err(Kind::NoSpace.into()),
+            Outcome::Full => Err(self.full_of_bytes()),
         }
     }
 
@@ -181,6 +211,7 @@ impl Meta {
             _ => Layout::default(),
         };
         row.size = change.size;
+        row.uncounted = false;
         row.version = self.next_version();
         row.ctime = Timestamp::now();
         row.mtime = change.mtime.unwrap_or(row.mtime);
@@ -242,13 +273,14 @@ impl Meta {
         if stays {
             row.layout.data = old.data().map(|data| data.saturating_add_signed(bytes));
         }
+        let now = self.now();
         for (object, more) in references {
             // The first reference to a new object is not counted.
             let counted = if change.source.is_some() { more } else { more - 1 };
             if counted > 0 {
                 build.add(schema::shared_key(object), counted);
             }
-            (more..0).for_each(|_| build.release(object, row.ctime));
+            (more..0).for_each(|_| build.release(object, now));
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::Meta;
+use super::attr::{Attr, usage_of};
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
-use super::schema::{self, Content, InodeRow};
-use crate::error::{Kind, Result};
-use crate::types::{FileType, Ino, ObjectId, Timestamp};
+use super::schema::{self, InodeRow};
+use crate::error::Result;
+use crate::types::{Ino, ObjectId, Timestamp};
 
 /// A transaction in the making.
 pub(super) struct Build(pub Txn);
@@ -46,6 +47,14 @@ impl Build {
         }
     }
 
+    /// As `add`; what is added, but not what is given back, is held to the bound if there is one.
+    pub fn add_within(&mut self, key: Key, n: i64, bound: Option<i64>) {
+        match bound {
+            Some(bound) if n > 0 => self.0.write.push(Write::AddBounded(key, n, bound)),
+            _ => self.add(key, n),
+        }
+    }
+
     pub fn set_row(&mut self, ino: Ino, row: &InodeRow) -> Result<Bytes> {
         let value = schema::encode(row)?;
         self.set(schema::attr_key(ino), value.clone());
@@ -75,25 +84,31 @@ impl Meta {
         Build(Txn { session: Some(self.session()), ..Txn::default() })
     }
 
+    /// Commits, under another session if this one turns out to be lost. Not for what names the session as a holder.
     pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
-        let outcome = self.kv().commit(build.0).await;
-        if let Err(error) = &outcome
-            && error.kind() == Kind::Fenced
-        {
-            self.note_fenced();
+        self.commit_making(build, None).await
+    }
+
+    /// The same, knowing what an inode that it writes is afterwards. Of a directory that is known only when it is made.
+    pub(super) async fn commit_making(&self, Build(txn): Build, made: Option<&Attr>) -> Result<Outcome> {
+        let pending = self.0.recent.begin(&txn.write);
+        let outcome = self.0.identity.commit(txn).await;
+        match &outcome {
+            Ok(Outcome::Applied) => pending.applied(made),
+            Ok(_) => pending.refused(),
+            Err(_) => {}
         }
         outcome
+    }
+
+    /// Commits under the session that the transaction bears and no other: [`Kind::Fenced`](crate::error::Kind::Fenced) if it
+    /// is lost.
+    pub(super) async fn commit_as_it_is(&self, build: Build) -> Result<Outcome> {
+        self.kv().commit(build.0).await
     }
 }
 
 /// The bytes that an inode counts for in the volume's usage. Blobs are counted apart: many names share one.
 pub(super) fn usage(row: &InodeRow) -> i64 {
-    match (row.kind, &row.content) {
-        // Holes take nothing; nor does a blob under the file, as under its own name.
-        (FileType::File, Content::Extents) => {
-            i64::try_from(row.data().unwrap_or(row.size)).unwrap_or(i64::MAX)
-        }
-        (FileType::File, Content::Inline(_)) => i64::try_from(row.size).unwrap_or(i64::MAX),
-        _ => 0,
-    }
+    usage_of(row.kind, &row.content, row.uncounted, row.size).cast_signed()
 }
