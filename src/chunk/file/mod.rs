@@ -14,6 +14,7 @@
 
 mod claim;
 mod content;
+mod copy;
 mod drain;
 mod fill;
 mod flight;

@@ -220,11 +220,19 @@ impl FileContent {
         let resized = self.on_disk(resize).await.context(|| self.what());
         self.reclaim();
         resized?;
-        if !(journalled && shorter) {
+        self.correct_after(saving, journalled && shorter).await
+    }
+
+    /// Something was cut off or made a hole. If the journal's entry spoke of that: before anybody writes there, it is
+    /// corrected, so that after a crash the file is what it was before, or what it is now, and never a mixture.
+    pub(super) async fn correct_after(
+        self: &Arc<Self>,
+        saving: tokio::sync::MutexGuard<'_, ()>,
+        wrong: bool,
+    ) -> Result<()> {
+        if !wrong {
             return Ok(());
         }
-        // Before anybody writes where something was cut off: after a crash the file is what it was before, or shorter, and never
-        // a mixture.
         let corrected = self.correct_entry(&saving).await;
         drop(saving);
         match corrected {

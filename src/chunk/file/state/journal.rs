@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::local::own_bytes;
-use super::{Delta, Local, State};
+use super::{Chunk, Delta, Local, State};
 use crate::chunk::extents;
 use crate::chunk::ranges::{Ranges, Spans};
 use crate::error::{Error, Kind, Result};
@@ -171,7 +171,13 @@ impl State {
         self.journalled.filter(|j| j.changes <= upto).map(|j| j.mark)
     }
 
-    /// The bytes of the file that are in no object.
+    /// Whether bytes that are in no object lie in chunks from `near` on.
+    pub fn has_far(&self, near: u64) -> bool {
+        let far = |(idx, c): (&u64, &Chunk)| *idx >= near && !(c.dirty.is_empty() && c.uploading.is_empty());
+        self.chunks.iter().any(far)
+    }
+
+    /// The bytes of the file that are in no object; each range is of one chunk.
     pub fn unstored(&self) -> Vec<Range<u64>> {
         let mut all = Vec::new();
         for (idx, chunk) in &self.chunks {
