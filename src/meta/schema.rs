@@ -140,10 +140,26 @@ pub struct InodeRow {
 }
 
 /// What is known of a blob from the start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BlobBase {
     pub size: u64,
     pub origins: Vec<Origin>,
+    /// When somebody last said that a name would follow, give or take [`INTRODUCED_EVERY`]: what is old and has no name
+    /// may be collected.
+    #[serde(default)]
+    pub introduced: Timestamp,
+}
+
+/// How far a blob's time of introduction may be behind, nanoseconds.
+pub(super) const INTRODUCED_EVERY: i64 = 600_000_000_000;
+
+impl BlobBase {
+    /// Notes that it is introduced, now or again.
+    pub(super) fn introduce(&mut self, now: Timestamp) {
+        if now.0.saturating_sub(self.introduced.0) >= INTRODUCED_EVERY {
+            self.introduced = now;
+        }
+    }
 }
 
 /// One holder of a flock.
@@ -200,6 +216,7 @@ pub(super) const ATTR_FIELDS: [Bytes; 4] =
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
 pub(super) const STAGING: &str = "staging/";
+pub(super) const TOMBSTONES: &str = "tombstones/";
 pub(super) const DEAD: &str = "dead/";
 const VOLUME: &str = "v";
 
@@ -283,7 +300,7 @@ pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
 }
 
 pub(super) fn tombstone_key(name: &[u8]) -> Key {
-    Key::new("tombstones/", Bytes::copy_from_slice(name))
+    Key::new(TOMBSTONES, Bytes::copy_from_slice(name))
 }
 
 pub(super) fn last_ino_key() -> Key {

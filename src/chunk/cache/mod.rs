@@ -17,6 +17,7 @@ mod evict;
 mod file;
 mod index;
 mod layout;
+mod peek;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 pub use dir::{CacheDir, CacheStats};
 pub use file::{CacheFile, Presence};
 pub use index::{BLOB_TAG, Record, Tag};
+pub use peek::{Peek, siblings};
 
 use crate::types::{BlobId, Ino};
 
