@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
 # Measures hfmount and prints a table of ratios; docs/benchmarks.md says what they mean.
 #
-#   scripts/bench.sh [--size 1G] [--rounds 5] [--rate 400MB] [--dir /var/tmp] [--json FILE] [--skip-redis] [--keep]
+#   scripts/bench.sh [--size 1G] [--rounds 5] [--rate 400MB] [--dir /var/tmp] [--json FILE] [--only PART...] [--skip-redis]
+#                    [--keep]
 #
 # For a safetensors file of --size: a cold fill through the mount against `curl -o` of the same file from the same stand-in
 # Hub (capped at --rate) to the same disk; warm reads, and reads after dropping the page cache, against the same file on the
 # local disk, by 1 MiB preads and by copying out of a mapping; stat and open+read+close of 1,000 small files; Redis commands
-# for each operation; the most memory that the daemon ever had. Medians of interleaved rounds. As root, because caches are
-# dropped between rounds. --dir has to lie on a real disk with room for four times --size.
+# for each operation; the most memory that the daemon ever had. Files made, looked at and removed in one directory by 1, 4
+# and 16 tasks on one mount and on four, and by nodes in one process, on Redis. A file of --size written through the mount
+# into an S3 server against the same bytes put there by object_store. Medians of interleaved rounds. As root, because caches
+# are dropped between rounds. --dir has to lie on a real disk with room for six times --size.
+#
+# PART: fill, warm (brings fill with it), small, commands, names, write.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
@@ -21,10 +26,11 @@ esac
 [ "$(id -u)" = 0 ] || note "not as root: page caches cannot be dropped, so the figures say less"
 scripts/setup.sh build mount redis curl >&2
 need_cargo
-cargo build --locked --release --bin hfmount --example standin
+cargo build --locked --release --bin hfmount --example standin --example rates
 HFMOUNT_BIN=${HFMOUNT_BIN:-$(target_dir)/release/hfmount}
 HFMOUNT_STANDIN=${HFMOUNT_STANDIN:-$(target_dir)/release/examples/standin}
-export HFMOUNT_BIN HFMOUNT_STANDIN PYTHONDONTWRITEBYTECODE=1
+HFMOUNT_RATES=${HFMOUNT_RATES:-$(target_dir)/release/examples/rates}
+export HFMOUNT_BIN HFMOUNT_STANDIN HFMOUNT_RATES PYTHONDONTWRITEBYTECODE=1
 python=$VENVS/new/bin/python
 [ -x "$python" ] || python=python3
 exec "$python" scripts/bench/bench.py "$@"

@@ -39,6 +39,21 @@ def mapped(path):
     return {"seconds": time.perf_counter() - started, "bytes": size}
 
 
+def write(path):
+    """A file of as many bytes as BENCH_SIZE says, 1 MiB at a time, then fsync and close: all of it is stored."""
+    size, written = int(os.environ["BENCH_SIZE"]), 0
+    buffer = os.urandom(MIB)
+    started = time.perf_counter()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    while written < size:
+        written += os.write(file, buffer[: size - written])
+    before_sync = time.perf_counter()
+    os.fsync(file)
+    os.close(file)
+    ended = time.perf_counter()
+    return {"seconds": ended - started, "sync": ended - before_sync, "bytes": written}
+
+
 def names_of(folder):
     """Known beforehand: listing the folder would bring names and attributes into the kernel."""
     return [os.path.join(folder, f"file-{number:04}.json") for number in range(1000)]
@@ -77,4 +92,5 @@ def open_read(folder):
 
 if __name__ == "__main__":
     kind, path = sys.argv[1:]
-    print(json.dumps({"pread": pread, "mapped": mapped, "stat": stat, "open_read": open_read}[kind](path)))
+    kinds = {"pread": pread, "mapped": mapped, "write": write, "stat": stat, "open_read": open_read}
+    print(json.dumps(kinds[kind](path)))

@@ -3,29 +3,39 @@
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 
+from hub import s3_command
 from process import Failed, Process, built, free_port, mounted
 
 _numbers = itertools.count()
 
 
 class Volume:
-    """SQLite and a folder, or Redis (and still a folder: bytes are not what Redis is measured with)."""
+    """SQLite and a folder; `redis`: Redis instead of SQLite; `s3`: a stand-in S3 server instead of the folder. Mounted
+    once, or as often as `mounts` says."""
 
-    def __init__(self, parent, hub_url, redis=False):
+    def __init__(self, parent, hub_url, redis=False, s3=False, mounts=1):
         self.dir = os.path.join(parent, f"volume-{next(_numbers)}")
-        self.mountpoint = os.path.join(self.dir, "mnt")
-        for name in ("home", "mnt", "cache", "redis"):
+        self.mountpoints = [os.path.join(self.dir, f"mnt-{number}") for number in range(mounts)]
+        self.mountpoint = self.mountpoints[0]
+        for name in ("home", "redis", "store/volumes"):
             os.makedirs(os.path.join(self.dir, name))
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HFMOUNT_"))}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "HF_", "HFMOUNT_"))}
         self.env = kept | {"HFMOUNT_HOME": os.path.join(self.dir, "home")}
-        self.redis = self.daemon = None
+        self.redis = self.s3 = None
+        self.daemons = []
         try:
             if redis:
                 self._start_redis()
-            self._hfmount("format", "--storage", f"file://{self.dir}/store", "--hub-endpoint", hub_url, "bench")
-            self._mount()
+            storage = ["--storage", f"file://{self.dir}/store"]
+            if s3:
+                self._start_s3()
+                storage = ["--storage", "s3://volumes/bench", "--endpoint", self.s3.url, "--region", "us-east-1"]
+            self._hfmount("format", *storage, "--hub-endpoint", hub_url, "bench")
+            for mountpoint in self.mountpoints:
+                self._mount(mountpoint)
         except BaseException:
             self.close()
             raise
@@ -40,6 +50,13 @@ class Volume:
         self.redis.until(lambda: self.redis_cli("ping") == "PONG", 10, "answers")
         self.env["HFMOUNT_META"] = f"redis://127.0.0.1:{port}/0"
 
+    def _start_s3(self):
+        port = free_port()
+        self.s3 = Process("s3", s3_command(os.path.join(self.dir, "store"), port), os.path.join(self.dir, "s3.log"))
+        self.s3.url = f"http://127.0.0.1:{port}"
+        self.s3.until(lambda: answers(port), 10, "answers")
+        self.env |= {"AWS_ACCESS_KEY_ID": "standin", "AWS_SECRET_ACCESS_KEY": "standin-secret"}
+
     def _hfmount(self, *arguments):
         done = subprocess.run(
             [built("", "hfmount"), *arguments],
@@ -52,10 +69,14 @@ class Volume:
         if done.returncode != 0:
             raise Failed(f"hfmount {arguments}: {done.stdout}{done.stderr}")
 
-    def _mount(self):
-        command = [built("", "hfmount"), "mount", "--cache-dir", os.path.join(self.dir, "cache"), self.mountpoint]
-        self.daemon = Process("hfmount mount", command, os.path.join(self.dir, "mount.log"), self.env)
-        self.daemon.until(lambda: mounted(self.mountpoint), 30, "mounts")
+    def _mount(self, mountpoint):
+        name = os.path.basename(mountpoint)
+        cache = os.path.join(self.dir, f"cache-{name}")
+        os.makedirs(mountpoint)
+        command = [built("", "hfmount"), "mount", "--cache-dir", cache, mountpoint]
+        daemon = Process("hfmount mount", command, os.path.join(self.dir, f"{name}.log"), self.env)
+        self.daemons.append(daemon)
+        daemon.until(lambda: mounted(mountpoint), 30, "mounts")
 
     def redis_cli(self, *arguments):
         command = ["redis-cli", "-p", str(self.redis.port), *arguments]
@@ -65,14 +86,22 @@ class Volume:
         return os.path.join(self.mountpoint, f"models--{repo.replace('/', '--')}", "snapshots", commit, name)
 
     def peak_memory(self):
-        return self.daemon.peak_memory()
+        return max(daemon.peak_memory() for daemon in self.daemons)
 
     def close(self):
-        if self.daemon:
-            self.daemon.stop(30)
-        if mounted(self.mountpoint):
-            subprocess.run(["umount", "-l", self.mountpoint], check=False)
-            raise Failed(f"{self.mountpoint}: still mounted after its daemon ended")
-        if self.redis:
-            self.redis.stop()
+        for daemon in self.daemons:
+            daemon.stop(30)
+        left = [mountpoint for mountpoint in self.mountpoints if mounted(mountpoint)]
+        for mountpoint in left:
+            subprocess.run(["umount", "-l", mountpoint], check=False)
+        for server in (self.redis, self.s3):
+            if server:
+                server.stop()
+        if left:
+            raise Failed(f"{left}: still mounted after their daemons ended")
         shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

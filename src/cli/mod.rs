@@ -9,8 +9,11 @@
 mod background;
 mod conceal;
 mod config;
+mod dump;
 mod format;
+mod load;
 mod mount;
+mod progress;
 mod show;
 mod status;
 mod umount;
@@ -27,6 +30,8 @@ use crate::secrets;
 
 /// The password of the metadata engine, if it is not in the URL; also `HFMOUNT_META_PASSWORD_FILE`.
 pub(crate) const META_PASSWORD: &str = "HFMOUNT_META_PASSWORD";
+/// The password of the sentinels; also `HFMOUNT_SENTINEL_PASSWORD_FILE`.
+const SENTINEL_PASSWORD: &str = "HFMOUNT_SENTINEL_PASSWORD";
 
 /// One shared Hugging Face cache for every machine of a team, as a file system.
 ///
@@ -61,13 +66,18 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// Write the whole metadata of a volume into a file, whoever has it mounted.
+    Dump(dump::DumpArgs),
+    /// Make a volume of a dump, in any metadata engine.
+    Load(load::LoadArgs),
 }
 
 /// Where the metadata is: common to most verbs.
 #[derive(Clone, Debug, Args)]
 struct MetaArgs {
-    /// Metadata engine: redis://[user@]host[:port][/db], rediss://…, redis+unix:///socket, sqlite:///path. A password
-    /// comes from HFMOUNT_META_PASSWORD or HFMOUNT_META_PASSWORD_FILE. Default: SQLite in $HFMOUNT_HOME
+    /// Metadata engine: redis://[user@]host[:port][/db], rediss://…, redis+unix:///socket,
+    /// redis+sentinel://[user@]host[:port][,host…]/master-name[/db], sqlite:///path. A password comes from
+    /// HFMOUNT_META_PASSWORD or HFMOUNT_META_PASSWORD_FILE, that of sentinels from HFMOUNT_SENTINEL_PASSWORD[_FILE]. Default: SQLite in $HFMOUNT_HOME
     /// (~/.local/share/hfmount).
     #[arg(long, value_name = "URL", env = "HFMOUNT_META", hide_env_values = true)]
     meta: Option<String>,
@@ -80,8 +90,10 @@ impl MetaArgs {
         };
         let password = secrets::from_env(META_PASSWORD)?;
         let value = password.map(|p| p.expose().to_owned());
+        let sentinel = secrets::from_env(SENTINEL_PASSWORD)?.map(|p| p.expose().to_owned());
         MetaUrl::parse(text)
             .map_err(|e| e.context("--meta"))?
+            .with_sentinel_password(sentinel)
             .with_password(&PasswordSource { value, file: None })
     }
 }
@@ -105,6 +117,8 @@ pub fn run() -> ExitCode {
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Dump(args) => args.run(),
+        Verb::Load(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,6 +159,15 @@ impl fmt::Display for Failure {
 /// A runtime for a verb that asks a few questions and ends.
 fn small_runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with_source(Kind::Internal, "starting", e))
+}
+
+/// A runtime whose threads go on while the verb itself blocks on a file or a pipe.
+fn wide_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|e| Error::with_source(Kind::Internal, "starting", e))

@@ -114,8 +114,10 @@ impl Attr {
 impl Meta {
     /// The attributes of an inode, in one round trip. [`Kind::Stale`] if it is gone.
     pub async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        let ticket = self.0.recent.ticket();
         let fields = self.kv().get(&schema::attr_keys(ino)).await?;
         let attr = Attr::from_fields(ino, &fields)?.ok_or_else(|| gone(ino))?;
+        self.0.recent.learn(ticket, &attr);
         if let Some(row) = &fields[0] {
             self.hints().learn_row(ino, row);
         }
@@ -128,8 +130,14 @@ impl Meta {
             return Ok(Vec::new());
         }
         let keys: Vec<_> = inos.iter().flat_map(|&ino| schema::attr_keys(ino)).collect();
+        let ticket = self.0.recent.ticket();
         let values = self.kv().get(&keys).await?;
-        inos.iter().zip(values.chunks(4)).map(|(&ino, fields)| Attr::from_fields(ino, fields)).collect()
+        let read = inos.iter().zip(values.chunks(4)).map(|(&ino, fields)| {
+            let attr = Attr::from_fields(ino, fields)?;
+            attr.iter().for_each(|attr| self.0.recent.learn(ticket, attr));
+            Ok(attr)
+        });
+        read.collect()
     }
 }
 
@@ -138,6 +146,15 @@ pub(super) fn usage_of(kind: FileType, content: &Content, uncounted: bool, size:
     match (kind, content) {
         (FileType::File, Content::Inline(_) | Content::Extents) if !uncounted => size.min(COUNTED_MAX),
         _ => 0,
+    }
+}
+
+impl Meta {
+    /// The type of an inode and, of what is no directory, the directory that it was made in: neither ever changes.
+    pub async fn origin(&self, ino: Ino) -> Result<(FileType, Ino)> {
+        let (raw, _) = self.raw_row(ino, false).await?;
+        let row = schema::decode_row(ino, &raw)?;
+        Ok((row.kind, row.parent))
     }
 }
 

@@ -16,9 +16,12 @@ const ROWS: NonZeroUsize = NonZeroUsize::new(16_384).expect("above 0");
 /// Rows with more than this inside are not worth the memory.
 const LARGEST_ROW: usize = 512;
 
+/// `None`: the directory has no such name.
+type Entries = LruCache<(Ino, Bytes), Option<Bytes>>;
+
 pub(super) struct Hints {
     /// Never held across an await, nor both at once.
-    entries: Mutex<LruCache<(Ino, Bytes), Bytes>>,
+    entries: Mutex<Entries>,
     rows: Mutex<LruCache<Ino, Bytes>>,
 }
 
@@ -32,7 +35,12 @@ impl Hints {
     }
 
     pub fn entry(&self, dir: Ino, name: &[u8]) -> Option<Bytes> {
-        self.entries().get(&(dir, Bytes::copy_from_slice(name))).cloned()
+        self.entries().get(&(dir, Bytes::copy_from_slice(name))).cloned().flatten()
+    }
+
+    /// Whether the directory had no such name when it was last looked at.
+    pub fn is_absent(&self, dir: Ino, name: &[u8]) -> bool {
+        matches!(self.entries().get(&(dir, Bytes::copy_from_slice(name))), Some(None))
     }
 
     pub fn learn_row(&self, ino: Ino, value: &Bytes) {
@@ -44,7 +52,11 @@ impl Hints {
     }
 
     pub fn learn_entry(&self, dir: Ino, name: &[u8], value: &Bytes) {
-        self.entries().put((dir, Bytes::copy_from_slice(name)), value.clone());
+        self.entries().put((dir, Bytes::copy_from_slice(name)), Some(value.clone()));
+    }
+
+    pub fn learn_absent(&self, dir: Ino, name: &[u8]) {
+        self.entries().put((dir, Bytes::copy_from_slice(name)), None);
     }
 
     pub fn forget_row(&self, ino: Ino) {
@@ -69,7 +81,7 @@ impl Hints {
         self.rows().clear();
     }
 
-    fn entries(&self) -> MutexGuard<'_, LruCache<(Ino, Bytes), Bytes>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -53,11 +53,12 @@ impl Meta {
         build.touch_dir(parent, row.ctime, 0);
         build.entry_changed(parent, name);
         build.inode_changed(ino);
-        match self.commit(build).await? {
+        let attr = Attr::new(ino, row, None, 0);
+        match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_entry(parent, name, &entry);
                 self.hints().learn_row(ino, &raw);
-                Ok(Some(Attr::new(ino, row, None, 0)))
+                Ok(Some(attr))
             }
             Outcome::Conflict(at) if at == taken => Err(Kind::Exists.into()),
             Outcome::Conflict(_) => Ok(None),

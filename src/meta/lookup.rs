@@ -53,12 +53,31 @@ impl Meta {
     /// An entry with its inode. Unless `fresh`, it may come from hints: of what is no directory, since the hints do
     /// not know how many subdirectories there are. `None` is never a guess.
     pub(super) async fn find(&self, parent: Ino, name: &[u8], fresh: bool) -> Result<Option<Found>> {
-        if !fresh && let Some(found) = self.guess(parent, name)? {
-            return Ok(Some(found));
+        let guess = if fresh { None } else { self.guess(parent, name)? };
+        match guess.filter(|found| found.row.kind != FileType::Dir) {
+            Some(found) => Ok(Some(found)),
+            None => self.read_entry(parent, name).await,
         }
+    }
+
+    /// The same for who removes it: a directory's attributes may lack how many subdirectories there are.
+    pub(super) async fn find_to_remove(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        fresh: bool,
+    ) -> Result<Option<Found>> {
+        match if fresh { None } else { self.guess(parent, name)? } {
+            Some(found) => Ok(Some(found)),
+            None => self.read_entry(parent, name).await,
+        }
+    }
+
+    async fn read_entry(&self, parent: Ino, name: &[u8]) -> Result<Option<Found>> {
         let key = schema::entry_key(parent, name);
+        let ticket = self.0.recent.ticket();
         let Some(followed) = self.kv().follow(&key, &ATTR_FIELDS).await? else {
-            self.hints().forget_entry(parent, name);
+            self.hints().learn_absent(parent, name);
             return Ok(None);
         };
         let words = || entry_words(parent, name);
@@ -68,6 +87,7 @@ impl Meta {
         else {
             return Err(Error::new(Kind::Corrupt, format!("inode {ino} has no row")).context(words()));
         };
+        self.0.recent.learn(ticket, &attr);
         self.hints().learn_entry(parent, name, &followed.value);
         self.hints().learn_row(ino, raw);
         let row = schema::decode_row(ino, raw)?;
@@ -76,10 +96,7 @@ impl Meta {
 
     fn guess(&self, parent: Ino, name: &[u8]) -> Result<Option<Found>> {
         let Some(entry) = self.hints().entry(parent, name) else { return Ok(None) };
-        let (ino, kind) = schema::parse_entry(&entry)?;
-        if kind == FileType::Dir {
-            return Ok(None);
-        }
+        let (ino, _) = schema::parse_entry(&entry)?;
         let Some(raw) = self.hints().row(ino) else { return Ok(None) };
         let row = schema::decode_row(ino, &raw)?;
         let attr = Attr::new(ino, row.clone(), None, 0);

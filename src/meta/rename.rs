@@ -72,13 +72,13 @@ impl Meta {
 
     async fn try_rename(&self, places: Places<'_>, mode: RenameMode, fresh: bool) -> Result<Option<Renamed>> {
         let Places { from, name, to, new_name } = places;
-        let (source, target, (to_raw, _)) = futures::try_join!(
-            self.find(from, name, fresh),
-            self.find(to, new_name, fresh),
-            self.dir_row(to, fresh),
-        )?;
+        // The kernel looked for the new name just now; that it is absent is expected below.
+        let vacant = !fresh && self.hints().is_absent(to, new_name);
+        let look = async || if vacant { Ok(None) } else { self.find(to, new_name, fresh).await };
+        let (source, target, (to_raw, _)) =
+            futures::try_join!(self.find(from, name, fresh), look(), self.dir_row(to, fresh))?;
         let Some(source) = source else { return Err(Kind::NotFound.into()) };
-        let guessed = source.guessed || target.as_ref().is_some_and(|t| t.guessed);
+        let guessed = vacant || source.guessed || target.as_ref().is_some_and(|t| t.guessed);
         match objection(&source.row, target.as_ref().map(|t| &t.row), mode) {
             Some(_) if guessed => return Ok(None),
             Some(kind) => return Err(kind.into()),
@@ -115,7 +115,7 @@ impl Meta {
             subdirs[1] += 1;
         }
         if mode != RenameMode::Exchange {
-            self.bury_repo(&mut build, from, name, &source.row.role, now);
+            self.bury_repo(&mut build, from, name, &source.row.role);
             if source.row.kind == FileType::Dir && to == Ino::ROOT {
                 build.del(schema::tombstone_key(new_name));
             }
@@ -168,7 +168,7 @@ impl Meta {
             Some(target) if mode == RenameMode::Exchange => {
                 self.hints().learn_entry(from, name, &target.entry);
             }
-            _ => self.hints().forget_entry(from, name),
+            _ => self.hints().learn_absent(from, name),
         }
         if let Some(target) = target {
             self.hints().forget_row(target.ino);

@@ -81,10 +81,12 @@ impl Meta {
             accessed = None;
         }
         build.inode_changed(ino);
-        match self.commit(build).await? {
+        let is_dir = row.kind == FileType::Dir;
+        let attr = Attr::from_fields(ino, &[Some(raw.clone()), changed, subdirs, accessed])?;
+        match self.commit_making(build, attr.as_ref().filter(|_| !is_dir)).await? {
             Outcome::Applied => {
                 self.hints().learn_row(ino, &raw);
-                Attr::from_fields(ino, &[Some(raw), changed, subdirs, accessed])
+                Ok(attr)
             }
             Outcome::Conflict(_) => {
                 self.hints().forget_row(ino);

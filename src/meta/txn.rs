@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::Meta;
-use super::attr::usage_of;
+use super::attr::{Attr, usage_of};
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
 use super::schema::{self, InodeRow};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::types::{Ino, Timestamp};
 
 /// A transaction in the making.
@@ -78,14 +78,27 @@ impl Meta {
         Build(Txn { session: Some(self.session()), ..Txn::default() })
     }
 
+    /// Commits, under another session if this one turns out to be lost. Not for what names the session as a holder.
     pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
-        let outcome = self.kv().commit(build.0).await;
-        if let Err(error) = &outcome
-            && error.kind() == Kind::Fenced
-        {
-            self.note_fenced();
+        self.commit_making(build, None).await
+    }
+
+    /// The same, knowing what an inode that it writes is afterwards. Of a directory that is known only when it is made.
+    pub(super) async fn commit_making(&self, Build(txn): Build, made: Option<&Attr>) -> Result<Outcome> {
+        let pending = self.0.recent.begin(&txn.write);
+        let outcome = self.0.identity.commit(txn).await;
+        match &outcome {
+            Ok(Outcome::Applied) => pending.applied(made),
+            Ok(_) => pending.refused(),
+            Err(_) => {}
         }
         outcome
+    }
+
+    /// Commits under the session that the transaction bears and no other: [`Kind::Fenced`](crate::error::Kind::Fenced) if it
+    /// is lost.
+    pub(super) async fn commit_as_it_is(&self, build: Build) -> Result<Outcome> {
+        self.kv().commit(build.0).await
     }
 }
 

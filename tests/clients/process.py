@@ -22,8 +22,9 @@ def free_port():
 
 
 def built(kind, name):
-    """A binary of this project: HFMOUNT_BIN or HFMOUNT_STANDIN name it, else the newest that cargo built is taken."""
-    variable = {"hfmount": "HFMOUNT_BIN", "standin": "HFMOUNT_STANDIN"}[name]
+    """A binary of this project: HFMOUNT_BIN, HFMOUNT_STANDIN or HFMOUNT_RATES names it, else the newest that cargo built
+    is taken."""
+    variable = {"hfmount": "HFMOUNT_BIN", "standin": "HFMOUNT_STANDIN", "rates": "HFMOUNT_RATES"}[name]
     if variable in os.environ:
         return os.path.abspath(os.environ[variable])
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))

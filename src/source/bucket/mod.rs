@@ -104,6 +104,12 @@ impl Bucket {
         Bucket { shared: self.shared.clone(), patience }
     }
 
+    /// Its bounds of time.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
     /// Where it is, for messages; without secrets.
     #[must_use]
     pub fn place(&self) -> &str {
@@ -332,8 +338,10 @@ impl Bucket {
                 let error = match timeout(self.patience.progress, stream.next()).await {
                     Ok(None) => return Ok(()),
                     Ok(Some(Ok(meta))) => {
-                        if let Some(parts) = meta.location.prefix_match(&self.shared.root) {
-                            let name = parts.map(|p| p.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+                        let parts = meta.location.prefix_match(&self.shared.root);
+                        let name =
+                            parts.map(|p| p.map(|p| p.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
+                        if let Some(name) = name {
                             let nanos = meta.last_modified.timestamp_nanos_opt().unwrap_or_default();
                             found(Listed { name, size: meta.size, modified: Timestamp(nanos) });
                             last = Some(meta.location);
