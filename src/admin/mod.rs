@@ -10,6 +10,8 @@ pub mod info;
 mod inodes;
 mod paths;
 
+pub use paths::find;
+
 use crate::meta::survey::Survey;
 use crate::source::bucket::Bucket;
 

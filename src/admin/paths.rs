@@ -1,11 +1,14 @@
 //! What an inode is called, for messages.
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::meta::Content;
 use crate::meta::survey::Survey;
 use crate::types::{FileType, Ino};
 
 /// Deeper than any path.
 const DEEPEST: usize = 4096;
+/// Symlinks on the way to one path.
+const LINKS_MAX: u32 = 40;
 
 /// A name of `ino` from the root down, given a directory that has an entry for it. `None`: none is found. Reads the
 /// directories on the way: for few inodes.
@@ -49,14 +52,39 @@ pub(super) fn shown(name: &[u8]) -> String {
     }
 }
 
-/// The inode at a path from the root, `/`-separated; `None` if there is none. Follows no links.
-pub async fn find(survey: &Survey, path: &[u8]) -> Result<Option<(Ino, FileType)>> {
-    let mut at = (Ino::ROOT, FileType::Dir);
-    for name in path.split(|b| *b == b'/').filter(|n| !n.is_empty() && *n != b".") {
-        match survey.lookup(at.0, name).await? {
-            Some(found) => at = found,
-            None => return Ok(None),
+/// The inode at a path from the root, `/`-separated; `None` if there is none. Symlinks on the way are followed, the last one
+/// with `follow`; one that leads out of the volume is [`Kind::NotFound`].
+pub async fn find(survey: &Survey, path: &[u8], follow: bool) -> Result<Option<Ino>> {
+    let parts = |path: &[u8]| -> Vec<Vec<u8>> {
+        let parts = path.split(|b| *b == b'/').filter(|n| !n.is_empty() && *n != b".");
+        parts.rev().map(<[u8]>::to_vec).collect()
+    };
+    // The last is the next.
+    let mut left = parts(path);
+    let mut way = vec![Ino::ROOT];
+    let mut links = 0;
+    while let (Some(name), Some(&dir)) = (left.pop(), way.last()) {
+        if name == b".." {
+            if way.len() > 1 {
+                way.pop();
+            }
+            continue;
         }
+        let Some((ino, kind)) = survey.lookup(dir, &name).await? else { return Ok(None) };
+        if kind != FileType::Symlink || (left.is_empty() && !follow) {
+            way.push(ino);
+            continue;
+        }
+        links += 1;
+        let target = match survey.attr(ino).await?.map(|attr| attr.content) {
+            Some(Content::Symlink(target)) => target,
+            _ => return Ok(None),
+        };
+        if target.starts_with(b"/") || links > LINKS_MAX {
+            let words = format!("a symlink to {}", target.escape_ascii());
+            return Err(Error::new(Kind::NotFound, words));
+        }
+        left.extend(parts(&target));
     }
-    Ok(Some(at))
+    Ok(way.last().copied())
 }

@@ -13,6 +13,7 @@
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
 //! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
+//! | `collected/` | ordered | session → when `hfmount gc` began to delete what it had uploaded and nobody had committed (ns): no mount goes on after it |
 //! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
@@ -268,6 +269,8 @@ pub(super) const TOMBSTONES: &str = "tombstones/";
 pub(super) const DEAD: &str = "dead/";
 /// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
 pub const JOURNALS: &str = "journals/";
+/// The ordered map of lost sessions whose uploads are garbage: field [`session_field`](super::kv::session_field).
+pub(super) const COLLECTED: &str = "collected/";
 const VOLUME: &str = "v";
 
 pub(super) fn attr_key(ino: Ino) -> Key {
@@ -359,6 +362,10 @@ pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
         Some((session, seq)) => Ok(ObjectId { session: SessionId(number(session)?), seq: number(seq)? }),
         None => Err(bad()),
     }
+}
+
+pub(super) fn collected_key(session: SessionId) -> Key {
+    Key::new(COLLECTED, super::kv::session_field(session))
 }
 
 pub(super) fn tombstone_key(name: &[u8]) -> Key {

@@ -12,19 +12,17 @@ use bytes::Bytes;
 
 use super::attr::{Attr, usage_of};
 use super::blobs::VERIFIED;
+use super::journals::list_journals;
 use super::kv::{Entry, Key, Kv, SESSIONS, number};
 use super::schema::{
     self, BlobBase, DEAD, Holder, InodeRow, ORPHANS, OrphanRow, STAGING, StagingRow, TOMBSTONES, TRASH,
 };
+use super::session::list_sessions;
 use crate::error::Result;
 use crate::types::{BlobId, Extent, FileType, Ino, ObjectId, Origin, SessionId, Timestamp};
 
-pub use self::repair::Names;
-
 /// How many entries of a map are read at once.
 const PAGE: usize = 1000;
-/// Sessions whose journals are not drained: their objects are nobody's to collect.
-const JOURNALS: &str = "journals/";
 /// Inodes whose last name was removed and that may come back.
 const BIN: &str = "bin/";
 
@@ -180,7 +178,7 @@ impl Survey {
         let raw = values.next().flatten();
         let list = |(index, value): (u64, Option<Bytes>)| {
             let value = value?;
-            let list = schema::decode_extents(ino, index, Some(&value));
+            let list = schema::decode(&value, || format!("chunk {index} of inode {ino}"));
             Some((index, value, list))
         };
         Ok(SurveyedChunks { raw, lists: range.zip(values).filter_map(list).collect() })
@@ -272,24 +270,30 @@ impl Survey {
         Ok(staged)
     }
 
-    /// Sessions that may still commit, alive or silent, and those whose journal is not drained. No other will ever
-    /// commit anything: the engines refuse those that are not registered.
+    /// Sessions whose objects may still be committed: those that are registered, alive or silent, those that their mounts
+    /// had before, and those whose journal is not drained. The engines refuse all others, unless a mount that lost its
+    /// session comes back with it as a former one; see [`Survey::collect`].
     pub async fn sessions(&self) -> Result<Vec<SessionId>> {
-        let mut sessions = Vec::new();
-        for map in [SESSIONS, JOURNALS] {
-            self.each(map, |e| {
-                sessions.push(String::from_utf8_lossy(&e.field).parse()?);
-                Ok(())
-            })
-            .await?;
-        }
+        let registered = list_sessions(&*self.kv).await?;
+        let mut sessions: Vec<SessionId> =
+            registered.into_iter().flat_map(|s| s.former.into_iter().chain([s.id])).collect();
+        sessions.extend(list_journals(&*self.kv).await?.into_iter().map(|(session, _)| session));
         Ok(sessions)
     }
 
     /// Sessions that are registered, or were declared dead and are being cleaned up: what they left is not forgotten.
     pub async fn known_sessions(&self) -> Result<Vec<SessionId>> {
+        self.sessions_in(&[SESSIONS, DEAD]).await
+    }
+
+    /// Sessions that are registered.
+    pub async fn registered(&self) -> Result<Vec<SessionId>> {
+        self.sessions_in(&[SESSIONS]).await
+    }
+
+    async fn sessions_in(&self, maps: &[&str]) -> Result<Vec<SessionId>> {
         let mut sessions = Vec::new();
-        for map in [SESSIONS, DEAD] {
+        for map in maps {
             self.each(map, |e| {
                 sessions.push(String::from_utf8_lossy(&e.field).parse()?);
                 Ok(())

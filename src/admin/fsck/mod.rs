@@ -97,6 +97,8 @@ pub struct FsckReport {
     pub read: u64,
     pub found: u64,
     pub repaired: u64,
+    /// That are not, since nobody asked for it.
+    pub repairable: u64,
     /// What changed whenever it was looked at.
     pub restless: u64,
     /// Where the counters were not compared, since the volume never rested.
@@ -189,6 +191,7 @@ impl Fsck<'_> {
     fn say(&mut self, finding: Finding) {
         self.report.found += 1;
         self.report.repaired += u64::from(finding.fix == Fix::Done);
+        self.report.repairable += u64::from(matches!(finding.fix, Fix::Possible(_)));
         (self.out)(&finding);
     }
 

@@ -4,19 +4,10 @@
 use bytes::Bytes;
 
 use super::{Survey, Surveyed};
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Error, Kind, Result};
 use crate::meta::kv::{Change, Expect, Outcome, Txn, Write, number, session_field};
 use crate::meta::schema::{self, Holder, InodeRow};
 use crate::types::{BlobId, Extent, FileType, Ino, ObjectId, SessionId, Timestamp};
-
-/// What the names of an inode say about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Names {
-    /// How many there are.
-    pub count: u32,
-    /// The directory of one of them.
-    pub dir: Ino,
-}
 
 impl Survey {
     async fn apply(&self, txn: Txn) -> Result<bool> {
@@ -249,9 +240,11 @@ impl Survey {
         u64::try_from(n).map_err(|e| Error::with_source(Kind::Corrupt, "a counter below zero", e))
     }
 
-    /// Whether the session is registered now.
-    pub async fn is_registered(&self, session: SessionId) -> Result<bool> {
-        let key = super::Key::new(super::SESSIONS, session_field(session));
-        Ok(self.kv.get(&[key]).await.context(|| format!("session {session}"))?.pop().flatten().is_some())
+    /// Notes that what a lost session uploaded is about to be deleted where no row names it: from then on no mount goes on
+    /// after that session. `false`: it is registered.
+    pub async fn collect(&self, session: SessionId) -> Result<bool> {
+        let registered = super::Key::new(super::SESSIONS, session_field(session));
+        let write = vec![Write::Set(schema::collected_key(session), schema::time_value(Timestamp::now()))];
+        self.apply(Txn { expect: vec![Expect::Absent(registered)], write, ..Txn::default() }).await
     }
 }

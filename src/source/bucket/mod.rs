@@ -15,6 +15,7 @@ mod open;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::ops::Range;
 use std::sync::Arc;
