@@ -9,6 +9,8 @@ pub mod gc;
 pub mod info;
 mod inodes;
 mod paths;
+#[cfg(test)]
+mod world;
 
 pub use paths::find;
 

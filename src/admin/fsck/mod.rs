@@ -16,6 +16,8 @@ mod inodes;
 mod listing;
 mod names;
 mod seen;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
