@@ -147,14 +147,14 @@ async fn deleted_files_that_somebody_has_open_stay() {
     // Nobody says any more that it is open; the trash is for readers that go by an older list.
     let row = (0_i64, 0_i64, None::<u64>);
     world.set_row("orphans/", &ino.0.to_be_bytes(), &row).await;
-    let since = world.meta.now().0.to_string();
+    let since = world.meta.now().0.to_be_bytes();
     assert_eq!(world.gc(true).await.deleted, sum(1, 100), "deleted in 1970, by its row");
     assert_eq!(world.place.survey.orphans().await.expect("list"), []);
     assert_eq!(world.place.survey.trash().await.expect("list"), [], "its row in the trash went with it");
 
     let object = garbage(&world, 1).await[0];
     let field = [object.session.0.to_be_bytes(), object.seq.to_be_bytes()].concat();
-    world.set("trash/", &field, Bytes::from(since)).await;
+    world.set("trash/", &field, since.to_vec()).await;
     assert_eq!(world.gc(true).await.garbage(), Sum::default(), "in its grace");
     assert!(world.has(object).await);
 }
@@ -207,9 +207,9 @@ async fn what_broke_off() {
     let world = World::new().await;
     let first = world.meta.reserve_ino().await.expect("a number");
     world.set_row("staging/", b"t", &(7_u64, 0_i64, first.0, 1_u64, None::<u64>, false)).await;
-    world.set("tombstones/", b"old", Bytes::from_static(b"1")).await;
-    let later = (world.meta.now().0 + 3_600_000_000_000).to_string();
-    world.set("tombstones/", b"young", Bytes::from(later)).await;
+    world.set("tombstones/", b"old", 1_i64.to_be_bytes().to_vec()).await;
+    let later = world.meta.now().0 + 3_600_000_000_000;
+    world.set("tombstones/", b"young", later.to_be_bytes().to_vec()).await;
     let report = world.gc(false).await;
     assert_eq!((report.staged, report.tombstones), (1, 1));
     assert!(world.get("staging/", b"t").await.is_some());
