@@ -1,5 +1,6 @@
 //! Where one file is: its row, its content, and for each chunk whether the bucket and the caches of this machine have it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use super::Place;
@@ -29,7 +30,7 @@ pub struct Info {
     pub more: bool,
 }
 
-/// What is known of the blob that a file is.
+/// What is known of the blob that a file is, or began as a copy of.
 #[derive(Debug)]
 pub struct BlobInfo {
     pub id: BlobId,
@@ -44,9 +45,9 @@ pub struct BlobInfo {
 #[derive(Debug)]
 pub struct ChunkInfo {
     pub index: u64,
-    /// Of a blob: its BLAKE3, if somebody filled it.
+    /// Of a blob: its BLAKE3, if somebody filled it. Of a file: `None`, unless the blob under it shows here.
     pub hash: Option<[u8; 32]>,
-    /// Of a file: where its bytes are.
+    /// Of a file: where its bytes are. Empty if it is of a blob, or a hole that lies over one.
     pub extents: Vec<Extent>,
     /// Of a blob: recorded as being in the bucket. Of a file: that all its objects are there, if that was asked.
     pub stored: Option<bool>,
@@ -63,7 +64,7 @@ pub async fn info(place: &Place, ino: Ino, caches: &[PathBuf], look: bool) -> Re
     let path = path_of(&place.survey, ino, attr.parent).await?;
     let mut info = Info { attr, path, blob: None, chunks: Vec::new(), more: false };
     match info.attr.content.clone() {
-        Content::Blob(id) => blob(place, id, caches, look, &mut info).await?,
+        Content::Blob(id) => blob(place, id, info.attr.size, caches, look, &mut info).await?,
         Content::Extents => file(place, caches, look, &mut info).await?,
         _ => {}
     }
@@ -78,7 +79,16 @@ fn peeks(caches: &[PathBuf], key: ContentKey) -> Result<Vec<(PathBuf, Peek)>> {
     Ok(found)
 }
 
-async fn blob(place: &Place, id: BlobId, caches: &[PathBuf], look: bool, info: &mut Info) -> Result<()> {
+/// Its first `len` bytes, where nothing else is known already.
+async fn blob(
+    place: &Place,
+    id: BlobId,
+    len: u64,
+    caches: &[PathBuf],
+    look: bool,
+    info: &mut Info,
+) -> Result<()> {
+    let own: HashSet<u64> = info.chunks.iter().map(|c| c.index).collect();
     let peeks = peeks(caches, ContentKey::Blob(id))?;
     let row = place.survey.blobs(&[id]).await?.pop();
     info.blob = Some(BlobInfo {
@@ -87,9 +97,12 @@ async fn blob(place: &Place, id: BlobId, caches: &[PathBuf], look: bool, info: &
         origins: row.map(|r| r.origins).unwrap_or_default(),
         verified_here: peeks.iter().any(|(_, peek)| peek.is_verified()),
     });
-    let chunks = info.attr.size.div_ceil(u64::from(place.chunk_size));
+    let chunks = len.div_ceil(u64::from(place.chunk_size));
     for first in (0..chunks).step_by(AT_ONCE as usize) {
         for chunk in place.survey.blob_chunks(id, first, AT_ONCE.min(chunks - first)).await? {
+            if own.contains(&chunk.index) {
+                continue;
+            }
             if info.chunks.len() >= CHUNKS_MAX {
                 info.more = true;
                 return Ok(());
@@ -130,7 +143,7 @@ async fn file(place: &Place, caches: &[PathBuf], look: bool, info: &mut Info) ->
                 }
                 let list = extents::canonical(&list?);
                 let mut stored = None;
-                if look {
+                if look && !list.is_empty() {
                     let mut all = true;
                     for extent in &list {
                         all &= place.bucket.exists(&Object::FileChunk(extent.object)).await?;
@@ -143,6 +156,10 @@ async fn file(place: &Place, caches: &[PathBuf], look: bool, info: &mut Info) ->
                 info.chunks.push(ChunkInfo { index, hash: None, extents: list, stored, cached });
             }
         }
+    }
+    if let Some(under) = row.layout.under {
+        blob(place, under.blob, under.len, caches, look, info).await?;
+        info.chunks.sort_by_key(|chunk| chunk.index);
     }
     Ok(())
 }

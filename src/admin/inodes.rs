@@ -87,6 +87,8 @@ pub(super) async fn each_chunks(
 pub(super) fn blobs_of(row: &InodeRow) -> impl Iterator<Item = (BlobId, u64)> + use<> {
     let own = match &row.content {
         Content::Blob(id) => Some((*id, row.size)),
+        // It shows where the file has no data of its own.
+        Content::Extents => row.layout.under.map(|under| (under.blob, under.size)),
         _ => None,
     };
     own.into_iter()

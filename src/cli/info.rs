@@ -133,7 +133,9 @@ fn places(chunk: &ChunkInfo) -> Vec<&'static str> {
         // What a file's rows name was uploaded before they did.
         (Some(true), _) | (None, false) => places.push("storage"),
         (Some(false), true) => places.push("hub"),
-        (Some(false), false) | (None, true) => {}
+        // A hole that hides what the Hub has there.
+        (None, true) => places.push("hole"),
+        (Some(false), false) => {}
     }
     if places.is_empty() {
         places.push("NOWHERE");
@@ -213,7 +215,8 @@ fn as_text(told: &Told, each: bool) -> String {
                 (false, true) => "verified by a mount",
                 (false, false) => "not verified as a whole yet",
             };
-            table.row("content", format!("of the Hub, {} ({verified})", blob.id));
+            let began = if attr.content == Content::Extents { "written to, and else " } else { "" };
+            table.row("content", format!("{began}of the Hub, {} ({verified})", blob.id));
             for origin in &blob.origins {
                 table.row("from", origin.to_string());
             }
@@ -221,13 +224,14 @@ fn as_text(told: &Told, each: bool) -> String {
         _ => {}
     }
     let chunks = &info.chunks;
-    for place in ["cache", "storage", "hub", "NOWHERE"] {
+    for place in ["cache", "storage", "hub", "hole", "NOWHERE"] {
         let there = chunks.iter().filter(|c| places(c).contains(&place)).count();
         if there > 0 {
             let words = match place {
                 "cache" => "on this machine",
                 "storage" => "in the storage",
-                "hub" => "at the Hub only",
+                "hub" => "at the Hub",
+                "hole" => "holes",
                 _ => "NOWHERE",
             };
             table.row(words, format!("{there} of {} chunks", chunks.len()));

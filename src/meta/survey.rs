@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::attr::{Attr, usage_of};
 use super::blobs::VERIFIED;
+use super::groups::row_ranges;
 use super::journals::list_journals;
 use super::kv::{Entry, Key, Kv, SESSIONS, number};
 use super::schema::{
@@ -187,11 +188,11 @@ impl Survey {
     /// The chunks of a file that may have rows, in order; there are none elsewhere. `end` is one more than the highest.
     pub async fn chunk_ranges(
         &self,
-        _ino: Ino,
-        _row: &InodeRow,
+        ino: Ino,
+        row: &InodeRow,
         end: u64,
     ) -> Result<Vec<std::ops::Range<u64>>> {
-        Ok(std::iter::once(0..end).filter(|r| !r.is_empty()).collect())
+        row_ranges(&*self.kv, ino, end, row.layout.grouped).await
     }
 
     /// A page of a directory after the place `after`; an empty one is the end.

@@ -35,6 +35,8 @@ enum Repair {
     Chunks(u64),
     /// Write the list in order.
     Order(Bytes, Vec<Extent>),
+    /// Say how many bytes there are.
+    Data(u64),
 }
 
 impl Fsck<'_> {
@@ -50,7 +52,7 @@ impl Fsck<'_> {
             let (suspects, same) = self.look_at_chunks(&inode).await?;
             if same {
                 for suspect in suspects {
-                    self.say_of_chunk(&inode, suspect).await?;
+                    self.say_of_chunk(&mut inode, suspect).await?;
                 }
                 return Ok(());
             }
@@ -63,7 +65,7 @@ impl Fsck<'_> {
         Ok(())
     }
 
-    async fn say_of_chunk(&mut self, inode: &Surveyed, suspect: Suspect) -> Result<()> {
+    async fn say_of_chunk(&mut self, inode: &mut Surveyed, suspect: Suspect) -> Result<()> {
         let (survey, ino) = (self.place.survey.clone(), inode.ino);
         let fix = match suspect.repair {
             Repair::None => Fix::None,
@@ -71,11 +73,19 @@ impl Fsck<'_> {
                 let done = self.repairs() && survey.set_chunks(inode, chunks).await?;
                 self.fix("counts them", done)
             }
+            Repair::Data(bytes) => {
+                let done = self.repairs() && survey.set_data(inode, bytes).await?;
+                self.fix("counts them", done)
+            }
             Repair::Order(raw, list) => {
                 let done = self.repairs() && survey.set_list(inode, suspect.index, &raw, &list).await?;
                 self.fix("puts them in order", done)
             }
         };
+        // The next repair expects what this one wrote.
+        if let (Fix::Done, Some(now)) = (&fix, survey.inode(ino).await?) {
+            *inode = now;
+        }
         self.found(suspect.class, ino, self.dir_of(ino), suspect.what, fix).await
     }
 
@@ -86,6 +96,7 @@ impl Fsck<'_> {
         let all = row.chunks.max(row.size.div_ceil(unit).min(row.chunks.saturating_add(BEYOND)));
         let (survey, deep) = (self.place.survey.clone(), self.options.deep);
         let (mut suspects, mut same, mut top) = (Vec::new(), true, row.chunks);
+        let mut bytes = Some(0);
         let mut read = HashSet::new();
         each_chunks(&survey, inode.ino, row, all, async |_, chunks| {
             same &= chunks.raw.as_ref() == Some(&inode.raw);
@@ -96,10 +107,12 @@ impl Fsck<'_> {
                     Err(error) => {
                         let what = format!("chunk {index}: {error}");
                         suspects.push(Suspect { index, class: "chunk", what, repair: Repair::None });
+                        bytes = None;
                         continue;
                     }
                 };
                 top = top.max(index + 1);
+                bytes = bytes.map(|bytes| bytes + list.iter().map(|e| u64::from(e.len)).sum::<u64>());
                 let room = row.size.saturating_sub(index.saturating_mul(unit)).min(unit);
                 suspects.extend(shape(index, raw, &list, self.place.chunk_size, room));
                 named.extend(list.into_iter().map(|extent| (index, extent)));
@@ -111,6 +124,11 @@ impl Fsck<'_> {
         if top > row.chunks {
             let what = format!("it has a row for chunk {} and says that there are {}", top - 1, row.chunks);
             suspects.push(Suspect { index: top - 1, class: "chunks", what, repair: Repair::Chunks(top) });
+        } else if let (Some(bytes), Some(said), true) = (bytes, row.layout.data, suspects.is_empty())
+            && bytes != said
+        {
+            let what = format!("its chunks give {bytes} bytes, and it says {said}");
+            suspects.push(Suspect { index: 0, class: "data", what, repair: Repair::Data(bytes) });
         }
         Ok((suspects, same))
     }

@@ -225,6 +225,7 @@ async fn chunks_against_the_file() {
     let object = world.meta.next_object();
     world.put(object, &piece).await;
     world.set_row(&map(data), b"c0", &vec![list[0], extent(object, 50, &piece)]).await;
+    world.change_row(data, |row| row.layout.data = Some(1134)).await;
     let what =
         format!("{path}chunk 0: its extents overlap or are not in order [--repair: puts them in order]");
     repairs(&world, &[&what]).await;
@@ -245,6 +246,52 @@ async fn chunks_against_the_file() {
     world.set(&map(data), b"c0", Bytes::from_static(b"\xc1")).await;
     let found = world.look().await;
     assert!(found.len() == 1 && found[0].starts_with(&format!("{path}chunk 0: ")), "{found:?}");
+}
+
+#[tokio::test]
+async fn bytes_of_chunks() {
+    let world = volume().await;
+    let data = ino(&world, "data").await;
+    world.change_row(data, |row| row.layout.data = Some(3)).await;
+    let what = "its chunks give 1124 bytes, and it says 3 [--repair: counts them]";
+    repairs(&world, &[&format!("/data (inode {data}): {what}")]).await;
+    world.change_row(data, |row| row.layout.data = None).await;
+    assert_eq!(world.look().await, Vec::<String>::new(), "by a version that did not count");
+}
+
+#[tokio::test]
+async fn chunks_far_out() {
+    let world = volume().await;
+    let made = world.make(Ino::ROOT, "far", FileType::File).await;
+    let far = (1_u64 << 57) / u64::from(CHUNK) - 1;
+    let (object, data) = (world.meta.next_object(), pattern(4, 100));
+    world.put(object, &data).await;
+    let change = DataChange {
+        size: far * u64::from(CHUNK) + 100,
+        chunks: vec![(far, vec![extent(object, 0, &data)])],
+        ..DataChange::default()
+    };
+    let done = world.meta.commit_data(made.ino, made.version, change).await.expect("commit");
+    assert!(matches!(done, Committed::Applied(_)));
+    assert_eq!(world.look_deep().await, Vec::<String>::new());
+    world.place.bucket.delete(&Object::FileChunk(object)).await.expect("deleted");
+    let found = world.look().await;
+    assert!(
+        found.len() == 1 && found[0].starts_with("/far ") && found[0].ends_with("is not there"),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_blob_under_a_file() {
+    let world = volume().await;
+    let data = ino(&world, "data").await;
+    let under = crate::meta::Under { blob: BlobId::Git([1; 20]), size: 5000, len: 1124 };
+    world.change_row(data, |row| row.layout.under = Some(under)).await;
+    let found = world.look().await;
+    assert!(found.len() == 1 && found[0].ends_with("nothing is known of it"), "{found:?}");
+    world.meta.blobs().introduce(under.blob, under.size, None).await.expect("introduced");
+    assert_eq!(world.look().await, Vec::<String>::new());
 }
 
 #[tokio::test]

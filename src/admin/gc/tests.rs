@@ -203,6 +203,31 @@ async fn hub_files_that_were_deleted_everywhere() {
 }
 
 #[tokio::test]
+async fn what_shows_under_a_file_and_what_lies_far_out_stays() {
+    let world = World::new().await;
+    let blob = BlobId::Sha256([2; 32]);
+    let data = pattern(1, 100);
+    let shown = world.fill(blob, &data).await;
+    let origins: Vec<crate::types::Origin> = Vec::new();
+    world.set_row(&format!("b{blob}"), b"a", &(100_u64, origins)).await;
+    let other = mount(&world.kv).await;
+    let made = world.make(Ino::ROOT, "f", FileType::File).await;
+    let (object, far) = (other.next_object(), 1_u64 << 40);
+    world.put(object, &data).await;
+    let change = DataChange {
+        size: far * u64::from(CHUNK) + 100,
+        chunks: vec![(far, vec![extent(object, 0, &data)])],
+        under: Some(crate::meta::Under { blob, size: 100, len: 100 }),
+        ..DataChange::default()
+    };
+    let done = other.commit_data(made.ino, made.version, change).await.expect("commit");
+    assert!(matches!(done, Committed::Applied(_)));
+    other.close().await.expect("closed");
+    assert_eq!(world.gc(true).await.garbage(), Sum::default());
+    assert!(world.has(object).await && world.place.bucket.exists(&shown[0]).await.expect("head"));
+}
+
+#[tokio::test]
 async fn what_broke_off() {
     let world = World::new().await;
     let first = world.meta.reserve_ino().await.expect("a number");

@@ -131,17 +131,28 @@ impl Survey {
 
     /// Writes a chunk's list as `list`, which stands for the same bytes.
     pub async fn set_list(&self, of: &Surveyed, index: u64, was: &Bytes, list: &[Extent]) -> Result<bool> {
-        let key = schema::chunk_key(of.ino, index);
+        let Ok(row) = &of.row else { return Ok(false) };
+        let old: Vec<Extent> = schema::decode(was, || format!("chunk {index} of inode {}", of.ino))?;
+        let bytes = |list: &[Extent]| list.iter().map(|e| u64::from(e.len)).sum::<u64>();
+        let mut row = row.clone();
+        let counted = |data: u64| (data + bytes(list)).saturating_sub(bytes(&old));
+        row.layout.data = row.layout.data.map(counted);
+        let (key, inode) = (schema::chunk_key(of.ino, index), schema::attr_key(of.ino));
         let txn = Txn {
             expect: vec![
-                Expect::Equals(schema::attr_key(of.ino), of.raw.clone()),
+                Expect::Equals(inode.clone(), of.raw.clone()),
                 Expect::Equals(key.clone(), was.clone()),
             ],
-            write: vec![Write::Set(key, schema::encode(&list)?)],
+            write: vec![Write::Set(key, schema::encode(&list)?), Write::Set(inode, schema::encode(&row)?)],
             publish: vec![Change::Inode { ino: of.ino }],
             session: None,
         };
         self.apply(txn).await
+    }
+
+    /// Sets how many bytes the chunk rows of a file give.
+    pub async fn set_data(&self, of: &Surveyed, data: u64) -> Result<bool> {
+        self.set_row(of, |row| row.layout.data = Some(data)).await
     }
 
     /// Releases the lock of an inode as far as `gone` hold it.
@@ -206,10 +217,13 @@ impl Survey {
         self.apply(Txn { expect, write, ..Txn::default() }).await
     }
 
-    /// Objects that were deleted from the bucket leave the trash, if they were in it.
+    /// Objects that were deleted from the bucket since nothing names them leave the trash, if they were in it.
     pub async fn forget_trash(&self, objects: &[ObjectId]) -> Result<()> {
         for some in objects.chunks(super::PAGE) {
-            let write = some.iter().map(|&object| Write::Del(schema::trash_key(object))).collect();
+            let rows = |&object: &ObjectId| {
+                [Write::Del(schema::trash_key(object)), Write::Del(schema::shared_key(object))]
+            };
+            let write = some.iter().flat_map(rows).collect();
             self.apply(Txn { write, ..Txn::default() }).await?;
         }
         Ok(())
