@@ -305,7 +305,7 @@ mod tests {
     fn what_the_kernel_keeps_of_what_was_written_here() {
         let attrs = crate::vfs::attr_cache::AttrCache::default();
         let (ino, flags) = (Ino(9), libc::O_RDWR);
-        let mut open = |now| grant(Opening { immutable: false, told: attrs.tell(ino, now), now, flags });
+        let open = |now| grant(Opening { immutable: false, told: attrs.tell(ino, now), now, flags });
         assert_eq!(open(version(1)), DROP);
         assert_eq!(open(version(1)), KEEP, "dirty: still the version that was written over");
         attrs.told_moves(ino, version(1), version(2));

@@ -16,7 +16,7 @@ const WORKERS: usize = 4;
 
 fn entries() -> usize {
     let set = std::env::var("HFMOUNT_TEST_ENTRIES").ok();
-    set.map_or(3000, |n| n.parse().expect("HFMOUNT_TEST_ENTRIES is a number"))
+    set.map_or(1500, |n| n.parse().expect("HFMOUNT_TEST_ENTRIES is a number"))
 }
 
 /// Resident memory of the daemon, now and at its highest, MiB.

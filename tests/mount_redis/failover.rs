@@ -69,7 +69,7 @@ fn the_mounts_go_on_with_the_replica() {
         return;
     }
     let aof = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
-    let mut primary = RedisServer::start_with(&aof);
+    let mut primary = RedisServer::start_supervised(&aof);
     let port = primary.port().to_string();
     let replica = RedisServer::start_with(&[&aof[..], &["--replicaof", "127.0.0.1", &port]].concat());
     wait_for("the replica", || replica.ask(&["INFO", "replication"]).contains("master_link_status:up"));

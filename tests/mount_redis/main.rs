@@ -2,7 +2,7 @@
 //! caches on, servers that are stopped, killed, full, busy and replaced. Times are measured and printed (`--nocapture`);
 //! the bounds that are asserted leave room for a busy machine.
 //!
-//! `HFMOUNT_TEST_ENTRIES` says how large the large directories are (default 3000).
+//! `HFMOUNT_TEST_ENTRIES` says how large the large directories are (default 1500).
 
 mod bigdir;
 mod failover;

@@ -13,7 +13,7 @@ use crate::standin::model::put;
 use crate::standin::{Options, StandIn};
 use crate::world::{World, bytes, report, write};
 
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 40;
 
 /// How long after `change` it takes until `seen`.
 fn lag(change: impl FnOnce(), seen: impl Fn() -> bool) -> Duration {

@@ -12,6 +12,9 @@ use crate::redis_server::RedisServer;
 /// Of all mounts here unless said otherwise.
 pub const TTL: Duration = Duration::from_secs(2);
 
+/// Arguments of a server that loses nothing.
+pub const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
 pub struct World {
     // Dropped before the server that its programs use.
     pub home: Home,
@@ -21,7 +24,7 @@ pub struct World {
 impl World {
     /// Sessions last [`TTL`].
     pub fn new() -> Self {
-        Self::with(RedisServer::start(), &[])
+        Self::with(RedisServer::start_supervised(AOF), &[])
     }
 
     /// The same with further arguments for `format`.
