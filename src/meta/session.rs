@@ -235,7 +235,7 @@ async fn live(inner: Weak<Inner>, ttl: Duration) {
         let beaten = meta.kv().beat(meta.session(), ttl).await;
         let done = match beaten {
             Ok(()) => {
-                let told = meta.0.clock.set(&**meta.kv()).await;
+                let told = meta.0.clock.set(&**meta.kv(), ttl / 4).await;
                 meta.look_around(&mut silence).await.and(told)
             }
             Err(e) => Err(e),
