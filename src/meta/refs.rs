@@ -95,7 +95,7 @@ impl Meta {
             Some(old) => {
                 build.equals(key.clone(), &old.entry);
                 build.equals(schema::attr_key(old.ino), &old.raw);
-                self.drop_link(&mut build, old, now)?;
+                self.drop_link(&mut build, old, None, now)?;
             }
             None => {
                 build.expect(Expect::Absent(key.clone()));

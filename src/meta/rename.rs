@@ -57,20 +57,50 @@ impl Meta {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<Renamed> {
+        self.rename_with(from, name, to, new_name, mode, false).await
+    }
+
+    /// As [`Meta::rename`]; what loses its last name by it is kept in the bin, as by [`Meta::unlink_into_bin`].
+    pub async fn rename_into_bin(
+        &self,
+        from: Ino,
+        name: &[u8],
+        to: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<Renamed> {
+        self.rename_with(from, name, to, new_name, mode, true).await
+    }
+
+    async fn rename_with(
+        &self,
+        from: Ino,
+        name: &[u8],
+        to: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+        bin: bool,
+    ) -> Result<Renamed> {
         check_name(name)?;
         check_name(new_name)?;
         let places = Places { from, name, to, new_name };
         let words = || format!("{} to {}", entry_words(from, name), entry_words(to, new_name));
         let mut tries = Tries::new();
         loop {
-            if let Some(done) = self.try_rename(places, mode, tries.fresh()).await.context(words)? {
+            if let Some(done) = self.try_rename(places, mode, bin, tries.fresh()).await.context(words)? {
                 return Ok(done);
             }
             tries.again().await.context(words)?;
         }
     }
 
-    async fn try_rename(&self, places: Places<'_>, mode: RenameMode, fresh: bool) -> Result<Option<Renamed>> {
+    async fn try_rename(
+        &self,
+        places: Places<'_>,
+        mode: RenameMode,
+        bin: bool,
+        fresh: bool,
+    ) -> Result<Option<Renamed>> {
         let Places { from, name, to, new_name } = places;
         // The kernel looked for the new name just now; that it is absent is expected below.
         let vacant = !fresh && self.hints().is_absent(to, new_name);
@@ -137,7 +167,8 @@ impl Meta {
                     subdirs[1] -= 1;
                     empty = Some(build.expect(Expect::MapEmpty(schema::dir_map(target.ino))));
                 }
-                replaced = Some(self.drop_link(&mut build, target, now)?);
+                let place = bin.then_some((to, new_name));
+                replaced = Some(self.drop_link(&mut build, target, place, now)?);
             }
             (None, _) => build.del(schema::entry_key(from, name)),
         }

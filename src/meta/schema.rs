@@ -11,6 +11,7 @@
 //! | `dead/` | ordered | session → when it was declared dead; while what it held is being released |
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
+//! | `bin/` | ordered | inode number → [`BinRow`]: what users deleted and may restore; a file in it has no name and no orphan row |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
@@ -164,6 +165,22 @@ pub(super) struct OrphanRow {
     pub reaping: Option<u64>,
 }
 
+/// Where something was that a user deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BinRow {
+    pub parent: Ino,
+    pub name: Bytes,
+    pub kind: FileType,
+    /// Of files, bytes.
+    pub size: u64,
+    pub deleted: Timestamp,
+    pub until: Timestamp,
+    /// Of what is no file: the inode is gone, and is made anew from this.
+    pub row: Option<InodeRow>,
+    /// A directory that is there again, under this number.
+    pub became: Option<Ino>,
+}
+
 /// Inodes that a publication has written and that nothing refers to yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StagingRow {
@@ -209,6 +226,7 @@ pub(super) const ATTR_FIELDS: [Bytes; 4] = [
 
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
+pub(super) const BIN: &str = "bin/";
 pub(super) const STAGING: &str = "staging/";
 pub(super) const DEAD: &str = "dead/";
 const VOLUME: &str = "v";
@@ -274,6 +292,10 @@ pub(super) fn field_ino(field: &[u8]) -> Result<Ino> {
 
 pub(super) fn orphan_key(ino: Ino) -> Key {
     Key::new(ORPHANS, ino_field(ino))
+}
+
+pub(super) fn bin_key(ino: Ino) -> Key {
+    Key::new(BIN, ino_field(ino))
 }
 
 pub(super) fn trash_key(object: ObjectId) -> Key {

@@ -99,6 +99,7 @@ impl Meta {
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
             quota: Quota::default(),
+            bin_ttl: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
             tasks: Mutex::default(),
         }));

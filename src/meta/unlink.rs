@@ -23,21 +23,32 @@ impl Meta {
     /// A regular file that loses its last name stays as an orphan for two TTLs and as long as somebody calls
     /// [`Meta::hold_orphans`] for it.
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<Removed> {
-        self.remove(parent, name, false).await
+        self.remove(parent, name, false, false).await
+    }
+
+    /// As [`Meta::unlink`]; what it was the last name of is kept in the bin, if it is worth that and there is one
+    /// ([`Meta::set_bin_ttl`]).
+    pub async fn unlink_into_bin(&self, parent: Ino, name: &[u8]) -> Result<Removed> {
+        self.remove(parent, name, false, true).await
     }
 
     /// Removes an empty directory. [`Kind::NotFound`], [`Kind::NotDirectory`], [`Kind::NotEmpty`].
     ///
     /// A repository that is removed from the root leaves a tombstone ([`Meta::set_tombstone_ttl`]).
     pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<Removed> {
-        self.remove(parent, name, true).await
+        self.remove(parent, name, true, false).await
     }
 
-    async fn remove(&self, parent: Ino, name: &[u8], dir: bool) -> Result<Removed> {
+    /// As [`Meta::rmdir`]; the bin keeps what it was, for what lay in it.
+    pub async fn rmdir_into_bin(&self, parent: Ino, name: &[u8]) -> Result<Removed> {
+        self.remove(parent, name, true, true).await
+    }
+
+    async fn remove(&self, parent: Ino, name: &[u8], dir: bool, bin: bool) -> Result<Removed> {
         check_name(name)?;
         let mut tries = Tries::new();
         loop {
-            let removed = self.try_remove(parent, name, dir, tries.fresh()).await;
+            let removed = self.try_remove(parent, name, dir, bin, tries.fresh()).await;
             if let Some(removed) = removed.context(|| entry_words(parent, name))? {
                 return Ok(removed);
             }
@@ -45,7 +56,14 @@ impl Meta {
         }
     }
 
-    async fn try_remove(&self, parent: Ino, name: &[u8], dir: bool, fresh: bool) -> Result<Option<Removed>> {
+    async fn try_remove(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        dir: bool,
+        bin: bool,
+        fresh: bool,
+    ) -> Result<Option<Removed>> {
         let Some(found) = self.find_to_remove(parent, name, fresh).await? else {
             return Err(Kind::NotFound.into());
         };
@@ -63,7 +81,7 @@ impl Meta {
         build.touch_dir(parent, now, if is_dir { -1 } else { 0 });
         build.entry_changed(parent, name);
         self.bury_repo(&mut build, parent, name, &found.row.role, now);
-        let removed = self.drop_link(&mut build, &found, now)?;
+        let removed = self.drop_link(&mut build, &found, bin.then_some((parent, name)), now)?;
         match self.commit(build).await? {
             Outcome::Applied => {
                 self.hints().learn_absent(parent, name);
@@ -75,9 +93,15 @@ impl Meta {
         }
     }
 
-    /// Writes that `found` has one name less. What is expected of its entry and its row is the caller's; of a
-    /// directory also that it is empty.
-    pub(super) fn drop_link(&self, build: &mut Build, found: &Found, now: Timestamp) -> Result<Removed> {
+    /// Writes that `found` has one name less, the one at `place` if the bin may keep it. What is expected of its entry and
+    /// its row is the caller's; of a directory also that it is empty.
+    pub(super) fn drop_link(
+        &self,
+        build: &mut Build,
+        found: &Found,
+        place: Option<(Ino, &[u8])>,
+        now: Timestamp,
+    ) -> Result<Removed> {
         let ino = found.ino;
         let mut row = found.row.clone();
         build.inode_changed(ino);
@@ -88,12 +112,13 @@ impl Meta {
             build.add(schema::inodes_key(), if row.uncounted { 0 } else { -1 });
             build.add(schema::bytes_key(), -usage(&row));
         }
+        let binned = last && self.put_in_bin(build, found, place, now)?;
         if last && row.kind != FileType::File {
             build.del_map(inode_map(ino.0));
         } else {
             build.set_row(ino, &row)?;
         }
-        if last && row.kind == FileType::File {
+        if last && row.kind == FileType::File && !binned {
             let orphan = OrphanRow { since: now, held_until: self.hold_until(now), reaping: None };
             build.set(schema::orphan_key(ino), schema::encode(&orphan)?);
         }
