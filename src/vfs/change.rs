@@ -13,8 +13,8 @@ use super::virtual_ino::{Which, which};
 use super::{present, private};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
-use crate::meta::{self, Attr, New, RenameMode, Role};
-use crate::types::{FileType, Ino, RepoId, Timestamp};
+use crate::meta::{self, Attr, New, RenameMode, Role, is_temporary as is_temporary_name};
+use crate::types::{BlobId, FileType, Ino, RepoId, Timestamp};
 
 impl Vfs {
     /// Where a name lies, once it is clear that it may be changed.
@@ -146,7 +146,11 @@ impl Vfs {
             return blocking(move || vfs.private.unlink(&caller, parent, &name, false)).await;
         }
         self.bury(parent, name).await?;
-        let removed = self.meta.unlink(parent, name).await?;
+        let removed = if self.bin_takes(parent, name).await? {
+            self.meta.unlink_into_bin(parent, name).await?
+        } else {
+            self.meta.unlink(parent, name).await?
+        };
         self.attrs.removed(&removed.attr);
         Ok(())
     }
@@ -157,9 +161,31 @@ impl Vfs {
             let (vfs, caller, name) = self.owned(caller, name);
             return blocking(move || vfs.private.unlink(&caller, parent, &name, true)).await;
         }
-        let removed = self.meta.rmdir(parent, name).await?;
+        let removed = if self.bin_takes(parent, name).await? {
+            self.meta.rmdir_into_bin(parent, name).await?
+        } else {
+            self.meta.rmdir(parent, name).await?
+        };
         self.attrs.removed(&removed.attr);
         self.bury(parent, name).await
+    }
+
+    /// Whether what lies there is kept for a while when it is deleted, as far as the place tells: not in the folders that
+    /// hold what the Hub has, nor among locks.
+    async fn bin_takes(&self, parent: Ino, name: &[u8]) -> Result<bool> {
+        if self.meta.bin_ttl().is_zero() || is_temporary_name(name) {
+            return Ok(false);
+        }
+        let Some(facts) = self.facts(parent).await? else { return Ok(false) };
+        if !matches!(facts.role, None | Some(Role::Root | Role::Repo(_))) {
+            return Ok(false);
+        }
+        // A client that downloaded with a token of its own made `<repository>/blobs/<etag>` itself: the Hub has that too.
+        let is_etag = std::str::from_utf8(name).ok().and_then(BlobId::from_etag).is_some();
+        if is_etag && let Some(above) = self.facts(facts.parent).await? {
+            return Ok(above.parent != Ino::ROOT || facts.parent == Ino::ROOT);
+        }
+        Ok(true)
     }
 
     /// What was deleted on purpose does not come back from the Hub by itself while its tombstone lasts. For a repository
@@ -202,7 +228,11 @@ impl Vfs {
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return Err(Error::new(Kind::Invalid, format!("rename flags {flags:#x}"))),
         };
-        let renamed = self.meta.rename(from.0, from.1, to.0, to.1, mode).await?;
+        let renamed = if mode == RenameMode::Replace && self.bin_takes(to.0, to.1).await? {
+            self.meta.rename_into_bin(from.0, from.1, to.0, to.1, mode).await?
+        } else {
+            self.meta.rename(from.0, from.1, to.0, to.1, mode).await?
+        };
         self.attrs.forget(renamed.moved.ino);
         if let Some(replaced) = &renamed.replaced {
             self.attrs.removed(&replaced.attr);

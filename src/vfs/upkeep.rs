@@ -27,6 +27,10 @@ impl Vfs {
         if self.opts.read_only || !self.meta.elect("orphans", EVERY * 3 / 4).await? {
             return Ok(());
         }
+        let expired = self.meta.expire_bin(Timestamp::now()).await?;
+        if expired > 0 {
+            tracing::debug!("{expired} deleted things were kept for their time");
+        }
         // Their objects lie in the trash now; whoever empties that deletes them.
         let reaped = self.meta.reap_orphans(Timestamp::now()).await?;
         if !reaped.is_empty() {
