@@ -30,6 +30,8 @@ use crate::secrets;
 
 /// The password of the metadata engine, if it is not in the URL; also `HFMOUNT_META_PASSWORD_FILE`.
 pub(crate) const META_PASSWORD: &str = "HFMOUNT_META_PASSWORD";
+/// The password of the sentinels; also `HFMOUNT_SENTINEL_PASSWORD_FILE`.
+const SENTINEL_PASSWORD: &str = "HFMOUNT_SENTINEL_PASSWORD";
 
 /// One shared Hugging Face cache for every machine of a team, as a file system.
 ///
@@ -73,8 +75,9 @@ enum Verb {
 /// Where the metadata is: common to most verbs.
 #[derive(Clone, Debug, Args)]
 struct MetaArgs {
-    /// Metadata engine: redis://[user@]host[:port][/db], rediss://…, redis+unix:///socket, sqlite:///path. A password
-    /// comes from HFMOUNT_META_PASSWORD or HFMOUNT_META_PASSWORD_FILE. Default: SQLite in $HFMOUNT_HOME
+    /// Metadata engine: redis://[user@]host[:port][/db], rediss://…, redis+unix:///socket,
+    /// redis+sentinel://[user@]host[:port][,host…]/master-name[/db], sqlite:///path. A password comes from
+    /// HFMOUNT_META_PASSWORD or HFMOUNT_META_PASSWORD_FILE, that of sentinels from HFMOUNT_SENTINEL_PASSWORD[_FILE]. Default: SQLite in $HFMOUNT_HOME
     /// (~/.local/share/hfmount).
     #[arg(long, value_name = "URL", env = "HFMOUNT_META", hide_env_values = true)]
     meta: Option<String>,
@@ -87,8 +90,10 @@ impl MetaArgs {
         };
         let password = secrets::from_env(META_PASSWORD)?;
         let value = password.map(|p| p.expose().to_owned());
+        let sentinel = secrets::from_env(SENTINEL_PASSWORD)?.map(|p| p.expose().to_owned());
         MetaUrl::parse(text)
             .map_err(|e| e.context("--meta"))?
+            .with_sentinel_password(sentinel)
             .with_password(&PasswordSource { value, file: None })
     }
 }

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::Meta;
-use super::attr::Attr;
+use super::attr::{Attr, gone};
+use super::journals::{JournalMark, mark_write};
 use super::kv::Outcome;
 use super::retry::Tries;
 use super::schema::{self, Content, INLINE_MAX, InodeRow};
@@ -37,6 +38,8 @@ pub struct DataChange {
     pub mtime: Option<Timestamp>,
     /// Takes the set-user-id and set-group-id bits, as a write by who is not privileged does.
     pub clear_suid: bool,
+    /// The entry of a journal that this change contains: said in the same transaction.
+    pub mark: Option<JournalMark>,
 }
 
 /// How a data commit ended.
@@ -60,6 +63,21 @@ impl Meta {
         let decode =
             |(&index, value): (_, &Option<Bytes>)| schema::decode_extents(ino, index, value.as_ref());
         chunks.iter().zip(&values).map(decode).collect()
+    }
+
+    /// The attributes of a file and the extent lists of some of its chunks, as they are at one moment; one round trip.
+    /// [`Kind::Stale`] if the inode is gone.
+    pub async fn attr_and_extents(&self, ino: Ino, chunks: &[u64]) -> Result<(Attr, Vec<Vec<Extent>>)> {
+        let mut keys = schema::attr_keys(ino).to_vec();
+        let attr_fields = keys.len();
+        keys.extend(chunks.iter().map(|&index| schema::chunk_key(ino, index)));
+        let values = self.kv().get(&keys).await?;
+        let (fields, rows) = values.split_at(attr_fields);
+        let attr = Attr::from_fields(ino, fields)?.ok_or_else(|| gone(ino))?;
+        let decode =
+            |(&index, value): (_, &Option<Bytes>)| schema::decode_extents(ino, index, value.as_ref());
+        let rows = chunks.iter().zip(rows).map(decode).collect::<Result<_>>()?;
+        Ok((attr, rows))
     }
 
     /// Replaces data of a file iff its version is still `base`. ctime is now, the version new. One round trip if the row was
@@ -111,6 +129,10 @@ impl Meta {
         if row.nlink > 0 {
             build.add_within(schema::bytes_key(), growth, self.bytes_bound());
             build.add(schema::inodes_key(), i64::from(old.uncounted));
+        }
+        if let Some(mark) = &change.mark {
+            let (key, value) = mark_write(mark, ino);
+            build.set(key, value);
         }
         build.inode_changed(ino);
         let attr = Attr::new(ino, row, None, 0);
@@ -185,7 +207,7 @@ impl Meta {
                 build.set(key, schema::encode(list)?);
             }
         }
-        let now = schema::time_value(row.ctime);
+        let now = schema::time_value(self.now());
         for object in dead {
             build.set(schema::trash_key(object), now.clone());
         }

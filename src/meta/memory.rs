@@ -216,6 +216,10 @@ impl Kv for MemoryKv {
         Ok(sessions.iter().map(|s| state.alive.get(s).is_some_and(|until| *until > now)).collect())
     }
 
+    fn heard_until(&self) -> Option<Instant> {
+        Some(Instant::now())
+    }
+
     async fn info(&self) -> Result<EngineInfo> {
         let warnings = vec!["All metadata is in memory and gone at the end.".to_owned()];
         Ok(EngineInfo { name: "memory".to_owned(), warnings })

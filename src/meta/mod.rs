@@ -13,14 +13,19 @@ mod apply;
 mod attr;
 mod bin;
 mod blobs;
+mod clock;
 mod data;
 pub mod dump;
 mod events;
 mod export;
+#[doc(hidden)]
+pub mod faulty;
 mod gc;
 mod hints;
 mod hub_rows;
+mod identity;
 mod ids;
+mod journals;
 pub mod kv;
 mod link;
 mod locks;
@@ -47,20 +52,23 @@ pub mod url;
 mod xattr;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::clock::EngineClock;
 use self::hints::Hints;
+use self::identity::Identity;
 use self::ids::Ids;
 use self::kv::{Change, Kv};
 use self::locks::HeldLocks;
 use self::quota::Quota;
 use self::recent::Recent;
 use crate::error::{Error, Kind, Result};
-use crate::types::{Ino, ObjectId, SessionId, Version};
+use crate::types::{Ino, ObjectId, SessionId, Timestamp, Version};
 
 pub use self::accessed::Access;
 pub use self::attr::Attr;
@@ -68,6 +76,7 @@ pub use self::bin::{BinUsage, Binned, Lost, Restored, Wanted, bin_usage, is_temp
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::journals::{JournalMark, JournalRow, list_journals};
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
 pub use self::make::New;
@@ -76,6 +85,7 @@ pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
 pub use self::quota::Limits;
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
+pub use self::schema::JOURNALS;
 pub use self::schema::{
     Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, XATTRS_MAX,
 };
@@ -90,16 +100,14 @@ pub use self::xattr::{SetXattr, Xattrs};
 pub struct Meta(Arc<Inner>);
 
 struct Inner {
-    kv: Arc<dyn Kv>,
-    session: SessionId,
+    identity: Arc<Identity>,
+    clock: EngineClock,
     info: SessionInfo,
     ttl: Duration,
     hints: Hints,
     recent: Recent,
     ids: Ids,
     held: HeldLocks,
-    /// Seen without a row.
-    fenced: AtomicBool,
     last_version: AtomicU64,
     last_object: AtomicU64,
     /// Nanoseconds.
@@ -122,23 +130,42 @@ impl Drop for Inner {
 impl fmt::Debug for Meta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Meta")
-            .field("session", &self.0.session)
-            .field("kv", &self.0.kv)
+            .field("session", &self.session())
+            .field("kv", self.kv())
             .finish_non_exhaustive()
     }
 }
 
 impl Meta {
-    /// The session that this mount's commits bear.
+    /// The session that this mount's commits bear now. It changes when it is lost; see [`Meta::is_own`].
     #[must_use]
     pub fn session(&self) -> SessionId {
-        self.0.session
+        self.0.identity.id()
+    }
+
+    /// Whether it is this mount's session, or was before that was lost: what bears it was written here.
+    #[must_use]
+    pub fn is_own(&self, session: SessionId) -> bool {
+        self.0.identity.is_own(session)
+    }
+
+    /// Counts how often the session was lost and another one taken. All locks that were held under the one before may be
+    /// others' by then.
+    #[must_use]
+    pub fn renewals(&self) -> watch::Receiver<u64> {
+        self.0.identity.renewals()
+    }
+
+    /// The time by the engine's clock, which is the same for all mounts. No round trip.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
     }
 
     /// The engine below.
     #[must_use]
     pub fn kv(&self) -> &Arc<dyn Kv> {
-        &self.0.kv
+        self.0.identity.kv()
     }
 
     /// How long a session may be silent before the others take it for dead.
@@ -151,18 +178,18 @@ impl Meta {
     #[must_use]
     pub fn next_object(&self) -> ObjectId {
         let seq = self.0.last_object.fetch_add(1, Ordering::Relaxed) + 1;
-        ObjectId { session: self.0.session, seq }
+        ObjectId { session: self.session(), seq }
     }
 
     /// The rows about blobs.
     #[must_use]
     pub fn blobs(&self) -> Blobs {
-        Blobs::new(Arc::clone(&self.0.kv), self.0.session)
+        Blobs::of(Arc::clone(&self.0.identity))
     }
 
     fn next_version(&self) -> Version {
         let seq = self.0.last_version.fetch_add(1, Ordering::Relaxed) + 1;
-        Version { session: self.0.session, seq }
+        Version { session: self.session(), seq }
     }
 
     fn hints(&self) -> &Hints {
@@ -203,7 +230,7 @@ fn check_name(name: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{BlobId, Commit, Timestamp};
+    use crate::types::{BlobId, Commit};
 
     /// The layers above spawn every verb.
     #[test]

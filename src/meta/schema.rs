@@ -5,7 +5,7 @@
 //! | `i<ino>` | plain | `a` → [`InodeRow`]; `x` → extended attributes ([`Xattrs`](super::Xattrs)), `t` → latest recorded read (Max, ns); of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>` |
 //! | `d<ino>/` | ordered | name → 8 bytes big-endian inode number, 1 byte type |
 //! | `b<blob>` | plain | `a` → [`BlobRow`], `h<index>` → BLAKE3 of a chunk, `s<index>` → the chunk is in the bucket, `v` → the whole was verified |
-//! | `l<ino>` | plain | `flock` → `Vec<Holder>` |
+//! | `l<ino>` | plain | `flock` → `Vec<Holder>`; `next` → [`Ticket`]: who gets it before others do |
 //! | `held<session>/` | ordered | inode number → empty: where the session holds locks |
 //! | `sessions/` | ordered | session → [`SessionRow`] |
 //! | `dead/` | ordered | session → when it was declared dead; while what it held is being released |
@@ -13,9 +13,11 @@
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `bin/` | ordered | inode number → [`BinRow`]: what users deleted and may restore; a file in it has no name and no orphan row |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
+//! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
+//! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
-//! | `ids` | plain | `ino` → the last inode number given out |
+//! | `ids` | plain | `ino` → the last inode number given out; `run` → the server's incarnation when that was true |
 //! | `v` | plain | `settings`, `schema`, `epoch`; `bytes`, `inodes` → what users made, as quotas count it (Add); `loading` while a dump is loaded |
 //!
 //! Rows are MessagePack arrays. A field is only ever appended, with a serde default, and raises [`SCHEMA`]
@@ -26,6 +28,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::kv::{Key, inode_map};
+use super::session::SessionInfo;
 use crate::error::{Error, Kind, Result};
 use crate::types::{
     BlobId, Commit, Extent, FileType, Ino, ObjectId, Origin, RepoId, SessionId, Timestamp, Version,
@@ -147,12 +150,47 @@ pub(super) struct BlobBase {
     pub origins: Vec<Origin>,
 }
 
+/// What a session says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SessionRow {
+    pub host: String,
+    pub pid: u32,
+    pub mountpoint: String,
+    pub started: Timestamp,
+    pub version: String,
+    pub read_only: bool,
+    /// Sessions that this mount had before. What they wrote to the store may still be committed by this one.
+    #[serde(default)]
+    pub former: Vec<SessionId>,
+}
+
+impl SessionRow {
+    pub fn new(info: &SessionInfo, former: &[SessionId]) -> Self {
+        let SessionInfo { host, pid, mountpoint, started, version, read_only } = info.clone();
+        SessionRow { host, pid, mountpoint, started, version, read_only, former: former.to_vec() }
+    }
+
+    pub fn split(self) -> (SessionInfo, Vec<SessionId>) {
+        let SessionRow { host, pid, mountpoint, started, version, read_only, former } = self;
+        (SessionInfo { host, pid, mountpoint, started, version, read_only }, former)
+    }
+}
+
 /// One holder of a flock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
     pub session: SessionId,
     pub owner: u64,
     pub exclusive: bool,
+}
+
+/// Who has waited for a flock for so long that all others let it go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ticket {
+    pub session: SessionId,
+    pub owner: u64,
+    /// Changes while somebody stands behind it.
+    pub turn: u64,
 }
 
 /// An inode without names that may still be open somewhere.
@@ -229,6 +267,8 @@ pub(super) const TRASH: &str = "trash/";
 pub(super) const BIN: &str = "bin/";
 pub(super) const STAGING: &str = "staging/";
 pub(super) const DEAD: &str = "dead/";
+/// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
+pub const JOURNALS: &str = "journals/";
 const VOLUME: &str = "v";
 
 pub(super) fn attr_key(ino: Ino) -> Key {
@@ -276,8 +316,20 @@ pub(super) fn flock_key(ino: Ino) -> Key {
     Key::new(format!("l{ino}"), &b"flock"[..])
 }
 
+pub(super) fn ticket_key(ino: Ino) -> Key {
+    Key::new(format!("l{ino}"), &b"next"[..])
+}
+
 pub(super) fn held_map(session: SessionId) -> String {
     format!("held{session}/")
+}
+
+pub(super) fn journal_map(session: SessionId) -> String {
+    format!("j{session}")
+}
+
+pub(super) fn journal_key(session: SessionId, ino: Ino) -> Key {
+    Key::new(journal_map(session), ino_field(ino))
 }
 
 pub(super) fn ino_field(ino: Ino) -> Bytes {
@@ -320,6 +372,10 @@ pub(super) fn tombstone_key(name: &[u8]) -> Key {
 
 pub(super) fn last_ino_key() -> Key {
     Key::new("ids", &b"ino"[..])
+}
+
+pub(super) fn run_key() -> Key {
+    Key::new("ids", &b"run"[..])
 }
 
 pub(super) fn settings_key() -> Key {

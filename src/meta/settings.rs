@@ -151,7 +151,7 @@ impl Meta {
     pub async fn tombstone(&self, name: &[u8]) -> Result<Option<Timestamp>> {
         let value = self.kv().get(&[schema::tombstone_key(name)]).await?.pop().flatten();
         let until = value.map(|v| schema::value_time(&v)).transpose()?;
-        Ok(until.filter(|until| *until > Timestamp::now()))
+        Ok(until.filter(|until| *until > self.now()))
     }
 
     /// Sets or (`None`) ends the tombstone of a name in the root. The verbs that remove and make do so themselves.

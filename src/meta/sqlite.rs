@@ -224,6 +224,10 @@ impl Kv for SqliteKv {
         self.readers.run(read).await.map_err(|e| e.context(self.name()))
     }
 
+    fn heard_until(&self) -> Option<tokio::time::Instant> {
+        self.poller.heard_until()
+    }
+
     async fn info(&self) -> Result<EngineInfo> {
         let look = |db: &Connection| {
             db.query_row("SELECT value FROM counter", [], |_| Ok(())).map_err(|e| failure(&e))

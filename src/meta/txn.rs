@@ -6,7 +6,7 @@ use super::Meta;
 use super::attr::{Attr, usage_of};
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
 use super::schema::{self, InodeRow};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::types::{Ino, Timestamp};
 
 /// A transaction in the making.
@@ -78,6 +78,7 @@ impl Meta {
         Build(Txn { session: Some(self.session()), ..Txn::default() })
     }
 
+    /// Commits, under another session if this one turns out to be lost. Not for what names the session as a holder.
     pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
         self.commit_making(build, None).await
     }
@@ -85,18 +86,19 @@ impl Meta {
     /// The same, knowing what an inode that it writes is afterwards. Of a directory that is known only when it is made.
     pub(super) async fn commit_making(&self, Build(txn): Build, made: Option<&Attr>) -> Result<Outcome> {
         let pending = self.0.recent.begin(&txn.write);
-        let outcome = self.kv().commit(txn).await;
+        let outcome = self.0.identity.commit(txn).await;
         match &outcome {
             Ok(Outcome::Applied) => pending.applied(made),
             Ok(_) => pending.refused(),
             Err(_) => {}
         }
-        if let Err(error) = &outcome
-            && error.kind() == Kind::Fenced
-        {
-            self.note_fenced();
-        }
         outcome
+    }
+
+    /// Commits under the session that the transaction bears and no other: [`Kind::Fenced`](crate::error::Kind::Fenced) if it
+    /// is lost.
+    pub(super) async fn commit_as_it_is(&self, build: Build) -> Result<Outcome> {
+        self.kv().commit(build.0).await
     }
 }
 

@@ -94,6 +94,7 @@ impl Vfs {
         items: &mut Vec<DirItem>,
     ) -> Result<()> {
         self.settle(ino).await?;
+        let changes = self.long.changes();
         let entries = self.meta.readdir(ino, after, max).await?;
         let attrs = if plus {
             let inos: Vec<Ino> = entries.iter().map(|e| e.ino).collect();
@@ -108,7 +109,7 @@ impl Vfs {
             if plus && matches!(attr, Some(None) | None) {
                 continue;
             }
-            let shown = attr.flatten().map(|a| self.entry(&a));
+            let shown = attr.flatten().map(|a| self.named(ino, &entry.name, &a, changes));
             items.push(DirItem {
                 ino: entry.ino,
                 offset: entry.id + 2,

@@ -12,7 +12,7 @@
 //! | `locks` | flock for the whole cluster |
 //! | `private` | what belongs to one user on one node |
 //! | `virtual_ino`, `present` | inodes of this mount only; how inodes are shown |
-//! | `push`, `attr_cache` | what is remembered, and when it is dropped |
+//! | `push`, `attr_cache`, `long` | what is remembered, and when it is dropped |
 
 mod atime;
 mod attr_cache;
@@ -22,6 +22,7 @@ mod handles;
 mod io;
 pub mod lazy;
 mod locks;
+mod long;
 mod lookup;
 mod open;
 mod present;
@@ -80,6 +81,7 @@ pub struct Vfs {
     attrs: attr_cache::AttrCache,
     atimes: atime::Atimes,
     locks: locks::Locks,
+    long: long::LongLived,
     invalidations: Invalidations,
     opts: VfsOptions,
 }
@@ -107,6 +109,7 @@ impl Vfs {
             attrs: attr_cache::AttrCache::default(),
             atimes: atime::Atimes::new(opts.relatime && !opts.read_only),
             locks: locks::Locks::default(),
+            long: long::LongLived::default(),
             invalidations,
             opts,
         });

@@ -2,7 +2,7 @@
 //! remounts and nodes that are killed, must answer what a tree of names and the rules of close-to-open allow.
 //!
 //! `HFMOUNT_TEST_ROUNDS` does more (default 40 in memory, fewer elsewhere), `HFMOUNT_TEST_SEED` repeats what a failure
-//! printed. A failure is made as short as it gets, and told step by step.
+//! printed, `HFMOUNT_TEST_STORY` tells every case. A failure is made as short as it gets, and told step by step.
 
 mod node;
 mod op;

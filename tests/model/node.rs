@@ -119,6 +119,7 @@ impl<'a> Cluster<'a> {
             entry_ttl: Duration::from_secs(1),
             attr_ttl: Duration::from_secs(1),
             tombstone_ttl: Duration::from_secs(3600),
+            relatime: false,
             store_path: None,
         };
         let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), None, private, orders, opts);

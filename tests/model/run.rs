@@ -43,7 +43,11 @@ pub fn case(engine: Engine<'_>, ops: &[Op]) -> Result<(), Wrong> {
     for op in ops {
         done = done.and_then(|()| run.op(op));
     }
-    done.and_then(|()| run.verify()).map_err(|wrong| format!("{}\n{wrong}", run.log.join("\n")))
+    let done = done.and_then(|()| run.verify());
+    if std::env::var_os("HFMOUNT_TEST_STORY").is_some() {
+        eprintln!("{}", run.log.join("\n"));
+    }
+    done.map_err(|wrong| format!("{}\n{wrong}", run.log.join("\n")))
 }
 
 impl<'a> Run<'a> {

@@ -34,7 +34,7 @@ impl History {
 /// What one node sees of a file that it has open, or has something new in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
-    /// The version that it is based on.
+    /// The version that it is based on, or a later one.
     base: usize,
     /// What was written here and is not committed.
     own: Vec<Option<u8>>,
@@ -45,22 +45,12 @@ pub struct View {
     pub modified: bool,
     /// The commit sets the time of last change.
     pub touched: bool,
-    /// It was opened while somebody committed: it is based on that or on what was before.
-    unsure: bool,
 }
 
 impl View {
     /// As an open finds it.
     pub fn new(history: &History) -> Self {
-        View {
-            base: history.settled,
-            own: Vec::new(),
-            floor: None,
-            end: 0,
-            modified: false,
-            touched: false,
-            unsure: history.settled != history.end(),
-        }
+        View { base: history.settled, own: Vec::new(), floor: None, end: 0, modified: false, touched: false }
     }
 
     /// Somebody opened or locked the file: what is not changed here is what it is now.
@@ -88,14 +78,9 @@ impl View {
         self.size_over(&history.versions[self.base])
     }
 
-    /// Sizes that it may have.
+    /// Sizes that it may have: a read may bring in what others committed meanwhile.
     pub fn sizes(&self, history: &History) -> Vec<usize> {
-        let bases = if self.unsure {
-            &history.versions[self.base..]
-        } else {
-            &history.versions[self.base..=self.base]
-        };
-        bases.iter().map(|v| self.size_over(v)).collect()
+        history.versions[self.base..].iter().map(|v| self.size_over(v)).collect()
     }
 
     pub fn write(&mut self, at: usize, data: &[u8]) {
@@ -145,7 +130,6 @@ impl View {
             end: 0,
             modified: false,
             touched: false,
-            unsure: false,
         };
     }
 

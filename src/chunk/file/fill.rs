@@ -29,7 +29,17 @@ impl FileContent {
             let last = state.floor().div_ceil(u64::from(state.chunk_size)).min(first + ROWS_AT_ONCE);
             (state.attr.version, (first..last).filter(|&idx| state.needs_rows(idx)).collect::<Vec<_>>())
         };
-        let rows = self.shared.meta.extents(self.ino, &unknown).await?;
+        let (attr, rows) = self.shared.meta.attr_and_extents(self.ino, &unknown).await?;
+        {
+            let mut state = self.state();
+            // Another mount committed: its lists say nothing of the file as it was, which may even have had none.
+            let newer = attr.version != version && !state.is_past(&attr);
+            if state.attr.version == version && newer && state.committing.is_none() {
+                let ours = attr.version.session == self.shared.meta.session();
+                state.rebase(attr, ours);
+                return Ok(true);
+            }
+        }
         let learn = move |content: &Arc<FileContent>| {
             for (idx, rows) in unknown.into_iter().zip(rows) {
                 let tag = content.state().tag_with(idx, &rows);
@@ -218,7 +228,7 @@ impl FileContent {
             let before = state.forget_rows(idx);
             let newer = state.attr.version != attr.version && !state.is_past(&attr);
             if newer && state.committing.is_none() {
-                let ours = attr.version.session == self.shared.meta.session();
+                let ours = self.shared.meta.is_own(attr.version.session);
                 state.rebase(attr, ours);
             }
             before

@@ -65,7 +65,7 @@ impl Meta {
     pub(super) async fn publish_repo(&self, plan: &CommitPlan) -> Result<Option<(Published, bool)>> {
         let tombstone = self.kv().get(&[schema::tombstone_key(&plan.folder)]).await?.pop().flatten();
         if let Some(until) = &tombstone
-            && schema::value_time(until)? > Timestamp::now()
+            && schema::value_time(until)? > self.now()
         {
             return Err(Error::new(Kind::NotFound, "it was deleted not long ago"));
         }

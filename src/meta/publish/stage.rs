@@ -11,7 +11,7 @@ use super::super::kv::{Expect, Key, Outcome, Txn, inode_map};
 use super::super::schema::{self, InodeRow, STAGING, StagingRow};
 use super::super::txn::Build;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::types::{Extent, FileType, Ino, SessionId, Timestamp};
+use crate::types::{Extent, FileType, Ino, SessionId};
 
 /// The most writes in one transaction.
 const WRITES: usize = 1000;
@@ -38,7 +38,7 @@ impl<'a> Stage<'a> {
     pub async fn new(meta: &'a Meta, count: u64, root: Option<Ino>) -> Result<Stage<'a>> {
         let first = meta.take_inos(count).await?;
         let session = meta.session();
-        let row = StagingRow { session, since: Timestamp::now(), first, count, root, dropping: false };
+        let row = StagingRow { session, since: meta.now(), first, count, root, dropping: false };
         Ok(Stage {
             meta,
             key: Key::new(STAGING, schema::ino_field(first)),
@@ -203,7 +203,7 @@ impl Meta {
     }
 
     async fn trash_chunks(&self, build: &mut Build, ino: Ino, chunks: u64) -> Result<()> {
-        let now = schema::time_value(Timestamp::now());
+        let now = schema::time_value(self.now());
         for first in (0..chunks).step_by(CHUNKS_AT_ONCE as usize) {
             let some: Vec<u64> = (first..chunks.min(first + CHUNKS_AT_ONCE)).collect();
             for object in self.extents(ino, &some).await?.iter().flat_map(|list| objects(list)) {
