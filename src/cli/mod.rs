@@ -14,6 +14,7 @@ mod format;
 mod load;
 mod mount;
 mod progress;
+mod restore;
 mod show;
 mod status;
 mod umount;
@@ -66,6 +67,8 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// List what was deleted from a volume, and bring it back.
+    Restore(restore::RestoreArgs),
     /// Write the whole metadata of a volume into a file, whoever has it mounted.
     Dump(dump::DumpArgs),
     /// Make a volume of a dump, in any metadata engine.
@@ -117,6 +120,7 @@ pub fn run() -> ExitCode {
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Restore(args) => args.run(),
         Verb::Dump(args) => args.run(),
         Verb::Load(args) => args.run(),
     };

@@ -20,6 +20,9 @@ pub struct RunFile {
     /// The uuid of its volume.
     #[serde(default)]
     pub volume: String,
+    /// The URL of its metadata, without a password.
+    #[serde(default)]
+    pub meta: String,
     #[serde(default)]
     pub cache_dir: PathBuf,
     /// Why its cache's disk is not used any more.
@@ -36,6 +39,7 @@ impl RunFile {
         home: &Home,
         mount_point: &Path,
         volume: &str,
+        meta: String,
         cache_dir: &Path,
     ) -> io::Result<RunGuard> {
         let path = home.run_file(mount_point);
@@ -49,6 +53,7 @@ impl RunFile {
             start,
             mount_point: mount_point.to_owned(),
             volume: volume.to_owned(),
+            meta,
             cache_dir: cache_dir.to_owned(),
             disk_error: None,
             upload_error: None,
@@ -137,6 +142,7 @@ mod tests {
             start: start_of(pid).expect("start"),
             mount_point: PathBuf::new(),
             volume: String::new(),
+            meta: String::new(),
             cache_dir: PathBuf::new(),
             disk_error: None,
             upload_error: None,

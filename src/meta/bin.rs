@@ -38,6 +38,20 @@ pub use self::rules::is_temporary;
 const ROWS: usize = 1000;
 const AT_ONCE: usize = 200;
 
+/// How many rows [`Meta::expire_bin`] lets go of at most, so that its end is near.
+const EXPIRED: u64 = 10_000;
+
+/// Whether what loses its last name goes into the bin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    #[default]
+    No,
+    /// If there is a bin ([`Meta::set_bin_ttl`]) and it is worth it.
+    Yes,
+    /// The same; bytes of a file are on the way, so that it is not empty, whatever the metadata say yet.
+    Filled,
+}
+
 /// Something in the bin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binned {
@@ -144,22 +158,24 @@ impl Meta {
         &self,
         build: &mut Build,
         found: &Found,
-        place: Option<(Ino, &[u8])>,
+        (parent, name): (Ino, &[u8]),
+        keep: Keep,
         now: Timestamp,
     ) -> Result<bool> {
         let ttl = self.0.bin_ttl.load(Ordering::Relaxed);
-        let Some((parent, name)) = place.filter(|_| ttl > 0) else { return Ok(false) };
-        if !rules::is_worth_it(&found.row, name, now) {
+        if keep == Keep::No || ttl == 0 || !rules::is_worth_it(&found.row, name, keep == Keep::Filled, now) {
             return Ok(false);
         }
         let is_file = found.row.kind == FileType::File;
+        // Others compare it with what their own clock says: it must be everybody's.
+        let deleted = self.now();
         let row = BinRow {
             parent,
             name: Bytes::copy_from_slice(name),
             kind: found.row.kind,
             size: if is_file { found.row.size } else { 0 },
-            deleted: now,
-            until: Timestamp(now.0.saturating_add_unsigned(ttl)),
+            deleted,
+            until: Timestamp(deleted.0.saturating_add_unsigned(ttl)),
             row: (!is_file).then(|| found.row.clone()),
             became: None,
         };
@@ -169,11 +185,15 @@ impl Meta {
 
     /// Up to [`ROWS`] things of the bin after the place `after` (0: from the oldest); none at the end.
     pub async fn binned(&self, after: u64) -> Result<Vec<Binned>> {
-        self.kv().scan(BIN, after, ROWS).await?.into_iter().map(Binned::read).collect()
+        self.binned_some(after, ROWS).await
     }
 
-    /// Lets go of what has been in the bin for its time, or for longer than what is deleted now would be. Answers how
-    /// many. Several mounts may do this at once.
+    async fn binned_some(&self, after: u64, rows: usize) -> Result<Vec<Binned>> {
+        self.kv().scan(BIN, after, rows).await?.into_iter().map(Binned::read).collect()
+    }
+
+    /// Lets go of what has been in the bin for its time, or for longer than what is deleted now would be, at `now` (by the
+    /// engine's clock, [`Meta::now`]). Some thousands at most; answers how many. Several mounts may do this at once.
     pub async fn expire_bin(&self, now: Timestamp) -> Result<u64> {
         let ttl = self.0.bin_ttl.load(Ordering::Relaxed);
         let due = |item: &Binned| {
@@ -182,13 +202,15 @@ impl Meta {
         };
         let (mut after, mut gone) = (0, 0);
         loop {
-            let page = self.binned(after).await?;
+            // Most often the oldest is young: one row is read.
+            let rows = if after == 0 { 1 } else { ROWS };
+            let page = self.binned_some(after, rows).await?;
             let Some(last) = page.last() else { return Ok(gone) };
             after = last.id;
             let (old, young): (Vec<_>, Vec<_>) = page.into_iter().partition(due);
             gone += self.purge(&old).await?;
             // They lie in the order of their deletion.
-            if !young.is_empty() {
+            if !young.is_empty() || gone >= EXPIRED {
                 return Ok(gone);
             }
         }
@@ -200,7 +222,7 @@ impl Meta {
         let mut gone = 0;
         let mut lots: Vec<&[Binned]> = items.chunks(AT_ONCE).collect();
         while let Some(lot) = lots.pop() {
-            let now = Timestamp::now();
+            let now = self.now();
             let mut build = self.build();
             for item in lot {
                 let key = schema::bin_key(item.ino);

@@ -72,7 +72,7 @@ use crate::types::{Ino, ObjectId, SessionId, Timestamp, Version};
 
 pub use self::accessed::Access;
 pub use self::attr::Attr;
-pub use self::bin::{BinUsage, Binned, Lost, Restored, Wanted, bin_usage, is_temporary};
+pub use self::bin::{BinUsage, Binned, Keep, Lost, Restored, Wanted, bin_usage, is_temporary};
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{Committed, DataChange};
 pub use self::gc::Trashed;

@@ -1,6 +1,7 @@
 //! Renaming, in all its modes, as one transaction.
 
 use super::attr::Attr;
+use super::bin::Keep;
 use super::kv::{Expect, Outcome};
 use super::lookup::Found;
 use super::retry::{Tries, entry_words};
@@ -57,29 +58,18 @@ impl Meta {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<Renamed> {
-        self.rename_with(from, name, to, new_name, mode, false).await
+        self.rename_keeping(from, name, to, new_name, mode, Keep::No).await
     }
 
-    /// As [`Meta::rename`]; what loses its last name by it is kept in the bin, as by [`Meta::unlink_into_bin`].
-    pub async fn rename_into_bin(
+    /// As [`Meta::rename`]; the bin may keep what loses its last name by it.
+    pub async fn rename_keeping(
         &self,
         from: Ino,
         name: &[u8],
         to: Ino,
         new_name: &[u8],
         mode: RenameMode,
-    ) -> Result<Renamed> {
-        self.rename_with(from, name, to, new_name, mode, true).await
-    }
-
-    async fn rename_with(
-        &self,
-        from: Ino,
-        name: &[u8],
-        to: Ino,
-        new_name: &[u8],
-        mode: RenameMode,
-        bin: bool,
+        keep: Keep,
     ) -> Result<Renamed> {
         check_name(name)?;
         check_name(new_name)?;
@@ -87,7 +77,7 @@ impl Meta {
         let words = || format!("{} to {}", entry_words(from, name), entry_words(to, new_name));
         let mut tries = Tries::new();
         loop {
-            if let Some(done) = self.try_rename(places, mode, bin, tries.fresh()).await.context(words)? {
+            if let Some(done) = self.try_rename(places, mode, keep, tries.fresh()).await.context(words)? {
                 return Ok(done);
             }
             tries.again().await.context(words)?;
@@ -98,7 +88,7 @@ impl Meta {
         &self,
         places: Places<'_>,
         mode: RenameMode,
-        bin: bool,
+        keep: Keep,
         fresh: bool,
     ) -> Result<Option<Renamed>> {
         let Places { from, name, to, new_name } = places;
@@ -167,8 +157,7 @@ impl Meta {
                     subdirs[1] -= 1;
                     empty = Some(build.expect(Expect::MapEmpty(schema::dir_map(target.ino))));
                 }
-                let place = bin.then_some((to, new_name));
-                replaced = Some(self.drop_link(&mut build, target, place, now)?);
+                replaced = Some(self.drop_link(&mut build, target, (to, new_name), keep, now)?);
             }
             (None, _) => build.del(schema::entry_key(from, name)),
         }

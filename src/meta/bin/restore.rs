@@ -26,7 +26,7 @@ pub struct Restored {
     /// Where it is now, or was to be.
     pub to: Vec<Bytes>,
     /// [`Kind::Exists`]: something else is there now, and stays.
-    pub result: Result<Attr>,
+    pub result: Result<()>,
 }
 
 impl Restored {
@@ -42,12 +42,13 @@ impl Meta {
     /// it was, or with `to` (names from the root down), under its own name or that of the wanted tree, into that
     /// directory. Directories on the way are made as they were. Nothing that is there is ever replaced.
     ///
-    /// Told to `each`, one by one; an error is of the engine, and what was told before is done. Memory grows with the number
-    /// of things.
+    /// Told to `each`, one by one; an error is of the engine, and what was told before is done. With `rehearsal` nothing is
+    /// done, and what is told is how it would go. Memory grows with the number of things.
     pub async fn restore(
         &self,
         wanted: &Wanted,
         to: Option<&[Bytes]>,
+        rehearsal: bool,
         mut each: impl FnMut(Restored),
     ) -> Result<()> {
         let mut paths = Paths::read(self).await?;
@@ -55,23 +56,25 @@ impl Meta {
         self.lost_by(&mut paths, wanted, &mut |lost| found.push(lost)).await?;
         if to.is_none() {
             let mut above: HashMap<Ino, Binned> = HashMap::new();
-            for lost in found.iter().filter(|lost| !lost.is_adrift()) {
+            for lost in found.iter().filter(|lost| !lost.adrift) {
                 above.extend(paths.dead_above(&lost.item).into_iter().map(|dir| (dir.ino, dir)));
             }
             for lost in &found {
                 above.remove(&lost.item.ino);
             }
             for item in above.into_values() {
-                found.push(Lost { path: paths.of(&item).await?, item });
+                found.push(paths.of(item).await?);
             }
         }
         // What was deleted last comes first; directories come before what is in them.
         found.sort_by(|a, b| a.path.cmp(&b.path).then(b.item.id.cmp(&a.item.id)));
         found.dedup_by(|later, first| later.path == first.path);
-        let mut dirs = Dirs { meta: self, known: HashMap::from([(Vec::new(), Ino::ROOT)]) };
+        let mut dirs = Dirs { meta: self, rehearsal, known: HashMap::from([(Vec::new(), Some(Ino::ROOT))]) };
         for lost in found {
             let target = match to {
-                Some(to) => to.iter().chain(&lost.path[kept_from(wanted, &lost.path)..]).cloned().collect(),
+                Some(to) => {
+                    to.iter().chain(&lost.path[wanted.above(lost.item.ino, &lost.path)..]).cloned().collect()
+                }
                 None => lost.path.clone(),
             };
             let result = dirs.put(&lost, &target, to.is_none()).await;
@@ -172,71 +175,79 @@ impl Meta {
     }
 }
 
-/// How many names of the path lie above what was wanted.
-fn kept_from(wanted: &Wanted, path: &[Bytes]) -> usize {
-    let above = |under: &Vec<Bytes>| under.len().saturating_sub(1);
-    wanted.under.iter().filter(|under| path.starts_with(under)).map(above).max().unwrap_or(0)
-}
-
 /// The directories that things go into.
 struct Dirs<'a> {
     meta: &'a Meta,
-    known: HashMap<Path, Ino>,
+    rehearsal: bool,
+    /// `None`: it would have been made.
+    known: HashMap<Path, Option<Ino>>,
 }
 
 impl Dirs<'_> {
-    async fn put(&mut self, lost: &Lost, target: &[Bytes], home: bool) -> Result<Attr> {
-        if home && lost.is_adrift() {
+    async fn put(&mut self, lost: &Lost, target: &[Bytes], home: bool) -> Result<()> {
+        if home && lost.adrift {
             return Err(Error::new(Kind::NotFound, "nobody knows where it was: say where to with --to"));
         }
         let Some((name, above)) = target.split_last() else { return Err(Kind::Invalid.into()) };
-        let parent = self.dir(above).await?;
         let is_dir = lost.item.kind == FileType::Dir;
-        let done = self.meta.unbin(&lost.item, parent, name).await;
-        match done {
-            Ok(attr) => {
-                if is_dir {
-                    self.known.insert(target.to_vec(), attr.ino);
-                }
-                Ok(attr)
-            }
-            Err(e) if is_dir && e.kind() == Kind::Exists => match self.meta.lookup(parent, name).await? {
-                Some(there) if there.kind == FileType::Dir => {
-                    if home {
-                        self.meta.adopt(&lost.item, there.ino).await?;
+        let made = match self.dir(above).await? {
+            None => None,
+            Some(parent) => {
+                let done = if self.rehearsal {
+                    let there = self.meta.lookup(parent, name).await?;
+                    if there.is_some() { Err(Kind::Exists.into()) } else { Ok(None) }
+                } else {
+                    self.meta.unbin(&lost.item, parent, name).await.map(|attr| Some(attr.ino))
+                };
+                match done {
+                    Err(e) if is_dir && e.kind() == Kind::Exists => {
+                        let there = self.meta.lookup(parent, name).await?;
+                        let Some(there) = there.filter(|t| t.kind == FileType::Dir) else { return Err(e) };
+                        if home && !self.rehearsal {
+                            self.meta.adopt(&lost.item, there.ino).await?;
+                        }
+                        Some(there.ino)
                     }
-                    self.known.insert(target.to_vec(), there.ino);
-                    Ok(there)
+                    done => done?,
                 }
-                _ => Err(e),
-            },
-            Err(e) => Err(e),
+            }
+        };
+        if is_dir {
+            self.known.insert(target.to_vec(), made);
         }
+        Ok(())
     }
 
-    /// The directory at a path, made with all above it if need be.
-    async fn dir(&mut self, path: &[Bytes]) -> Result<Ino> {
+    /// The directory at a path, made with all above it if need be; none if it would have to be made.
+    async fn dir(&mut self, path: &[Bytes]) -> Result<Option<Ino>> {
         let mut depth = path.len();
         while !self.known.contains_key(&path[..depth]) {
             depth -= 1;
         }
         let mut at = self.known[&path[..depth]];
         for (n, name) in path.iter().enumerate().skip(depth) {
-            let words = || format!("directory {}", show(&path[..=n]));
-            at = loop {
-                match self.meta.lookup(at, name).await? {
-                    Some(attr) if attr.kind == FileType::Dir => break attr.ino,
-                    Some(_) => return Err(Error::new(Kind::NotDirectory, words())),
-                    None => {}
-                }
-                match self.meta.make(at, name, New::plain(FileType::Dir, DIR_MODE, 0, 0)).await {
-                    Ok(attr) => break attr.ino,
-                    Err(e) if e.kind() == Kind::Exists => {}
-                    Err(e) => return Err(e).context(words),
-                }
-            };
+            if let Some(above) = at {
+                let words = || format!("directory {}", show(&path[..=n]));
+                at = self.enter(above, name).await.context(words)?;
+            }
             self.known.insert(path[..=n].to_vec(), at);
         }
         Ok(at)
+    }
+
+    async fn enter(&self, above: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        loop {
+            match self.meta.lookup(above, name).await? {
+                Some(attr) if attr.kind == FileType::Dir => return Ok(Some(attr.ino)),
+                Some(_) => return Err(Error::new(Kind::NotDirectory, "something else has its name")),
+                None if self.rehearsal => return Ok(None),
+                None => {}
+            }
+            match self.meta.make(above, name, New::plain(FileType::Dir, DIR_MODE, 0, 0)).await {
+                Ok(attr) => return Ok(Some(attr.ino)),
+                Err(e) if e.kind() == Kind::Exists => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 }

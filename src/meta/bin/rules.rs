@@ -6,16 +6,17 @@ use crate::types::{BlobId, FileType, Timestamp};
 /// What holds no bytes and is younger than this was made for a moment: markers, probes, files that were never written.
 const MOMENT: i64 = 60 * 1_000_000_000;
 
-/// Whether something that loses its last name is kept.
-pub(super) fn is_worth_it(row: &InodeRow, name: &[u8], now: Timestamp) -> bool {
+/// Whether something that loses its last name is kept. `filled`: bytes of it are on the way.
+pub(super) fn is_worth_it(row: &InodeRow, name: &[u8], filled: bool, now: Timestamp) -> bool {
+    let is_dir = row.kind == FileType::Dir;
     // The last: what came from the Hub and nobody wrote to since.
-    if is_temporary(name) || row.uncounted {
+    if (is_temporary(name) && !is_dir) || (row.uncounted && !filled) {
         return false;
     }
     let lasted = now.0.saturating_sub(row.mtime.0) >= MOMENT;
     match (row.kind, &row.content) {
         (FileType::File, Content::Blob(_)) => false,
-        (FileType::File, Content::None) => lasted && row.size == 0,
+        (FileType::File, Content::None) => filled || lasted,
         (FileType::File, _) => true,
         (FileType::Symlink, Content::Symlink(target)) => lasted && !row.hub && !points_to_blob(target),
         // Without them nobody could tell where the files in them were.
@@ -123,13 +124,13 @@ mod tests {
 
     #[test]
     fn what_is_kept() {
-        let keeps = |row: &InodeRow| is_worth_it(row, b"name", NOW);
+        let keeps = |row: &InodeRow| is_worth_it(row, b"name", false, NOW);
         let link =
             |target: &str, age| row(FileType::Symlink, Content::Symlink(Bytes::from(target.to_owned())), age);
         assert!(keeps(&row(FileType::File, Content::Inline("x".into()), 0)));
         let written = InodeRow { size: 5, ..row(FileType::File, Content::Extents, 0) };
         assert!(keeps(&written));
-        assert!(!is_worth_it(&written, b"x.incomplete", NOW));
+        assert!(!is_worth_it(&written, b"x.incomplete", false, NOW));
         assert!(!keeps(&InodeRow { uncounted: true, ..written.clone() }), "the Hub's");
         assert!(keeps(&InodeRow { hub: true, ..written }), "the Hub's once, written to since");
         assert!(!keeps(&row(FileType::File, Content::Blob(BlobId::Git([0; 20])), 900)));
