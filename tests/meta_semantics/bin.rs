@@ -259,7 +259,7 @@ pub async fn what_is_not_kept(world: &World) {
     assert_eq!(meta.usage().await.expect("usage").bytes, 4);
 
     // What the Hub has, whoever deletes it, and however.
-    meta.publish(&small_plan("org/repo", 1)).await.expect("publish");
+    meta.publish_commit(small_plan("org/repo", 1)).await.expect("publish");
     let repo = list(&meta, ROOT).await.into_iter().find(|n| n.starts_with("models--")).expect("a folder");
     rm_r(&meta, &repo).await;
     assert_eq!(found(&meta, &Wanted::default()).await, []);
@@ -399,7 +399,10 @@ pub async fn a_dump_has_it(world: &World) {
     let d = dir(&meta, ROOT, "d").await;
     inline(&meta, d, "f", "data").await;
     rm_r(&meta, "d").await;
-    let kv = world.kv().await;
+    let kv: std::sync::Arc<dyn Kv> = match world {
+        World::Memory(kv) => kv.clone(),
+        _ => world.kv().await,
+    };
     let settings = serde_json::json!({ "name": "team", "uuid": "00ff" });
     assert!(write_settings(&*kv, None, &settings).await.expect("settings"));
     let mut bytes = Vec::new();
