@@ -25,7 +25,7 @@ use bytes::Bytes;
 use super::Meta;
 use super::kv::{Entry, Kv, Outcome};
 use super::lookup::Found;
-use super::schema::{self, BIN, BinRow, InodeRow, OrphanRow};
+use super::schema::{self, BIN, BinRow, InodeRow};
 use super::txn::Build;
 use crate::error::Result;
 use crate::types::{FileType, Ino, Timestamp};
@@ -222,15 +222,13 @@ impl Meta {
         let mut gone = 0;
         let mut lots: Vec<&[Binned]> = items.chunks(AT_ONCE).collect();
         while let Some(lot) = lots.pop() {
-            let now = self.now();
             let mut build = self.build();
             for item in lot {
                 let key = schema::bin_key(item.ino);
                 build.equals(key.clone(), &item.raw);
                 build.del(key);
                 if item.kind == FileType::File {
-                    let orphan = OrphanRow { since: now, held_until: self.hold_until(now), reaping: None };
-                    build.set(schema::orphan_key(item.ino), schema::encode(&orphan)?);
+                    build.set(schema::orphan_key(item.ino), schema::encode(&self.new_orphan())?);
                 }
             }
             if self.commit(build).await? == Outcome::Applied {

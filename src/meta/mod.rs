@@ -21,6 +21,7 @@ mod export;
 #[doc(hidden)]
 pub mod faulty;
 mod gc;
+mod groups;
 mod hints;
 mod hub_rows;
 mod identity;
@@ -74,8 +75,9 @@ pub use self::accessed::Access;
 pub use self::attr::Attr;
 pub use self::bin::{BinUsage, Binned, Keep, Lost, Restored, Wanted, bin_usage, is_temporary};
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
-pub use self::data::{Committed, DataChange};
+pub use self::data::{ChunkExtents, Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::groups::needs_groups;
 pub use self::journals::{JournalMark, JournalRow, list_journals};
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
@@ -87,7 +89,8 @@ pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::JOURNALS;
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, XATTRS_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, Layout, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, Under,
+    XATTRS_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;
@@ -258,7 +261,7 @@ mod tests {
         spawnable(|m| m.hold_orphans(&[INO]));
         spawnable(|m| m.reap_orphans(Timestamp(0)));
         spawnable(|m| m.trash(0, 1));
-        spawnable(|m| async { m.restore(&Wanted::default(), None, |_| {}).await });
+        spawnable(|m| async { m.restore(&Wanted::default(), None, true, |_| {}).await });
         spawnable(|m| m.expire_bin(Timestamp(0)));
         spawnable(|m| m.set_ref(INO, "main", Commit([0; 20])));
         spawnable(|m| m.read_ref(INO, "main"));

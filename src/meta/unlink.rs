@@ -5,7 +5,7 @@ use super::bin::Keep;
 use super::kv::{Expect, Outcome, inode_map};
 use super::lookup::Found;
 use super::retry::{Tries, entry_words};
-use super::schema::{self, OrphanRow, Role};
+use super::schema::{self, Role};
 use super::txn::{Build, usage};
 use super::{Meta, check_name};
 use crate::error::{Kind, Result, ResultExt};
@@ -122,10 +122,7 @@ impl Meta {
             build.set_row(ino, &row)?;
         }
         if last && row.kind == FileType::File && !binned {
-            // Others compare it with what their own clock says: it must be everybody's.
-            let since = self.now();
-            let orphan = OrphanRow { since, held_until: self.hold_until(since), reaping: None };
-            build.set(schema::orphan_key(ino), schema::encode(&orphan)?);
+            build.set(schema::orphan_key(ino), schema::encode(&self.new_orphan())?);
         }
         let mut attr = Attr::new(ino, row, None, 0);
         attr.nlink = if last { 0 } else { attr.nlink };

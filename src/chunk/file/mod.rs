@@ -18,8 +18,10 @@ mod drain;
 mod fill;
 mod flight;
 mod flush;
+mod hole;
 mod leave;
 mod object;
+mod place;
 mod put;
 mod read;
 mod state;
@@ -52,7 +54,9 @@ use crate::types::{BlobId, FileType, Ino, SessionId};
 
 pub use content::FileContent;
 pub use drain::FileCommitted;
+pub use hole::Allocate;
 pub use sweep::GRACE;
+pub use write::MAX_SIZE;
 pub use writeback::Saved;
 
 /// The same for what is read from the bucket.

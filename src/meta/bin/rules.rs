@@ -58,7 +58,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::meta::schema::Role;
+    use crate::meta::schema::{Layout, Role};
     use crate::types::{Ino, RepoId, RepoKind, SessionId, Version};
 
     #[test]
@@ -117,6 +117,7 @@ mod tests {
             chunks: 0,
             xattrs: false,
             uncounted: false,
+            layout: Layout::default(),
         }
     }
 
