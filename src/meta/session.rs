@@ -96,6 +96,7 @@ impl Meta {
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
             quota: Quota::default(),
+            bin_ttl: AtomicU64::new(0),
             tasks: Mutex::default(),
         }));
         let watch = meta.kv().watch().await?;

@@ -167,10 +167,8 @@ impl Vfs {
     pub async fn flush(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            // What has no name nobody can open, so there is nobody to write it out for.
-            Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
-                self.save(file).await
-            }
+            // What has no name nobody can open, so there is nobody to write it out for, unless it may come back.
+            Data::File(file) if handle.writable() && !self.attrs.is_lost(handle.ino) => self.save(file).await,
             _ => Ok(()),
         }
     }
@@ -226,7 +224,7 @@ impl Vfs {
         let Some(handle) = self.handles.remove(fh) else { return Ok(()) };
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
-            Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => match flock_owner {
+            Data::File(file) if file.is_dirty() && !self.attrs.is_lost(handle.ino) => match flock_owner {
                 None => self.save(file).await,
                 // Whoever gets the lock next, on whichever mount, sees what was written under it.
                 Some(_) => self.write_out(file).await,

@@ -1,6 +1,7 @@
 //! What the metadata promises to the layers above, on every engine.
 
 mod attrs;
+mod bin;
 mod data;
 mod decorators;
 mod fencing;
@@ -89,6 +90,19 @@ on_all_engines! {
         quotas_hold_against_races,
         what_the_hub_brings_counts_nothing,
         huge_sizes_add_up,
+    }
+    bin::{
+        trees_come_back,
+        one_file_brings_its_directories,
+        what_is_there_stays,
+        versions_of_one_name,
+        only_the_last_name_counts,
+        what_is_not_kept,
+        it_is_let_go_after_its_time,
+        restored_or_gone_but_never_both,
+        what_comes_back_needs_room,
+        what_is_looked_for,
+        a_dump_has_it,
     }
     locks::{
         shared_and_exclusive,
