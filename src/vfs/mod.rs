@@ -28,6 +28,7 @@ mod open;
 mod present;
 mod private;
 mod push;
+mod space;
 mod statfs;
 pub mod types;
 mod upkeep;

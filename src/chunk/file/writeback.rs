@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use tokio::sync::MutexGuard;
 
 use super::content::FileContent;
+use super::place::NEAR;
 use super::state::{Entry, Journalled, State};
 use super::{Files, Shared};
 use crate::chunk::cache::{ContentKey, Kept, Waiting};
@@ -49,6 +50,7 @@ impl FileContent {
         let limit = self.shared.options.backlog.unwrap_or(self.shared.cache.limits().max_bytes / 2);
         let state = self.state();
         let uploads = state.size > INLINE_MAX as u64
+            && !state.has_far(NEAR)
             && (!state.to_upload().is_empty() || !state.bare_chunks().is_empty());
         uploads && self.shared.cache.aside().is_none() && self.shared.cache.journal().waiting().bytes < limit
     }
@@ -73,6 +75,14 @@ impl FileContent {
             // No write is half-way: what the entry says is what is there.
             let _landing = self.landing.lock().await;
             let state = self.state();
+            if state.has_far(NEAR) {
+                // Their places in the cache are known to this process only.
+                return Err(Error::with_source(
+                    Kind::Disk,
+                    self.what(),
+                    "chunks too far out for the journal",
+                ));
+            }
             let since = state.journalled.map_or_else(Timestamp::now, |j| j.since);
             (state.entry(mark), Journalled { mark, changes: state.changes, since })
         };
