@@ -37,7 +37,11 @@ pub fn s3(root: &Path, port: u16) -> Child {
 pub fn map_write(path: &Path, offset: usize, len: usize, seed: u8) -> std::io::Result<()> {
     let role = format!("map:{offset}:{len}:{seed}:{}", path.display());
     let status = again(&role).status()?;
-    if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("the mapping's program: {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other(format!("the mapping's program: {status}")))
+    }
 }
 
 #[test]

@@ -95,9 +95,10 @@ impl Program {
                 self.done += 1;
                 Ok(())
             }
-            Err(e) if self.trouble.calm_since(then) => {
-                Err(Stop::Wrong(format!("{}: nothing is broken, and yet: {e} ({:?})", self.name, self.manifest.pending)))
-            }
+            Err(e) if self.trouble.calm_since(then) => Err(Stop::Wrong(format!(
+                "{}: nothing is broken, and yet: {e} ({:?})",
+                self.name, self.manifest.pending
+            ))),
             Err(e) => Err(Stop::Excused(e)),
         }
     }
@@ -314,10 +315,14 @@ impl Program {
             Ok(found) if *found == ***file.now() => Ok(()),
             // A daemon that is killed forgets what was not acknowledged.
             Ok(found) if !calm && file.may_be(&found) => Ok(()),
-            Ok(found) => {
-                Err(Stop::Wrong(format!("{} read {path} on mount {mount}: {}", self.name, file.describe(&found))))
+            Ok(found) => Err(Stop::Wrong(format!(
+                "{} read {path} on mount {mount}: {}",
+                self.name,
+                file.describe(&found)
+            ))),
+            Err(e) if calm => {
+                Err(Stop::Wrong(format!("{} cannot read {path} on mount {mount}: {e}", self.name)))
             }
-            Err(e) if calm => Err(Stop::Wrong(format!("{} cannot read {path} on mount {mount}: {e}", self.name))),
             Err(e) => Err(Stop::Excused(e)),
         }
     }
@@ -368,7 +373,8 @@ impl Program {
             let Some(home) = self.manifest.file(&path).home else { continue };
             let at = self.at(home, &path);
             let name = self.name.clone();
-            let failed = |e: io::Error| format!("{name}: {path} on mount {home}, nothing is broken any more: {e}");
+            let failed =
+                |e: io::Error| format!("{name}: {path} on mount {home}, nothing is broken any more: {e}");
             let file = OpenOptions::new().read(true).write(true).open(&at).map_err(failed)?;
             let found = fs::read(&at).map_err(failed)?;
             file.sync_all().map_err(failed)?;

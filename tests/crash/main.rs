@@ -71,7 +71,9 @@ fn torture(stores: Stores, mounts: usize, disasters: &[Disaster]) {
                 match program.join().expect("no panic in a program") {
                     Ok(()) => {}
                     Err(Stop::Excused(_)) => excused += 1,
-                    Err(Stop::Wrong(wrong)) => panic!("HFMOUNT_TEST_SEED={seed}, round {rounds}: {wrong}\n{}", world.logs()),
+                    Err(Stop::Wrong(wrong)) => {
+                        panic!("HFMOUNT_TEST_SEED={seed}, round {rounds}: {wrong}\n{}", world.logs())
+                    }
                 }
             }
             trouble.end();
@@ -80,7 +82,10 @@ fn torture(stores: Stores, mounts: usize, disasters: &[Disaster]) {
         rounds += 1;
         // Through a mount that the programs use, and now and then through one that has nothing in its cache.
         let fail = |wrong: String, world: &World| -> ! {
-            panic!("HFMOUNT_TEST_SEED={seed}, round {rounds}, {disaster:?}, dead: {dead:?}: {wrong}\n{}", world.logs())
+            panic!(
+                "HFMOUNT_TEST_SEED={seed}, round {rounds}, {disaster:?}, dead: {dead:?}: {wrong}\n{}",
+                world.logs()
+            )
         };
         let here = world.roots()[rng.random_range(0..mounts)].clone();
         for program in &mut programs {

@@ -48,7 +48,8 @@ impl File {
     /// For a report.
     pub fn describe(&self, found: &[u8]) -> String {
         let differs = |s: &Content| {
-            let at = s.iter().zip(found).position(|(a, b)| a != b).unwrap_or_else(|| s.len().min(found.len()));
+            let at =
+                s.iter().zip(found).position(|(a, b)| a != b).unwrap_or_else(|| s.len().min(found.len()));
             let byte = |v: &[u8]| v.get(at).map_or("end".to_owned(), |b| format!("{b:#04x}"));
             format!("{} bytes, first difference at {at}: {} instead of {}", s.len(), byte(found), byte(s))
         };

@@ -96,7 +96,8 @@ impl World {
             home.set_env("AWS_ACCESS_KEY_ID", "standin");
             home.set_env("AWS_SECRET_ACCESS_KEY", "standin-secret");
             let endpoint = format!("http://127.0.0.1:{port}");
-            let storage = ["--storage", "s3://crash/volume", "--endpoint", &endpoint, "--region", "us-east-1"];
+            let storage =
+                ["--storage", "s3://crash/volume", "--endpoint", &endpoint, "--region", "us-east-1"];
             args.extend(storage.map(str::to_owned));
         }
         if let Ok(level) = std::env::var("HFMOUNT_LOG") {
