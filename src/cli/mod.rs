@@ -9,8 +9,11 @@
 mod background;
 mod conceal;
 mod config;
+mod dump;
 mod format;
+mod load;
 mod mount;
+mod progress;
 mod show;
 mod status;
 mod umount;
@@ -63,6 +66,10 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// Write the whole metadata of a volume into a file, whoever has it mounted.
+    Dump(dump::DumpArgs),
+    /// Make a volume of a dump, in any metadata engine.
+    Load(load::LoadArgs),
 }
 
 /// Where the metadata is: common to most verbs.
@@ -110,6 +117,8 @@ pub fn run() -> ExitCode {
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Dump(args) => args.run(),
+        Verb::Load(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -150,6 +159,15 @@ impl fmt::Display for Failure {
 /// A runtime for a verb that asks a few questions and ends.
 fn small_runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with_source(Kind::Internal, "starting", e))
+}
+
+/// A runtime whose threads go on while the verb itself blocks on a file or a pipe.
+fn wide_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|e| Error::with_source(Kind::Internal, "starting", e))

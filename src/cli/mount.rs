@@ -26,6 +26,9 @@ Examples:
   # On a node with a large scratch disk, for jobs that must not call out
   hfmount mount -d --offline --cache-dir /scratch/hfmount --cache-size 2T --free-space-ratio 5% /mnt/hf
 
+  # Close at the speed of the local disk, upload behind
+  hfmount mount -d --writeback --cache-dir /nvme/hfmount /mnt/hf
+
 The Hub token is read at the start, from --token-file, HF_TOKEN, HF_TOKEN_PATH, $HF_HOME/token or
 ~/.cache/huggingface/token, and is kept in memory only. The bucket's keys come from AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY (or HFMOUNT_ACCESS_KEY and HFMOUNT_SECRET_KEY[_FILE]), or from the metadata with
@@ -64,6 +67,11 @@ pub(super) struct MountArgs {
     /// Refuse all changes.
     #[arg(long, alias = "ro")]
     read_only: bool,
+
+    /// Let close and fsync answer when the data is safe on this machine's disk. It is uploaded behind, and other mounts see it
+    /// then; after a crash the next mount with this cache directory goes on.
+    #[arg(long, conflicts_with = "read_only")]
+    writeback: bool,
 
     /// Never call the Hub: only what is in the volume already.
     #[arg(long, env = "HFMOUNT_OFFLINE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
@@ -185,6 +193,7 @@ impl MountArgs {
             cache_size: self.cache_size,
             free_space_ratio: self.free_space_ratio,
             read_only: self.read_only,
+            writeback: self.writeback,
             offline: self.offline,
             token_file: given(&self.token_file),
             hub_endpoint: self.hub_endpoint.as_deref().map(format::hub_url).transpose()?,

@@ -18,6 +18,8 @@ pub struct MountOptions {
     /// The share of the disk that the cache leaves free, whatever its size: 0.1.
     pub free_space_ratio: f64,
     pub read_only: bool,
+    /// close and fsync answer when the data is safe on the local disk; uploads follow.
+    pub writeback: bool,
     /// Never calls the Hub.
     pub offline: bool,
     /// Where the Hub's token is; before all other places.

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use super::{check_marker, need_volume, open_bucket, places, settings};
 use crate::blocking::blocking;
 use crate::chunk::cache::{CacheDir, CacheLimits};
+use crate::chunk::file::FilesOptions;
 use crate::chunk::{Chunks, ChunksOptions, Files};
 use crate::config::{Home, MountOptions, Volume};
 use crate::error::{Result, ResultExt};
@@ -100,7 +101,15 @@ impl Layers {
         };
         let chunks =
             Arc::new(Chunks::new(chunks_options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
-        let files = Files::new(meta.clone(), cache, bucket, chunks.clone(), volume.chunk_size);
+        let files_options = FilesOptions {
+            io_timeout: options.io_timeout,
+            writeback: options.writeback,
+            ..FilesOptions::default()
+        };
+        let chunk_size = volume.chunk_size;
+        let files =
+            Files::with_options(meta.clone(), cache, bucket, chunks.clone(), chunk_size, files_options);
+        resume(options, &files).await?;
         if !options.read_only {
             files.start_sweeping();
         }
@@ -119,6 +128,17 @@ impl Layers {
         format!("volume {}", self.volume.name)
     }
 
+    /// Whose mount it is and where its cache lies, for the note about this daemon.
+    pub(super) fn places(&self) -> (&str, &Path) {
+        (&self.volume.uuid, self.chunks.cache().path())
+    }
+
+    /// What an operator should see and no program is told: why the cache's disk is not used any more, and why journalled data
+    /// cannot be uploaded.
+    pub(super) fn troubles(&self) -> (Option<String>, Option<String>) {
+        (self.chunks.cache().aside().map(str::to_owned), self.files.waiting().1)
+    }
+
     /// Takes them down from the top: writes what is open, then ends what runs, then the session. All steps are taken;
     /// the first error is returned.
     pub(super) async fn stop(self) -> Result<()> {
@@ -129,6 +149,20 @@ impl Layers {
         let closed = self.meta.close().await;
         flushed.and(cached).and(closed)
     }
+}
+
+/// Goes on with what an earlier run acknowledged and did not upload: before anything is served, so that all of it is seen.
+async fn resume(options: &MountOptions, files: &Files) -> Result<()> {
+    if !options.read_only {
+        return files.resume().await.map(drop);
+    }
+    let waiting = files.waiting().0.files;
+    if waiting > 0 {
+        tracing::warn!(
+            "{waiting} files in the cache directory are not uploaded: a mount that may write goes on with them"
+        );
+    }
+    Ok(())
 }
 
 fn vfs_options(options: &MountOptions, volume: &Volume) -> VfsOptions {

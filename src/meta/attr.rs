@@ -130,8 +130,14 @@ impl Meta {
             return Ok(Vec::new());
         }
         let keys: Vec<_> = inos.iter().flat_map(|&ino| schema::attr_keys(ino)).collect();
+        let ticket = self.0.recent.ticket();
         let values = self.kv().get(&keys).await?;
-        inos.iter().zip(values.chunks(4)).map(|(&ino, fields)| Attr::from_fields(ino, fields)).collect()
+        let read = inos.iter().zip(values.chunks(4)).map(|(&ino, fields)| {
+            let attr = Attr::from_fields(ino, fields)?;
+            attr.iter().for_each(|attr| self.0.recent.learn(ticket, attr));
+            Ok(attr)
+        });
+        read.collect()
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Meta;
 use super::attr::{Attr, gone};
+use super::journals::{JournalMark, mark_write};
 use super::kv::Outcome;
 use super::retry::Tries;
 use super::schema::{self, Content, INLINE_MAX, InodeRow};
@@ -37,6 +38,8 @@ pub struct DataChange {
     pub mtime: Option<Timestamp>,
     /// Takes the set-user-id and set-group-id bits, as a write by who is not privileged does.
     pub clear_suid: bool,
+    /// The entry of a journal that this change contains: said in the same transaction.
+    pub mark: Option<JournalMark>,
 }
 
 /// How a data commit ended.
@@ -126,6 +129,10 @@ impl Meta {
         if row.nlink > 0 {
             build.add_within(schema::bytes_key(), growth, self.bytes_bound());
             build.add(schema::inodes_key(), i64::from(old.uncounted));
+        }
+        if let Some(mark) = &change.mark {
+            let (key, value) = mark_write(mark, ino);
+            build.set(key, value);
         }
         build.inode_changed(ino);
         let attr = Attr::new(ino, row, None, 0);

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use crate::error::{Error, Kind, Result};
 use crate::types::{Ino, SessionId, Timestamp};
 
+pub use super::export::{Export, Piece};
+
 /// The place of one value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -219,5 +221,14 @@ pub trait Kv: Debug + Send + Sync + 'static {
     /// Names the server's memory: another name means that it may have forgotten the latest commits. `None`: it never does.
     fn incarnation(&self) -> Option<String> {
         None
+    }
+
+    /// Reads every row of every map, as of one instant, in bounded pieces, while others go on committing; what lives
+    /// outside of maps (heartbeats, events) is not in it. Holds up nobody for long, whatever the size of the volume.
+    ///
+    /// One at a time may run on a volume in Redis: else [`Kind::Busy`]. Who takes minutes to read a piece, or meets a
+    /// server that restarts, gets an error and begins again.
+    async fn export(&self) -> Result<Export> {
+        Err(Error::new(Kind::NotSupported, "export of this metadata engine"))
     }
 }

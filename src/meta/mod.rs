@@ -14,7 +14,9 @@ mod attr;
 mod blobs;
 mod clock;
 mod data;
+pub mod dump;
 mod events;
+mod export;
 #[doc(hidden)]
 pub mod faulty;
 mod gc;
@@ -22,6 +24,7 @@ mod hints;
 mod hub_rows;
 mod identity;
 mod ids;
+mod journals;
 pub mod kv;
 mod link;
 mod locks;
@@ -71,6 +74,7 @@ pub use self::attr::Attr;
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::journals::{JournalMark, JournalRow, list_journals};
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
 pub use self::make::New;
@@ -79,6 +83,7 @@ pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
 pub use self::quota::Limits;
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
+pub use self::schema::JOURNALS;
 pub use self::schema::{
     Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, XATTRS_MAX,
 };

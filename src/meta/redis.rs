@@ -9,6 +9,8 @@
 //! | `{p}@entry` | number | the last entry id given |
 //! | `{p}@ring:<engine>` | HASH | slot → the last request applied in it; expires |
 //! | `{p}@alive:<session>` | string | a heartbeat; expires |
+//! | `{p}@export` | string | somebody reads everything: commits note what they touch; expires |
+//! | `{p}@touched`, `{p}@touched.batch` | SET | what they noted, and what of it is being read again; expire |
 //!
 //! `{p}@events:<db>` is the push channel, `{p}@pulse:<engine>` the one by which an engine knows that it hears. Every operation is one round trip and one moment: a plain command or one script.
 //!
@@ -32,6 +34,7 @@
 //! ACL SETUSER hfmount on >password ~{hfmount}* &{hfmount}* +@all -@admin -@dangerous +info
 //! ```
 
+mod export;
 mod failure;
 mod info;
 mod link;
@@ -60,7 +63,7 @@ use self::pulse::Pulse;
 use self::push::Push;
 use self::slots::Slots;
 use super::apply::{check_ordered, fenced, not_a_number};
-use super::kv::{EngineInfo, Entry, Followed, Key, Kv, Outcome, SESSIONS, Txn, Watch, Write};
+use super::kv::{EngineInfo, Entry, Export, Followed, Key, Kv, Outcome, SESSIONS, Txn, Watch, Write};
 use crate::error::{Error, Kind, Result};
 use crate::types::{SessionId, Timestamp};
 
@@ -301,6 +304,10 @@ impl Kv for RedisKv {
             Err(e) => return Err(e),
         };
         Ok(EngineInfo { name: info.name, warnings: info.warnings })
+    }
+
+    async fn export(&self) -> Result<Export> {
+        export::start(self.link.clone(), self.base.clone()).await
     }
 }
 

@@ -12,10 +12,12 @@
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
+//! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
+//! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
 //! | `ids` | plain | `ino` → the last inode number given out; `run` → the server's incarnation when that was true |
-//! | `v` | plain | `settings`, `schema`, `epoch`; `bytes`, `inodes` → what users made, as quotas count it (Add) |
+//! | `v` | plain | `settings`, `schema`, `epoch`; `bytes`, `inodes` → what users made, as quotas count it (Add); `loading` while a dump is loaded |
 //!
 //! Rows are MessagePack arrays. A field is only ever appended, with a serde default, and raises [`SCHEMA`]
 //! if older clients must not write the row any more.
@@ -247,6 +249,8 @@ pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
 pub(super) const STAGING: &str = "staging/";
 pub(super) const DEAD: &str = "dead/";
+/// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
+pub const JOURNALS: &str = "journals/";
 const VOLUME: &str = "v";
 
 pub(super) fn attr_key(ino: Ino) -> Key {
@@ -302,6 +306,14 @@ pub(super) fn held_map(session: SessionId) -> String {
     format!("held{session}/")
 }
 
+pub(super) fn journal_map(session: SessionId) -> String {
+    format!("j{session}")
+}
+
+pub(super) fn journal_key(session: SessionId, ino: Ino) -> Key {
+    Key::new(journal_map(session), ino_field(ino))
+}
+
 pub(super) fn ino_field(ino: Ino) -> Bytes {
     Bytes::copy_from_slice(&ino.0.to_be_bytes())
 }
@@ -350,6 +362,11 @@ pub(super) fn settings_key() -> Key {
 
 pub(super) fn schema_key() -> Key {
     Key::new(VOLUME, &b"schema"[..])
+}
+
+/// A load of a dump is on, or broke off: this is no volume yet.
+pub(super) fn loading_key() -> Key {
+    Key::new(VOLUME, &b"loading"[..])
 }
 
 pub(super) fn bytes_key() -> Key {

@@ -98,7 +98,7 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
         }
         let row = SchemaRow { version: SCHEMA, oldest: SCHEMA };
         let txn = Txn {
-            expect: vec![Expect::Absent(schema::schema_key())],
+            expect: vec![Expect::Absent(schema::schema_key()), Expect::Absent(schema::loading_key())],
             write: vec![
                 Write::Set(schema::schema_key(), schema::encode(&row)?),
                 Write::Set(schema::attr_key(Ino::ROOT), schema::encode(&root)?),
@@ -106,8 +106,13 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
             ],
             ..Txn::default()
         };
-        if kv.commit(txn).await? == Outcome::Applied {
-            return Ok(());
+        match kv.commit(txn).await? {
+            Outcome::Applied => return Ok(()),
+            Outcome::Conflict(1) => {
+                let words = "a dump is being loaded here, or was not loaded to its end: load it again";
+                return Err(Error::new(Kind::Config, words));
+            }
+            _ => {}
         }
     }
 }

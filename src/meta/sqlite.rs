@@ -9,6 +9,7 @@
 //! The file must lie on a local disk: the WAL needs memory that all its users share.
 
 mod clock;
+mod export;
 mod file;
 mod poller;
 mod readers;
@@ -30,7 +31,7 @@ use self::poller::Poller;
 use self::readers::Readers;
 use self::writer::Job;
 use super::apply::{check_ordered, leading_number};
-use super::kv::{EngineInfo, Entry, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
+use super::kv::{EngineInfo, Entry, Export, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::SessionId;
 
@@ -234,6 +235,10 @@ impl Kv for SqliteKv {
         self.readers.run(look).await.map_err(|e| e.context(self.name()))?;
         let name = format!("sqlite {}", rusqlite::version());
         Ok(EngineInfo { name, warnings: network_warning(&self.path).into_iter().collect() })
+    }
+
+    async fn export(&self) -> Result<Export> {
+        export::start(self.path.clone()).map_err(|e| e.context(self.name()))
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -14,7 +13,6 @@ const IMMUTABLE: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
 const ROLES: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
 const REMOVED: NonZeroUsize = NonZeroUsize::new(4 * 1024).expect("not zero");
 const COMMITTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-const PLAIN: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
 const TOLD: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
 
 /// The memory of one mount, bounded.
@@ -27,9 +25,6 @@ pub struct AttrCache {
     /// Files that this mount committed lately: the version before, and the attributes after. Who read the former while
     /// the commit was under way must not show it.
     committed: Mutex<LruCache<Ino, (Version, Attr)>>,
-    /// Inodes that had no extended attributes when they were last read. `None`: this mount changed them itself, and what is
-    /// read in the same moment may be older.
-    plain: Mutex<LruCache<Ino, Option<Instant>>>,
     /// The version that the kernel's pages of a file are of.
     told: Mutex<LruCache<Ino, Version>>,
 }
@@ -49,7 +44,6 @@ impl Default for AttrCache {
             roles: Mutex::new(LruCache::new(ROLES)),
             removed: Mutex::new(LruCache::new(REMOVED)),
             committed: Mutex::new(LruCache::new(COMMITTED)),
-            plain: Mutex::new(LruCache::new(PLAIN)),
             told: Mutex::new(LruCache::new(TOLD)),
         }
     }
@@ -63,22 +57,6 @@ impl AttrCache {
         } else if attr.kind == crate::types::FileType::Dir {
             lock(&self.roles).put(attr.ino, DirFacts { role: attr.role.clone(), parent: attr.parent });
         }
-        let mut plain = lock(&self.plain);
-        match plain.peek(&attr.ino) {
-            Some(None) => {}
-            _ if attr.xattrs => drop(plain.pop(&attr.ino)),
-            _ => drop(plain.put(attr.ino, Some(Instant::now()))),
-        }
-    }
-
-    /// Whether the inode was seen without extended attributes in the last `ttl`.
-    pub fn has_no_xattrs(&self, ino: Ino, ttl: Duration) -> bool {
-        lock(&self.plain).get(&ino).is_some_and(|seen| seen.is_some_and(|seen| seen.elapsed() < ttl))
-    }
-
-    /// This mount changed extended attributes of the inode.
-    pub fn xattrs_changed(&self, ino: Ino) {
-        lock(&self.plain).put(ino, None);
     }
 
     /// The attributes, if they cannot have changed.
@@ -147,10 +125,6 @@ impl AttrCache {
     pub fn forget(&self, ino: Ino) {
         lock(&self.immutable).pop(&ino);
         lock(&self.roles).pop(&ino);
-        let mut plain = lock(&self.plain);
-        if plain.peek(&ino).is_some_and(Option::is_some) {
-            plain.pop(&ino);
-        }
     }
 
     /// Everything may have changed.
@@ -158,7 +132,6 @@ impl AttrCache {
         lock(&self.immutable).clear();
         lock(&self.roles).clear();
         lock(&self.told).clear();
-        lock(&self.plain).clear();
     }
 }
 

@@ -203,6 +203,9 @@ impl Vfs {
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return Err(Error::new(Kind::Invalid, format!("rename flags {flags:#x}"))),
         };
+        if mode != RenameMode::NoReplace {
+            self.commit_before_it_replaces(from, to).await?;
+        }
         let renamed = self.meta.rename(from.0, from.1, to.0, to.1, mode).await?;
         self.attrs.forget(renamed.moved.ino);
         if let Some(replaced) = &renamed.replaced {
@@ -215,6 +218,21 @@ impl Vfs {
             self.forget_repo(to.1);
         }
         Ok(())
+    }
+
+    /// With writeback: names change at once, and data follows. A file that takes the place of another is committed first, so
+    /// that no other mount finds less under the name than there was.
+    async fn commit_before_it_replaces(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Result<()> {
+        if self.files.waiting().0.files == 0 {
+            return Ok(());
+        }
+        let (moved, replaced) =
+            tokio::try_join!(self.meta.lookup(from.0, from.1), self.meta.lookup(to.0, to.1))?;
+        let (Some(moved), Some(_)) = (moved, replaced) else { return Ok(()) };
+        match self.files.in_use(moved.ino) {
+            Some(file) if file.is_dirty() => self.write_out(&file).await,
+            _ => Ok(()),
+        }
     }
 
     /// Changes attributes, the size among them.

@@ -12,6 +12,7 @@ use super::Vfs;
 use super::present::SHORTEST;
 use super::types::Invalidation;
 use crate::chunk::BlobEvent;
+use crate::chunk::file::FileCommitted;
 use crate::meta::Meta;
 use crate::meta::kv::{Change, Event};
 use crate::types::{BlobId, Ino};
@@ -131,6 +132,20 @@ pub(super) async fn follow_blobs(vfs: Weak<Vfs>, mut events: broadcast::Receiver
             Ok(BlobEvent::Verified(_)) => {}
             // Which blobs is not known any more: all that is open.
             Err(RecvError::Lagged(_)) => vfs.drop_pages(None),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Takes note of commits of this mount that nobody waited for: what was kept on the local disk has reached the others.
+pub(super) async fn follow_commits(vfs: Weak<Vfs>, mut commits: broadcast::Receiver<FileCommitted>) {
+    loop {
+        let commit = commits.recv().await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        match commit {
+            Ok(FileCommitted { before, attr, merged }) => vfs.committed(before, &attr, merged),
+            // Which is not known: the next open of each finds another version, and drops what the kernel has.
+            Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
     }

@@ -18,6 +18,7 @@ fn every(meta: &Meta) -> Duration {
 impl Vfs {
     pub(super) fn start_upkeep(self: &Arc<Self>) {
         tokio::spawn(push::follow_changes(Arc::downgrade(self), self.meta.clone()));
+        tokio::spawn(push::follow_commits(Arc::downgrade(self), self.files.commits()));
         tokio::spawn(push::follow_blobs(Arc::downgrade(self), self.chunks.events()));
         tokio::spawn(push::watch_silence(Arc::downgrade(self)));
         let every = every(&self.meta);

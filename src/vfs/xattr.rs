@@ -93,9 +93,9 @@ impl Vfs {
             _ => return Err(Error::new(Kind::NotSupported, format!("attributes of inode {ino}"))),
         }
         self.settle(ino).await?;
-        let changed = self.meta.set_xattr(ino, name, value, how).await;
-        self.xattrs_changed(ino);
-        changed.map(drop)
+        self.meta.set_xattr(ino, name, value, how).await?;
+        self.attrs.forget(ino);
+        Ok(())
     }
 
     /// Takes an extended attribute away; [`Kind::NoData`] if it is not set.
@@ -110,9 +110,9 @@ impl Vfs {
             _ => return Err(Kind::NoData.into()),
         }
         self.settle(ino).await?;
-        let changed = self.meta.remove_xattr(ino, name).await;
-        self.xattrs_changed(ino);
-        changed.map(drop)
+        self.meta.remove_xattr(ino, name).await?;
+        self.attrs.forget(ino);
+        Ok(())
     }
 
     fn changeable(&self, name: &[u8]) -> Result<()> {
@@ -123,14 +123,9 @@ impl Vfs {
         })
     }
 
-    /// Whether it was done or not: who knows what came of a request without an answer?
-    fn xattrs_changed(&self, ino: Ino) {
-        self.attrs.forget(ino);
-        self.attrs.xattrs_changed(ino);
-    }
-
     async fn xattrs(&self, ino: Ino) -> Result<Xattrs> {
-        if self.attrs.has_no_xattrs(ino, self.opts.attr_ttl.min(BELIEVED)) {
+        let seen = self.meta.recent(ino, self.opts.attr_ttl.min(BELIEVED));
+        if seen.is_some_and(|(attr, _)| !attr.xattrs) {
             return Ok(Xattrs::default());
         }
         self.settle(ino).await?;

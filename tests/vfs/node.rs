@@ -37,6 +37,7 @@ pub struct Cluster {
 /// One mount without a kernel.
 pub struct Node {
     pub vfs: Arc<Vfs>,
+    pub meta: Meta,
     pub chunks: Arc<Chunks>,
     pub invalidations: std::sync::mpsc::Receiver<Invalidation>,
     _cache: TempDir,
@@ -138,8 +139,8 @@ impl Cluster {
             relatime: settings.relatime,
             store_path: None,
         };
-        let vfs = Vfs::new(meta, chunks.clone(), files, lazy, private, orders, opts);
-        Node { vfs, chunks, invalidations, _cache: cache_dir }
+        let vfs = Vfs::new(meta.clone(), chunks.clone(), files, lazy, private, orders, opts);
+        Node { vfs, meta, chunks, invalidations, _cache: cache_dir }
     }
 }
 

@@ -48,8 +48,10 @@ impl FileContent {
         self.keep_known(near..near + data.len() as u64).await?;
         let len = data.len() as u64;
         let mut reliefs = 0;
+        let mut left_disk = false;
         let (offset, complete) = loop {
             match self.put_once(offset, data.clone()).await {
+                Err(e) if !left_disk && self.leave_disk(&e).await => left_disk = true,
                 Err(e) if e.kind() == Kind::NoSpace && reliefs < RELIEFS => {
                     reliefs += 1;
                     if !self.relieve(len).await {
@@ -165,6 +167,9 @@ impl FileContent {
             let cut = size / u64::from(self.shared.chunk_size);
             self.keep_known(self.offset(cut, 0)..size).await?;
         }
+        // Nobody writes an entry of the journal meanwhile: it would speak of bytes that are about to go.
+        let saving = self.saving.lock().await;
+        let journalled = self.state().journalled.is_some();
         let resize = move |content: &Arc<FileContent>| {
             let old = content.size();
             // A file that the cache never saw has nothing there to cut.
@@ -174,7 +179,8 @@ impl FileContent {
                 content.take_over(chunks.clone())?;
                 let cache = content.cache()?;
                 cache.clear(chunks.start, chunks.end.min(cache.chunks()).max(chunks.start))?;
-                if cache.chunks() > size.div_ceil(unit).max(1) {
+                // The journal's entry speaks of these bytes until it is written anew.
+                if !journalled && cache.chunks() > size.div_ceil(unit).max(1) {
                     // Gives the space back; the bytes on the disk up to `size` stay.
                     cache.set_size(size.div_ceil(unit).max(1) * unit)?;
                 }
@@ -183,9 +189,24 @@ impl FileContent {
             content.state().resize(size, Timestamp::now());
             Ok(())
         };
+        let shorter = size < self.size();
         let resized = self.on_disk(resize).await.context(|| self.what());
         self.reclaim();
-        resized
+        resized?;
+        if !(journalled && shorter) {
+            return Ok(());
+        }
+        // Before anybody writes where something was cut off: after a crash the file is what it was before, or shorter, and never
+        // a mixture.
+        let corrected = self.correct_entry(&saving).await;
+        drop(saving);
+        match corrected {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                tracing::warn!("{} is written through: the journal cannot be corrected: {e}", self.what());
+                self.flush().await.map(drop)
+            }
+        }
     }
 
     fn in_cache(&self) -> bool {

@@ -133,6 +133,15 @@ while at <= last do
   n = n + 1
 end
 
+-- Somebody reads everything meanwhile: what changes now has to be read again.
+if #steps > 0 and redis.call('EXISTS', base .. '@export') == 1 then
+  for _, step in ipairs(steps) do
+    local map, field = step[1], step[2]
+    redis.call('SADD', base .. '@touched', field == nil and 'm' .. map or 'f' .. #map .. ':' .. map .. field)
+  end
+  redis.call('PEXPIRE', base .. '@touched', 600000)
+end
+
 for _, step in ipairs(steps) do
   local map, field, value = step[1], step[2], step[3]
   local key = base .. ':' .. map

@@ -39,6 +39,8 @@ pub(crate) struct Faults {
     pub gets: AtomicU64,
     /// Names that were deleted.
     pub deleted: Mutex<Vec<String>>,
+    /// Uploads of exactly so many bytes never answer; 0: none.
+    pub hang_at: AtomicU64,
     /// Only uploads at or above this many bytes fail.
     pub fail_from: AtomicU64,
 }
@@ -88,6 +90,9 @@ impl ObjectStore for Faulty {
         self.delay().await;
         let bytes = payload.content_length() as u64;
         self.faults.puts.fetch_add(1, SeqCst);
+        while bytes > 0 && self.faults.hang_at.load(SeqCst) == bytes {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         if bytes >= self.faults.fail_from.load(SeqCst) && take(&self.faults.fail_puts) {
             return Err(unavailable());
         }

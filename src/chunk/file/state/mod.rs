@@ -7,6 +7,7 @@
 
 mod change;
 mod commit;
+mod journal;
 mod local;
 
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +23,7 @@ use crate::types::{BlobId, Extent, ObjectId, Version};
 
 pub(super) use self::change::Upload;
 pub(super) use self::commit::{Delta, Plan, Step};
+pub(super) use self::journal::{Entry, Journalled};
 
 /// Where committed bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +153,10 @@ pub(super) struct State {
     past: VecDeque<Version>,
     /// How often what another mount committed came in.
     pub merges: u64,
+    /// The entry of the journal that has what was written up to some change.
+    pub journalled: Option<Journalled>,
+    /// Bytes that no object has are gone with the local disk, and nobody was told yet.
+    pub lost: bool,
     clock: u64,
     last_id: u64,
 }
@@ -183,6 +189,8 @@ impl State {
             uncertain: false,
             past: VecDeque::new(),
             merges: 0,
+            journalled: None,
+            lost: false,
             clock: 0,
             last_id: 0,
         }
