@@ -107,7 +107,7 @@ impl FileContent {
                 None => state.landed(idx, id, &done, hash),
                 Some(_) => state.failed(idx, id, &done),
             }
-            std::mem::take(&mut state.discarded)
+            state.take_discarded()
         };
         self.delete_objects(discarded);
         if let Some(e) = failed {
@@ -131,7 +131,7 @@ impl FileContent {
         let read = move |content: &Arc<FileContent>| {
             let mut bytes = vec![0; wanted.len()];
             // What was cut off meanwhile is not there; it does not count when the upload lands.
-            content.cache()?.read_at(content.offset(idx, wanted.start), &mut bytes)?;
+            content.cache()?.read_at(content.place(idx, wanted.start)?, &mut bytes)?;
             let hash = *blake3::hash(&bytes).as_bytes();
             Ok((Bytes::from(bytes), hash))
         };

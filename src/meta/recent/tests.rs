@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::meta::schema::Layout;
 use crate::types::{SessionId, Version};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -20,6 +21,8 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         mode_set: false,
         xattrs: false,
         uncounted: false,
+        chunks: 0,
+        layout: crate::meta::Layout::default(),
         nlink: 2,
         rdev: 0,
         size: 5,
@@ -31,6 +34,8 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         content: Content::Inline(Bytes::from_static(b"bytes")),
         role: None,
         parent: Ino::ROOT,
+        chunks: 0,
+        layout: Layout::default(),
     }
 }
 

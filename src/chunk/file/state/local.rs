@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Chunk, Local, State};
 use crate::chunk::cache::Tag;
-use crate::chunk::extents::{self, Piece};
+use crate::chunk::extents;
 use crate::chunk::ranges::Ranges;
 use crate::types::Extent;
 
@@ -15,14 +15,15 @@ impl State {
     /// The tag that chunk `idx` has with these rows.
     pub fn tag_with(&self, idx: u64, rows: &[Extent]) -> Tag {
         let clipped = extents::clip(&extents::canonical(rows), self.within(idx, self.floor()));
+        let clipped = extents::without_ranges(clipped, &self.cleared_in(idx));
         match self.chunks.get(&idx) {
             Some(chunk) => extents::tag(&extents::overlay(&clipped, &chunk.pending)),
             None => extents::tag(&clipped),
         }
     }
 
-    /// Takes a chunk's list in. `recorded`: the tag under which the index has the chunk.
-    pub fn learn_rows(&mut self, idx: u64, rows: &[Extent], recorded: Option<Tag>) {
+    /// Takes a chunk's list in, or that there is none. `recorded`: the tag under which the index has the chunk.
+    pub fn learn_rows(&mut self, idx: u64, rows: Option<&[Extent]>, recorded: Option<Tag>) {
         let before = extents::tag(&self.list(idx));
         let chunk = self.chunk(idx);
         if chunk.rows.is_some() {
@@ -31,7 +32,8 @@ impl State {
         if chunk.local == Local::Recorded {
             chunk.local_tag = Some(before);
         }
-        chunk.rows = Some(extents::canonical(rows));
+        chunk.rows = Some(extents::canonical(rows.unwrap_or_default()));
+        chunk.absent = rows.is_none();
         let stored = chunk.dirty.is_empty() && chunk.upload.is_none();
         let own = own_bytes(chunk);
         let list = self.list(idx);
@@ -101,13 +103,16 @@ impl State {
     }
 
     /// If chunk `idx` is in the bucket, and on the local disk up to the end of its list: its tag, that end, and its hash
-    /// if it is known. It can be had again: the index may have it, and the evictor.
+    /// if it is known. It can be had again: the index may have it, and the evictor. Not before the journal has done with it.
     pub fn to_record(&self, idx: u64) -> Option<(Tag, u32, Option<[u8; 32]>)> {
+        if self.is_relied_on(idx) {
+            return None;
+        }
         let chunk = self.chunks.get(&idx).filter(|c| c.dirty.is_empty() && c.upload.is_none() && !c.stale)?;
         let list = self.list(idx);
         let end = extents::end(&list);
         let known = !self.needs_rows(idx) || Ranges::of_extents(&chunk.pending).covers(0..self.chunk_size);
-        let bare = extents::pieces(&list, self.other_base(idx)).iter().any(|p| matches!(p, Piece::Hole(_)));
+        let bare = self.is_bare(idx, &list, &Ranges::default());
         match &chunk.local {
             Local::Ranges(local) if known && !bare && end > 0 && local.covers(0..end) => {
                 let hash = chunk.hash.filter(|(len, _)| *len == end).map(|(_, hash)| hash);
@@ -126,8 +131,10 @@ impl State {
 
     /// Keeps memory bounded: lists of chunks that nothing is new in can be read again.
     pub fn forget_some(&mut self) {
+        // What the journal still needs is to be handed to the index afterwards.
+        let is_clean = |(idx, c): &(&u64, &Chunk)| c.is_clean() && !self.is_relied_on(**idx);
         let mut clean: Vec<(u64, u64)> =
-            self.chunks.iter().filter(|(_, c)| c.is_clean()).map(|(idx, c)| (c.used, *idx)).collect();
+            self.chunks.iter().filter(is_clean).map(|(idx, c)| (c.used, *idx)).collect();
         if clean.len() <= MAX_CLEAN {
             return;
         }
