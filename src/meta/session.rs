@@ -99,13 +99,13 @@ impl Meta {
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
             fenced: AtomicBool::new(false),
             tasks: Mutex::default(),
+            listener: Mutex::default(),
         }));
         let watch = meta.kv().watch().await?;
-        let tasks = [
-            tokio::spawn(live(Arc::downgrade(&meta.0), ttl)),
-            tokio::spawn(listen(Arc::downgrade(&meta.0), watch)),
-        ];
-        meta.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+        let live = tokio::spawn(live(Arc::downgrade(&meta.0), ttl));
+        meta.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(live);
+        let listen = tokio::spawn(listen(Arc::downgrade(&meta.0), watch));
+        *meta.0.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listen);
         Ok(meta)
     }
 
@@ -115,6 +115,7 @@ impl Meta {
         for task in self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+        self.0.stop_listening();
         self.bury(self.session()).await?;
         self.clean_up(self.session()).await
     }
@@ -239,10 +240,7 @@ async fn listen(inner: Weak<Inner>, mut watch: super::kv::Watch) {
         match event {
             Ok(Event::Changed { by, .. }) if by == Some(meta.session()) => {}
             Ok(Event::Changed { change, .. }) => meta.heard(&change),
-            Ok(Event::Lost) => {
-                meta.missed_changes();
-                meta.0.ids.forget().await;
-            }
+            Ok(Event::Lost) => meta.missed_changes().await,
             Err(_) => return,
         }
     }

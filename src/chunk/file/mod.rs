@@ -13,6 +13,7 @@ mod content;
 mod fill;
 mod flight;
 mod flush;
+mod kept;
 mod put;
 mod read;
 mod state;
@@ -83,6 +84,8 @@ struct Shared {
     /// In KiB.
     fetches: Semaphore,
     queue: Arc<Semaphore>,
+    /// Room for what is kept of chunks that are being written, in KiB.
+    kept: Arc<Semaphore>,
     /// What runs without somebody who waits for it.
     tasks: TaskTracker,
     closed: AtomicBool,
@@ -115,6 +118,7 @@ impl Files {
             uploads: Semaphore::new(UPLOAD_BYTES / 1024),
             fetches: Semaphore::new(FETCH_BYTES / 1024),
             queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
+            kept: Arc::new(Semaphore::new(kept::KEPT_BYTES / 1024)),
             tasks: TaskTracker::new(),
             closed: AtomicBool::new(false),
         });

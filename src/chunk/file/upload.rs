@@ -120,17 +120,27 @@ impl FileContent {
         let permit = self.shared.uploads.acquire_many(permits(range.len(), UPLOAD_BYTES)).await;
         let _permit = permit.map_err(|e| Error::with_source(Kind::Internal, self.what(), e))?;
         let wanted = range.clone();
+        let kept = self.state().take_kept(idx, &range);
         let read = move |content: &Arc<FileContent>| {
-            let mut bytes = vec![0; wanted.len()];
-            // What was cut off meanwhile is not there; it does not count when the upload lands.
-            content.cache()?.read_at(content.offset(idx, wanted.start), &mut bytes)?;
-            let all = wanted.start == 0 && wanted.end == whole;
-            let hash = all.then(|| (whole, *blake3::hash(&bytes).as_bytes()));
-            Ok((Bytes::from(bytes), hash))
+            let bytes = match &kept {
+                Some(run) => run.pieces().to_vec(),
+                None => {
+                    let mut bytes = vec![0; wanted.len()];
+                    // What was cut off meanwhile is not there; it does not count when the upload lands.
+                    content.cache()?.read_at(content.offset(idx, wanted.start), &mut bytes)?;
+                    vec![Bytes::from(bytes)]
+                }
+            };
+            let mut hash = blake3::Hasher::new();
+            bytes.iter().for_each(|piece| drop(hash.update(piece)));
+            Ok((kept, bytes, *hash.finalize().as_bytes()))
         };
-        let (bytes, hash) = self.read_disk(read).await?;
+        // What is kept takes its room until it is stored.
+        let (_kept, bytes, hash) = self.read_disk(read).await?;
+        let all = range.start == 0 && range.end == whole;
+        let hash = all.then_some((whole, hash));
         let object: ObjectId = self.shared.meta.next_object();
-        self.shared.bucket.put(&Object::FileChunk(object), bytes).await?;
+        self.shared.bucket.put_pieces(&Object::FileChunk(object), &bytes).await?;
         let extent = Extent { start: range.start, len: range.end - range.start, object, object_offset: 0 };
         Ok((extent, hash))
     }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::chunk::cache::Tag;
 use crate::chunk::extents::{self, Piece};
+use crate::chunk::file::kept::Kept;
 use crate::chunk::ranges::Ranges;
 use crate::meta::{Attr, Content};
 use crate::types::{BlobId, Extent, ObjectId, Version};
@@ -143,6 +144,8 @@ pub(super) struct State {
     past: VecDeque<Version>,
     /// How often what another mount committed came in.
     pub merges: u64,
+    /// Of chunks that are being written in order.
+    pub kept: Kept,
     clock: u64,
     last_id: u64,
 }
@@ -175,6 +178,7 @@ impl State {
             uncertain: false,
             past: VecDeque::new(),
             merges: 0,
+            kept: Kept::default(),
             clock: 0,
             last_id: 0,
         }
