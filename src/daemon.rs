@@ -4,6 +4,7 @@ mod layers;
 mod logging;
 mod places;
 mod run_file;
+mod settings;
 mod signals;
 mod volume;
 
@@ -26,6 +27,8 @@ use signals::Signals;
 
 /// How long a fresh mount may take to answer for its root.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// How often the note about this daemon is brought up to date.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long programs that use the mount may keep the daemon from ending. They then find it gone.
 const LET_GO: Duration = Duration::from_secs(5);
 
@@ -85,8 +88,9 @@ async fn serve(
             return Err(e);
         }
     };
-    let run_file = RunFile::write(home, mounted.path());
-    let _run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
+    let (volume, cache_dir) = layers.places();
+    let run_file = RunFile::write(home, mounted.path(), volume, cache_dir);
+    let mut run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
     let notices = Vec::from_iter(point.notice());
     for notice in &notices {
         tracing::warn!("{notice}");
@@ -94,9 +98,24 @@ async fn serve(
     tracing::info!("{} is mounted on {}", layers.name(), mounted.path().display());
     ready(&notices);
 
-    tokio::select! {
-        signal = signals.next() => tracing::info!("{signal}: unmounting {}", mounted.path().display()),
-        () = mounted.ended() => tracing::info!("{} was unmounted", mounted.path().display()),
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!("{signal}: unmounting {}", mounted.path().display());
+                break;
+            }
+            () = mounted.ended() => {
+                tracing::info!("{} was unmounted", mounted.path().display());
+                break;
+            }
+            _ = look.tick() => {
+                if let Ok(note) = &mut run_file {
+                    let (disk, upload) = layers.troubles();
+                    note.troubles(disk, upload);
+                }
+            }
+        }
     }
     tokio::select! {
         result = end(mounted, layers) => result,

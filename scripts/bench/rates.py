@@ -23,7 +23,7 @@ MAKES = {"create": "creates", "stat": "stats", "unlink": "unlinks"}
 
 
 def rates(*arguments):
-    """What `rates` (examples/rates) measured."""
+    """What `rates` (benches/rates) measured."""
     command = [built("examples", "rates"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode != 0:

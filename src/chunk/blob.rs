@@ -212,19 +212,25 @@ impl Blob {
             if held.is_empty() {
                 let file = self.file.clone();
                 let (read, back) = blocking(move || {
-                    let read = file.read_present(offset, &mut buf)?;
+                    let read = file.read_present(offset, &mut buf);
                     Ok((read, buf))
                 })
                 .await?;
                 buf = back;
-                if read == Some(buf.len()) {
-                    return Ok(buf.freeze());
+                match read {
+                    Ok(Some(n)) if n == buf.len() => return Ok(buf.freeze()),
+                    // Evicted meanwhile.
+                    Ok(_) => {}
+                    Err(e) if self.leave_disk(&e).await => {}
+                    Err(e) => return Err(e),
                 }
-                // Evicted meanwhile.
                 continue;
             }
-            if self.assemble(offset, &mut buf, &held).await? {
-                return Ok(buf.freeze());
+            match self.assemble(offset, &mut buf, &held).await {
+                Ok(true) => return Ok(buf.freeze()),
+                Ok(false) => {}
+                Err(e) if self.leave_disk(&e).await => {}
+                Err(e) => return Err(e),
             }
         }
     }
@@ -251,6 +257,22 @@ impl Blob {
             buf[place].copy_from_slice(&part);
         }
         Ok(true)
+    }
+
+    /// The cache's disk has failed: from here on the blob is in memory, as much of it as there is room for. `false`: that is
+    /// not why `error` came about.
+    pub(super) async fn leave_disk(&self, error: &Error) -> bool {
+        if error.kind() != Kind::Disk || self.shared.cache.aside().is_none() || self.file.is_in_memory() {
+            return false;
+        }
+        let file = self.file.clone();
+        match blocking(move || file.go_to_memory(&[], |_| {})).await {
+            Ok(left) => left,
+            Err(e) => {
+                tracing::warn!(blob = %self.id, error = %e, "no memory in the place of the disk");
+                false
+            }
+        }
     }
 
     /// What the metadata says of the blob, at most [`FACTS_AGE`] ago.

@@ -126,7 +126,8 @@ pub fn dropped(old: &[Extent], new: &[Extent]) -> Vec<ObjectId> {
     gone
 }
 
-/// Names the content that a canonical list stands for: equal lists, equal bytes. Objects never change.
+/// Names the content that a canonical list stands for: equal lists, equal bytes. Objects never change, so their checksums
+/// say nothing more.
 #[must_use]
 pub fn tag(list: &[Extent]) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
@@ -158,6 +159,7 @@ fn merge(list: Vec<Extent>) -> Vec<Extent> {
                     && last.object_offset + last.len == e.object_offset =>
             {
                 last.len += e.len;
+                last.sum = last.sum.or(e.sum);
             }
             _ => merged.push(e),
         }
@@ -175,7 +177,7 @@ mod tests {
 
     fn extent(start: u32, len: u32, seq: u64, object_offset: u32) -> Extent {
         let object = ObjectId { session: SessionId(1), seq };
-        Extent { start, len, object, object_offset }
+        Extent { start, len, object, object_offset, sum: None }
     }
 
     /// Where each byte of the chunk comes from.

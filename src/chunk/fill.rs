@@ -42,6 +42,7 @@ async fn rounds(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
     let deadline = Instant::now() + blob.shared.options.io_timeout;
     let mut pause = FIRST_PAUSE;
     let mut wrong = 0;
+    let mut left_disk = false;
     loop {
         let before = flights.left.start;
         let error = match round(flights, place).await {
@@ -61,6 +62,10 @@ async fn rounds(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
                 }
             }
             kind if kind.is_transient() => {}
+            Kind::Disk if !left_disk && blob.leave_disk(&error).await => {
+                left_disk = true;
+                continue;
+            }
             _ => return Err(error),
         }
         // A transfer that nobody waits for is not worth a second try, and the next reader begins one of his own.

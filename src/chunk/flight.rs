@@ -234,6 +234,7 @@ async fn recheck(mut flights: Flights) {
     match blocking(move || file.verify(idx)).await {
         Ok(true) => flights.landed(&Landing::Cached),
         Ok(false) => fill::run(flights, None).await,
+        Err(e) if flights.blob.leave_disk(&e).await => fill::run(flights, None).await,
         Err(e) => flights.failed(e),
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::blob::{Blob, Facts};
-use super::cache::{BLOB_TAG, CacheFile};
+use super::cache::CacheFile;
 use super::digest::Digest;
 use super::flight::{AheadPlace, Flights, Landing};
 use super::lock;
@@ -162,7 +162,7 @@ async fn show(
     generation: u64,
     from_bucket: bool,
 ) -> Result<Landing> {
-    let Poured { idx, hash, len, mut memory, .. } = poured;
+    let Poured { idx, hash, len, mut memory, on_memory_file, .. } = poured;
     settle(&blob, idx, hash, &finding).await.context(|| format!("chunk {idx}"))?;
     if lock(&blob.state).generation != generation {
         return Err(Error::new(Kind::Unavailable, format!("chunk {idx} was dropped meanwhile")));
@@ -170,15 +170,15 @@ async fn show(
     let shared = &blob.shared;
     if memory.is_none() {
         let file = blob.file.clone();
-        let recorded = blocking(move || match from_bucket {
-            true => file.record_stored(idx, &BLOB_TAG, &hash, len),
-            false => file.record(idx, &BLOB_TAG, &hash, len),
-        });
+        let recorded = blocking(move || file.record_poured(idx, &hash, len, from_bucket, on_memory_file));
         if let Err(e) = recorded.await {
+            if e.kind() == Kind::Unavailable {
+                return Err(e);
+            }
             // The data is there, only the index found no room.
             tracing::debug!(blob = %blob.id, idx, error = %e, "no record in the cache");
             shared.disk_is_full();
-            memory = Some(read_back(&blob, idx, len).await?);
+            memory = Some(read_back(&blob, idx, len, &hash).await?);
         }
     }
     shared.counters.filled.fetch_add(1, Relaxed);
@@ -203,10 +203,16 @@ async fn show(
     Ok(landing)
 }
 
-async fn read_back(blob: &Arc<Blob>, idx: u64, len: u32) -> Result<Arc<Held>> {
+async fn read_back(blob: &Arc<Blob>, idx: u64, len: u32, hash: &[u8; 32]) -> Result<Arc<Held>> {
     let place = blob.shared.overflow.place().await?;
     let file = blob.file.clone();
     let bytes = blocking(move || from_disk(&file, idx, len as usize)).await?;
+    if blake3::hash(&bytes) != *hash {
+        return Err(Error::new(
+            Kind::Unavailable,
+            format!("chunk {idx}: the disk does not have what was written"),
+        ));
+    }
     Ok(Held::new(bytes.freeze(), place))
 }
 
@@ -228,6 +234,8 @@ struct Poured {
     memory: Option<Arc<Held>>,
     /// Whether the blob, being this one chunk, is what its name says.
     whole: Option<bool>,
+    /// What it was written to: the file on the disk, or the one in memory since the disk failed.
+    on_memory_file: bool,
 }
 
 /// A chunk that is coming in.
@@ -256,6 +264,7 @@ struct Sink {
     whole: Option<Digest>,
     written: usize,
     memory: Option<(BytesMut, OwnedSemaphorePermit)>,
+    on_memory_file: bool,
 }
 
 /// A write that the disk did not take.
@@ -273,6 +282,7 @@ impl Pouring {
             whole: single.then(|| Digest::new(&blob.id, blob.size)),
             written: 0,
             memory: None,
+            on_memory_file: blob.file.is_in_memory(),
         };
         Pouring {
             blob: blob.clone(),
@@ -338,7 +348,10 @@ impl Pouring {
     async fn go_on_in_memory(&mut self, no_room: NoRoom) -> Result<Box<Sink>> {
         let NoRoom { mut sink, batch, error } = no_room;
         let shared = &self.blob.shared;
-        if !shared.was_full() {
+        if self.blob.file.is_in_memory() != sink.on_memory_file {
+            return Err(error.with_kind(Kind::Unavailable));
+        }
+        if !shared.was_full() && shared.cache.aside().is_none() {
             tracing::warn!(blob = %self.blob.id, error = %error, "the cache has no room: reads go on without it");
         }
         shared.disk_is_full();
@@ -365,6 +378,7 @@ impl Pouring {
             len: self.len as u32,
             memory: sink.memory.map(|(bytes, place)| Held::new(bytes.freeze(), place)),
             whole,
+            on_memory_file: sink.on_memory_file,
         })
     }
 }
@@ -380,7 +394,10 @@ fn write(
         batch.iter().for_each(|piece| bytes.extend_from_slice(piece));
     } else {
         let at = idx * u64::from(file.chunk_size()) + sink.written as u64;
-        let mut written = file.write_pieces(at, &batch);
+        let mut written = match file.is_in_memory() == sink.on_memory_file {
+            true => file.write_pieces(at, &batch),
+            false => Err(Error::new(Kind::Unavailable, "the disk failed meanwhile")),
+        };
         if written.as_ref().is_err_and(|e| e.kind() == Kind::NoSpace)
             && file.dir().make_room(u64::from(file.chunk_size()))
         {

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::config::Changes;
 use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
 use crate::config::units::{human_size, size};
@@ -78,6 +79,9 @@ pub(super) struct FormatArgs {
     /// Where the Hub is. Default: $HF_ENDPOINT, else the public Hub.
     #[arg(long, value_name = "URL")]
     hub_endpoint: Option<String>,
+
+    #[command(flatten)]
+    changes: Changes,
 
     /// Change the settings of a volume that is there already, as far as options say so.
     #[arg(long)]
@@ -177,7 +181,7 @@ impl FormatArgs {
         };
         let remote = !storage.is_local();
         let usual = StorageOptions::from_env(|name| std::env::var(name).ok());
-        Ok(Volume {
+        let mut volume = Volume {
             schema_version: VOLUME_SCHEMA,
             min_client: CLIENT,
             uuid: hex::encode(rand::random::<[u8; 16]>()),
@@ -195,9 +199,13 @@ impl FormatArgs {
                 None => PUBLIC_HUB.into(),
             },
             peer_key: hex::encode(rand::random::<[u8; 32]>()),
+            capacity: None,
+            inodes: None,
             sealed_keys: None,
             other: Map::new(),
-        })
+        };
+        self.changes.apply(&mut volume);
+        Ok(volume)
     }
 
     /// The metadata holds a volume already.
@@ -278,7 +286,9 @@ impl FormatArgs {
             ("store hub blobs", new.store_hub_blobs != volume.store_hub_blobs),
             ("hub endpoint", new.hub_endpoint != volume.hub_endpoint),
         ];
-        Ok((new, differ.into_iter().filter(|(_, d)| *d).map(|(name, _)| name).collect()))
+        let mut fields: Vec<_> = differ.into_iter().filter(|(_, d)| *d).map(|(name, _)| name).collect();
+        fields.extend(self.changes.apply(&mut new));
+        Ok((new, fields))
     }
 }
 
@@ -333,6 +343,7 @@ fn report(volume: &Volume, outcome: &Outcome, meta: &MetaUrl, given: &MetaArgs) 
         if volume.stores_hub_blobs() { "kept in the storage too" } else { "cached on disks only" },
     );
     let option = if given.meta.is_some() { format!("--meta {meta} ") } else { String::new() };
+    super::config::rows(&mut table, volume);
     format!("{table}\nMount it: hfmount mount {option}-d DIR\n")
 }
 

@@ -8,8 +8,12 @@
 
 mod background;
 mod conceal;
+mod config;
+mod dump;
 mod format;
+mod load;
 mod mount;
+mod progress;
 mod show;
 mod status;
 mod umount;
@@ -26,6 +30,8 @@ use crate::secrets;
 
 /// The password of the metadata engine, if it is not in the URL; also `HFMOUNT_META_PASSWORD_FILE`.
 pub(crate) const META_PASSWORD: &str = "HFMOUNT_META_PASSWORD";
+/// The password of the sentinels; also `HFMOUNT_SENTINEL_PASSWORD_FILE`.
+const SENTINEL_PASSWORD: &str = "HFMOUNT_SENTINEL_PASSWORD";
 
 /// One shared Hugging Face cache for every machine of a team, as a file system.
 ///
@@ -51,6 +57,8 @@ Exit codes: 0 done, 1 failed, 2 wrong command line.";
 enum Verb {
     /// Make a volume, or change the settings of one.
     Format(format::FormatArgs),
+    /// Show or change the settings that may change while a volume is in use.
+    Config(config::ConfigArgs),
     /// Show a volume in a directory.
     Mount(Box<mount::MountArgs>),
     /// Take a mount out of the tree and wait until its daemon has written everything.
@@ -58,13 +66,18 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// Write the whole metadata of a volume into a file, whoever has it mounted.
+    Dump(dump::DumpArgs),
+    /// Make a volume of a dump, in any metadata engine.
+    Load(load::LoadArgs),
 }
 
 /// Where the metadata is: common to most verbs.
 #[derive(Clone, Debug, Args)]
 struct MetaArgs {
-    /// Metadata engine: redis://[user@]host[:port][/db], rediss://…, redis+unix:///socket, sqlite:///path. A password
-    /// comes from HFMOUNT_META_PASSWORD or HFMOUNT_META_PASSWORD_FILE. Default: SQLite in $HFMOUNT_HOME
+    /// Metadata engine: redis://[user@]host[:port][/db], rediss://…, redis+unix:///socket,
+    /// redis+sentinel://[user@]host[:port][,host…]/master-name[/db], sqlite:///path. A password comes from
+    /// HFMOUNT_META_PASSWORD or HFMOUNT_META_PASSWORD_FILE, that of sentinels from HFMOUNT_SENTINEL_PASSWORD[_FILE]. Default: SQLite in $HFMOUNT_HOME
     /// (~/.local/share/hfmount).
     #[arg(long, value_name = "URL", env = "HFMOUNT_META", hide_env_values = true)]
     meta: Option<String>,
@@ -77,8 +90,10 @@ impl MetaArgs {
         };
         let password = secrets::from_env(META_PASSWORD)?;
         let value = password.map(|p| p.expose().to_owned());
+        let sentinel = secrets::from_env(SENTINEL_PASSWORD)?.map(|p| p.expose().to_owned());
         MetaUrl::parse(text)
             .map_err(|e| e.context("--meta"))?
+            .with_sentinel_password(sentinel)
             .with_password(&PasswordSource { value, file: None })
     }
 }
@@ -98,9 +113,12 @@ pub fn run() -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Format(args) => args.run(),
+        Verb::Config(args) => args.run(),
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Dump(args) => args.run(),
+        Verb::Load(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -141,6 +159,15 @@ impl fmt::Display for Failure {
 /// A runtime for a verb that asks a few questions and ends.
 fn small_runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with_source(Kind::Internal, "starting", e))
+}
+
+/// A runtime whose threads go on while the verb itself blocks on a file or a pipe.
+fn wide_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|e| Error::with_source(Kind::Internal, "starting", e))

@@ -26,6 +26,9 @@ Examples:
   # On a node with a large scratch disk, for jobs that must not call out
   hfmount mount -d --offline --cache-dir /scratch/hfmount --cache-size 2T --free-space-ratio 5% /mnt/hf
 
+  # Close at the speed of the local disk, upload behind
+  hfmount mount -d --writeback --cache-dir /nvme/hfmount /mnt/hf
+
 The Hub token is read at the start, from --token-file, HF_TOKEN, HF_TOKEN_PATH, $HF_HOME/token or
 ~/.cache/huggingface/token, and is kept in memory only. The bucket's keys come from AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY (or HFMOUNT_ACCESS_KEY and HFMOUNT_SECRET_KEY[_FILE]), or from the metadata with
@@ -65,6 +68,11 @@ pub(super) struct MountArgs {
     #[arg(long, alias = "ro")]
     read_only: bool,
 
+    /// Let close and fsync answer when the data is safe on this machine's disk. It is uploaded behind, and other mounts see it
+    /// then; after a crash the next mount with this cache directory goes on.
+    #[arg(long, conflicts_with = "read_only")]
+    writeback: bool,
+
     /// Never call the Hub: only what is in the volume already.
     #[arg(long, env = "HFMOUNT_OFFLINE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     offline: bool,
@@ -93,9 +101,18 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
     io_timeout: Duration,
 
+    /// Whether reading moves a file's time of last access: never, or if it is older than the last change or
+    /// a day (relatime).
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "noatime")]
+    atime: Atime,
+
     /// How long a deleted repository does not come back from the Hub by itself.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     tombstone_ttl: Duration,
+
+    /// How long this mount may be silent before the others take it for dead, and its locks are free.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "HFMOUNT_SESSION_TTL", hide = true, hide_env_values = true)]
+    session_ttl: Duration,
 
     /// Let other users in: the default for root. Others need user_allow_other in /etc/fuse.conf.
     #[arg(long, overrides_with = "no_allow_other")]
@@ -122,6 +139,12 @@ pub(super) struct MountArgs {
 enum LogStyle {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Atime {
+    Noatime,
+    Relatime,
 }
 
 impl MountArgs {
@@ -170,6 +193,7 @@ impl MountArgs {
             cache_size: self.cache_size,
             free_space_ratio: self.free_space_ratio,
             read_only: self.read_only,
+            writeback: self.writeback,
             offline: self.offline,
             token_file: given(&self.token_file),
             hub_endpoint: self.hub_endpoint.as_deref().map(format::hub_url).transpose()?,
@@ -178,6 +202,9 @@ impl MountArgs {
             entry_ttl: self.entry_ttl,
             io_timeout: self.io_timeout,
             tombstone_ttl: self.tombstone_ttl,
+            relatime: self.atime == Atime::Relatime,
+            // Below that a busy machine would take itself for dead.
+            session_ttl: self.session_ttl.max(Duration::from_secs(1)),
             allow_other: self.allow_other || (root && !self.no_allow_other),
             uid: self.uid.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
             gid: self.gid.unwrap_or_else(|| rustix::process::getegid().as_raw()),

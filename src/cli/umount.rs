@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::Failure;
+use crate::chunk::cache::Waiting;
 use crate::config::Home;
-use crate::config::units::duration;
+use crate::config::units::{duration, human_size};
 use crate::daemon::RunFile;
 use crate::error::Kind;
 use crate::fuse;
@@ -72,6 +73,16 @@ impl UmountArgs {
                 return Err(Failure::said(words));
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+        if let Ok(waiting) = Waiting::in_dir(&daemon.cache_dir)
+            && waiting.files > 0
+        {
+            eprintln!(
+                "note: {} files ({}) are not uploaded yet: they are safe in {}, and go on when it is mounted again",
+                waiting.files,
+                human_size(waiting.bytes),
+                daemon.cache_dir.display()
+            );
         }
         Ok(())
     }

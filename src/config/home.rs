@@ -67,7 +67,13 @@ impl Home {
     /// A note about the running mount on a directory.
     #[must_use]
     pub fn run_file(&self, mount_point: &Path) -> PathBuf {
-        self.0.join("run").join(format!("{}.json", flat(mount_point)))
+        self.run_dir().join(format!("{}.json", flat(mount_point)))
+    }
+
+    /// Where those notes lie.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.0.join("run")
     }
 }
 

@@ -18,6 +18,8 @@ pub struct MountOptions {
     /// The share of the disk that the cache leaves free, whatever its size: 0.1.
     pub free_space_ratio: f64,
     pub read_only: bool,
+    /// close and fsync answer when the data is safe on the local disk; uploads follow.
+    pub writeback: bool,
     /// Never calls the Hub.
     pub offline: bool,
     /// Where the Hub's token is; before all other places.
@@ -32,6 +34,10 @@ pub struct MountOptions {
     pub io_timeout: Duration,
     /// How long what was deleted does not come back from the Hub.
     pub tombstone_ttl: Duration,
+    /// Reads move the time of last access, as with the mount option of that name.
+    pub relatime: bool,
+    /// How long this mount may be silent before others take over what it held.
+    pub session_ttl: Duration,
     pub allow_other: bool,
     /// Whom the files of the Hub seem to belong to.
     pub uid: u32,

@@ -29,6 +29,14 @@ fn bad_size(text: &str) -> String {
     format!("{text:?} is no size: write it like 512K, 4M or 100GiB")
 }
 
+/// A bound that may be absent: what `bounded` reads, or `none`, or 0, which means the same.
+pub fn limit(text: &str, bounded: impl Fn(&str) -> Result<u64, String>) -> Result<Option<u64>, String> {
+    match text.trim() {
+        "none" | "unlimited" => Ok(None),
+        text => bounded(text).map(|n| Some(n).filter(|n| *n > 0)),
+    }
+}
+
 /// A span of time: `90` (seconds), `500ms`, `1s`, `15m`, `1h`, `2d`, `0`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is no span of time: write it like 500ms, 10s, 15m, 1h or 2d");
@@ -121,6 +129,13 @@ mod tests {
         for text in ["", "M", "-1", "4X", "4iB", "1e3", "4MM", "99999999E", "1..5K"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn limits() {
+        assert_eq!(limit("10G", size), Ok(Some(10 << 30)));
+        assert_eq!((limit("none", size), limit("0", size)), (Ok(None), Ok(None)));
+        assert!(limit("some", size).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, Result};
 use crate::meta::kv::Kv;
-use crate::meta::{Settings, read_settings, write_settings};
+use crate::meta::{Limits, Settings, read_settings, write_settings};
 use crate::secrets::{self, Sealed, Secret};
 use crate::source::storage::{StorageOptions, StorageUrl};
 use crate::types::Timestamp;
@@ -54,6 +54,12 @@ pub struct Volume {
     pub hub_endpoint: String,
     /// 64 hex digits.
     pub peer_key: String,
+    /// Bytes that users may have in it; `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// Inodes that users may have in it, the root included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inodes: Option<u64>,
     /// The keys of the bucket ([`StorageKeys`]), if `format` was given a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_keys: Option<Sealed>,
@@ -85,6 +91,12 @@ impl Volume {
             StoreHubBlobs::Always => true,
             StoreHubBlobs::Never => false,
         }
+    }
+
+    /// What its users may have in it.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { bytes: self.capacity, inodes: self.inodes }
     }
 
     /// Reads the settings of the volume that `kv` holds; `None` if it holds none. [`Kind::Config`] if they are for newer
@@ -206,6 +218,8 @@ mod tests {
             store_hub_blobs: StoreHubBlobs::Auto,
             hub_endpoint: PUBLIC_HUB.into(),
             peer_key: "11".repeat(32),
+            capacity: None,
+            inodes: None,
             sealed_keys: None,
             other: Map::new(),
         }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::{check_marker, need_volume, open_bucket, places};
+use tokio::task::JoinHandle;
+
+use super::{check_marker, need_volume, open_bucket, places, settings};
 use crate::blocking::blocking;
 use crate::chunk::cache::{CacheDir, CacheLimits};
+use crate::chunk::file::FilesOptions;
 use crate::chunk::{Chunks, ChunksOptions, Files};
 use crate::config::{Home, MountOptions, Volume};
 use crate::error::{Result, ResultExt};
@@ -24,10 +27,11 @@ use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
 use crate::vfs::{Invalidation, Private, Vfs, VfsOptions};
 
-/// How long a session may be silent before others take over what it held.
-const SESSION_TTL: Duration = Duration::from_secs(30);
 /// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
 const UPLOADS: Duration = Duration::from_secs(5);
+
+/// How long what was read last may take to be noted down at the end.
+const RECORDING: Duration = Duration::from_secs(5);
 
 /// One mount's layers, built and running.
 pub(super) struct Layers {
@@ -35,6 +39,8 @@ pub(super) struct Layers {
     meta: Meta,
     chunks: Arc<Chunks>,
     files: Files,
+    /// Follows the volume's settings.
+    following: JoinHandle<()>,
     pub(super) vfs: Arc<Vfs>,
     /// Taken when the file system is mounted.
     pub(super) invalidations: Option<Receiver<Invalidation>>,
@@ -73,8 +79,10 @@ impl Layers {
         })
         .await?;
 
-        let meta = Meta::open(kv, session_info(options, point.path()), SESSION_TTL).await?;
+        let meta = Meta::open(kv, session_info(options, point.path()), options.session_ttl).await?;
         meta.set_tombstone_ttl(options.tombstone_ttl);
+        settings::apply(&meta, &volume).await?;
+        let following = tokio::spawn(settings::follow(meta.clone()));
         let hub = HubClient::new(HubOptions {
             endpoint: options.hub_endpoint.clone().unwrap_or_else(|| volume.hub_endpoint.clone()),
             token,
@@ -93,7 +101,15 @@ impl Layers {
         };
         let chunks =
             Arc::new(Chunks::new(chunks_options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
-        let files = Files::new(meta.clone(), cache, bucket, chunks.clone(), volume.chunk_size);
+        let files_options = FilesOptions {
+            io_timeout: options.io_timeout,
+            writeback: options.writeback,
+            ..FilesOptions::default()
+        };
+        let chunk_size = volume.chunk_size;
+        let files =
+            Files::with_options(meta.clone(), cache, bucket, chunks.clone(), chunk_size, files_options);
+        resume(options, &files).await?;
         if !options.read_only {
             files.start_sweeping();
         }
@@ -104,7 +120,7 @@ impl Layers {
         });
         let settings = vfs_options(options, &volume);
         let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), lazy, private, sender, settings);
-        Ok(Layers { volume, meta, chunks, files, vfs, invalidations: Some(receiver) })
+        Ok(Layers { volume, meta, chunks, files, following, vfs, invalidations: Some(receiver) })
     }
 
     /// For messages.
@@ -112,14 +128,41 @@ impl Layers {
         format!("volume {}", self.volume.name)
     }
 
+    /// Whose mount it is and where its cache lies, for the note about this daemon.
+    pub(super) fn places(&self) -> (&str, &Path) {
+        (&self.volume.uuid, self.chunks.cache().path())
+    }
+
+    /// What an operator should see and no program is told: why the cache's disk is not used any more, and why journalled data
+    /// cannot be uploaded.
+    pub(super) fn troubles(&self) -> (Option<String>, Option<String>) {
+        (self.chunks.cache().aside().map(str::to_owned), self.files.waiting().1)
+    }
+
     /// Takes them down from the top: writes what is open, then ends what runs, then the session. All steps are taken;
     /// the first error is returned.
     pub(super) async fn stop(self) -> Result<()> {
+        self.following.abort();
+        self.vfs.record_accesses(RECORDING).await;
         let flushed = self.files.close(UPLOADS).await.context(|| "writing what was open");
         let cached = self.chunks.shutdown(UPLOADS).await;
         let closed = self.meta.close().await;
         flushed.and(cached).and(closed)
     }
+}
+
+/// Goes on with what an earlier run acknowledged and did not upload: before anything is served, so that all of it is seen.
+async fn resume(options: &MountOptions, files: &Files) -> Result<()> {
+    if !options.read_only {
+        return files.resume().await.map(drop);
+    }
+    let waiting = files.waiting().0.files;
+    if waiting > 0 {
+        tracing::warn!(
+            "{waiting} files in the cache directory are not uploaded: a mount that may write goes on with them"
+        );
+    }
+    Ok(())
 }
 
 fn vfs_options(options: &MountOptions, volume: &Volume) -> VfsOptions {
@@ -131,6 +174,7 @@ fn vfs_options(options: &MountOptions, volume: &Volume) -> VfsOptions {
         entry_ttl: options.entry_ttl,
         attr_ttl: options.attr_ttl,
         tombstone_ttl: options.tombstone_ttl,
+        relatime: options.relatime,
         store_path: folder(volume).map(Path::to_path_buf),
     }
 }

@@ -15,22 +15,55 @@ pub struct RunFile {
     pub pid: i32,
     /// In clock ticks since the machine started: tells a process from a later one of the same number.
     start: u64,
+    #[serde(default)]
+    pub mount_point: PathBuf,
+    /// The uuid of its volume.
+    #[serde(default)]
+    pub volume: String,
+    #[serde(default)]
+    pub cache_dir: PathBuf,
+    /// Why its cache's disk is not used any more.
+    #[serde(default)]
+    pub disk_error: Option<String>,
+    /// Why what is journalled cannot be uploaded now.
+    #[serde(default)]
+    pub upload_error: Option<String>,
 }
 
 impl RunFile {
     /// Leaves the note of this process. Removed when the guard is dropped.
-    pub(super) fn write(home: &Home, mount_point: &Path) -> io::Result<RunGuard> {
+    pub(super) fn write(
+        home: &Home,
+        mount_point: &Path,
+        volume: &str,
+        cache_dir: &Path,
+    ) -> io::Result<RunGuard> {
         let path = home.run_file(mount_point);
         let pid = std::process::id().cast_signed();
         let start = start_of(pid).ok_or_else(|| io::Error::other("no start time in /proc"))?;
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
-        let text = serde_json::to_vec(&RunFile { pid, start }).map_err(io::Error::other)?;
-        let new = path.with_extension(format!("{pid}"));
-        fs::write(&new, text)?;
-        fs::rename(&new, &path)?;
-        Ok(RunGuard(path))
+        let note = RunFile {
+            pid,
+            start,
+            mount_point: mount_point.to_owned(),
+            volume: volume.to_owned(),
+            cache_dir: cache_dir.to_owned(),
+            disk_error: None,
+            upload_error: None,
+        };
+        let guard = RunGuard { path, note };
+        guard.store()?;
+        Ok(guard)
+    }
+
+    /// The notes of all daemons of this home, also of some that are dead.
+    #[must_use]
+    pub fn all(home: &Home) -> Vec<Self> {
+        let entries = fs::read_dir(home.run_dir()).into_iter().flatten().flatten();
+        let notes = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "json"));
+        notes.filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
     }
 
     /// The note of the daemon that serves `mount_point`, if there is one.
@@ -59,12 +92,35 @@ fn start_of(pid: i32) -> Option<u64> {
 }
 
 #[derive(Debug)]
-pub(super) struct RunGuard(PathBuf);
+pub(super) struct RunGuard {
+    path: PathBuf,
+    note: RunFile,
+}
+
+impl RunGuard {
+    fn store(&self) -> io::Result<()> {
+        let text = serde_json::to_vec(&self.note).map_err(io::Error::other)?;
+        let new = self.path.with_extension(format!("{}", self.note.pid));
+        fs::write(&new, text)?;
+        fs::rename(&new, &self.path)
+    }
+
+    /// Says what is wrong now, if that is something else than before.
+    pub(super) fn troubles(&mut self, disk: Option<String>, upload: Option<String>) {
+        if self.note.disk_error == disk && self.note.upload_error == upload {
+            return;
+        }
+        (self.note.disk_error, self.note.upload_error) = (disk, upload);
+        if let Err(e) = self.store() {
+            tracing::debug!("the note about this daemon stays as it was: {e}");
+        }
+    }
+}
 
 impl Drop for RunGuard {
     fn drop(&mut self) {
         // Absent or not, it does no harm.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -76,7 +132,15 @@ mod tests {
     fn a_process_runs_until_it_ends() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
         let pid = child.id().cast_signed();
-        let run = RunFile { pid, start: start_of(pid).expect("start") };
+        let run = RunFile {
+            pid,
+            start: start_of(pid).expect("start"),
+            mount_point: PathBuf::new(),
+            volume: String::new(),
+            cache_dir: PathBuf::new(),
+            disk_error: None,
+            upload_error: None,
+        };
         assert!(run.is_running());
         assert!(
             !RunFile { start: run.start + 1, ..run.clone() }.is_running(),

@@ -89,7 +89,19 @@ pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
 pub(super) fn time(time: fuser::TimeOrNow) -> TimeOrNow {
     match time {
         fuser::TimeOrNow::Now => TimeOrNow::Now,
-        fuser::TimeOrNow::SpecificTime(t) => TimeOrNow::Time(Timestamp::from(t)),
+        fuser::TimeOrNow::SpecificTime(t) => TimeOrNow::Time(set_time(t)),
+    }
+}
+
+/// The time that the kernel named. fuser takes its seconds and nanoseconds apart from each other: before 1970 it answers
+/// -1.75 for -1 + 0.25.
+fn set_time(t: SystemTime) -> Timestamp {
+    match SystemTime::UNIX_EPOCH.duration_since(t) {
+        Ok(before) if !before.is_zero() => {
+            let nanos = i128::from(before.subsec_nanos()) - i128::from(before.as_secs()) * 1_000_000_000;
+            Timestamp(i64::try_from(nanos).unwrap_or(i64::MIN))
+        }
+        _ => Timestamp::from(t),
     }
 }
 
@@ -144,6 +156,15 @@ mod tests {
         assert_eq!(kind_of_mode(0o644), Some(FileType::File));
         assert_eq!(kind_of_mode(libc::S_IFIFO | 0o600), Some(FileType::Fifo));
         assert_eq!(kind_of_mode(libc::S_IFDIR), None);
+    }
+
+    #[test]
+    fn times_before_1970_come_as_they_were_set() {
+        let as_fuser = |secs: u64, nanos: u32| SystemTime::UNIX_EPOCH - Duration::new(secs, nanos);
+        assert_eq!(set_time(as_fuser(1, 250_000_000)), Timestamp(-750_000_000));
+        assert_eq!(set_time(as_fuser(2, 0)), Timestamp(-2_000_000_000));
+        assert_eq!(set_time(SystemTime::UNIX_EPOCH + Duration::new(1, 5)), Timestamp(1_000_000_005));
+        assert_eq!(set_time(as_fuser(1 << 40, 1)), Timestamp(i64::MIN), "the earliest that there is");
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Adapter {
             libc::F_UNLCK => Flock::Unlock,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (vfs, notifier) = (self.vfs.clone(), self.notifier.clone());
+        let (vfs, notifier, pid) = (self.vfs.clone(), self.notifier.clone(), req.pid());
         let drop_pages = async move {
             // Waits for reads of these pages that are under way.
             let dropped = tokio::task::spawn_blocking(move || {
@@ -36,7 +36,7 @@ impl Adapter {
                 tracing::debug!(%ino, "dropping pages: {e}");
             }
         };
-        let work = async move { vfs.flock(fh, owner, kind, wait, drop_pages).await };
+        let work = async move { vfs.flock_by(pid, fh, owner, kind, wait, drop_pages).await };
         let job = match (kind, wait) {
             // An unlock that is begun is finished.
             (Flock::Unlock, _) => unattended("flock", ino),

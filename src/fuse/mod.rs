@@ -20,6 +20,7 @@ mod reply;
 mod session;
 mod signals;
 mod tasks;
+mod xattr;
 
 pub(crate) use mountpoint::absolute;
 pub use mountpoint::{MountPoint, detach, force, mounted_at, unmount};

@@ -8,6 +8,10 @@ use super::schema::{self, Content, InodeRow, Role};
 use crate::error::{Error, Kind, Result};
 use crate::types::{FileType, Ino, Timestamp, Version};
 
+/// More than this a single file never counts for, bytes: the sum of a volume full of files that are nothing but holes stays
+/// a number that the engines can hold.
+const COUNTED_MAX: u64 = 1 << 53;
+
 /// The attributes of an inode: its row, with what directories keep apart merged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attr {
@@ -39,6 +43,10 @@ pub struct Attr {
     pub role: Option<Role>,
     /// The directory that holds this directory; of other inodes the one that it was made in.
     pub parent: Ino,
+    /// It has extended attributes.
+    pub xattrs: bool,
+    /// See [`InodeRow::uncounted`].
+    pub uncounted: bool,
 }
 
 impl Attr {
@@ -67,6 +75,8 @@ impl Attr {
             content: row.content,
             role: row.role,
             parent: row.parent,
+            xattrs: row.xattrs,
+            uncounted: row.uncounted,
         }
     }
 
@@ -75,16 +85,29 @@ impl Attr {
         (self.size, self.blocks) = (newer.size, newer.blocks);
         (self.mtime, self.ctime) = (newer.mtime, self.ctime.max(newer.ctime));
         (self.version, self.content) = (newer.version, newer.content.clone());
+        self.uncounted = newer.uncounted;
+    }
+
+    /// The bytes that the data counts for in the volume's usage: its size, holes and all. What is a blob of the Hub's, or
+    /// was brought with one, counts nothing.
+    #[must_use]
+    pub fn usage(&self) -> u64 {
+        usage_of(self.kind, &self.content, self.uncounted, self.size)
     }
 
     /// From the values of [`schema::ATTR_FIELDS`]; `None` if the row is absent.
     pub(super) fn from_fields(ino: Ino, fields: &[Option<Bytes>]) -> Result<Option<Self>> {
-        let [Some(row), changed, subdirs] = fields else { return Ok(None) };
+        let [Some(row), changed, subdirs, accessed] = fields else { return Ok(None) };
         let row = schema::decode_row(ino, row)?;
         let changed = changed.as_ref().map(|c| number(Some(c))).transpose()?;
         let subdirs = u32::try_from(number(subdirs.as_ref())?)
             .map_err(|e| Error::with_source(Kind::Corrupt, format!("subdirectories of inode {ino}"), e))?;
-        Ok(Some(Attr::new(ino, row, changed, subdirs)))
+        let mut attr = Attr::new(ino, row, changed, subdirs);
+        if accessed.is_some() {
+            // Setting the time drops it: if it is there, it is younger.
+            attr.atime = Timestamp(number(accessed.as_ref())?);
+        }
+        Ok(Some(attr))
     }
 }
 
@@ -107,8 +130,22 @@ impl Meta {
             return Ok(Vec::new());
         }
         let keys: Vec<_> = inos.iter().flat_map(|&ino| schema::attr_keys(ino)).collect();
+        let ticket = self.0.recent.ticket();
         let values = self.kv().get(&keys).await?;
-        inos.iter().zip(values.chunks(3)).map(|(&ino, fields)| Attr::from_fields(ino, fields)).collect()
+        let read = inos.iter().zip(values.chunks(4)).map(|(&ino, fields)| {
+            let attr = Attr::from_fields(ino, fields)?;
+            attr.iter().for_each(|attr| self.0.recent.learn(ticket, attr));
+            Ok(attr)
+        });
+        read.collect()
+    }
+}
+
+/// See [`Attr::usage`].
+pub(super) fn usage_of(kind: FileType, content: &Content, uncounted: bool, size: u64) -> u64 {
+    match (kind, content) {
+        (FileType::File, Content::Inline(_) | Content::Extents) if !uncounted => size.min(COUNTED_MAX),
+        _ => 0,
     }
 }
 

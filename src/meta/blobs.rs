@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::identity::Identity;
 use super::kv::{Expect, Key, Kv, Outcome, Txn, Write};
 use super::retry::Tries;
 use super::schema::{self, BlobBase, ORIGINS_MAX};
@@ -44,8 +45,7 @@ pub enum Recorded {
 /// Access to the rows about blobs. Cheap to clone. Each call is one round trip, two after a lost race.
 #[derive(Clone, Debug)]
 pub struct Blobs {
-    kv: Arc<dyn Kv>,
-    session: SessionId,
+    identity: Arc<Identity>,
 }
 
 const VERIFIED: &[u8] = b"v";
@@ -75,12 +75,17 @@ impl Blobs {
     /// Rows written under `session`.
     #[must_use]
     pub fn new(kv: Arc<dyn Kv>, session: SessionId) -> Self {
-        Blobs { kv, session }
+        Blobs { identity: Identity::fixed(kv, session) }
+    }
+
+    /// Rows written under the session that a mount has at the time.
+    pub(super) fn of(identity: Arc<Identity>) -> Self {
+        Blobs { identity }
     }
 
     /// What is known of a blob; `None` if it was never heard of.
     pub async fn get(&self, blob: BlobId) -> Result<Option<BlobRow>> {
-        let values = self.kv.get(&[base_key(blob), verified_key(blob)]).await?;
+        let values = self.identity.kv().get(&[base_key(blob), verified_key(blob)]).await?;
         let [Some(base), verified] = &values[..] else { return Ok(None) };
         let BlobBase { size, origins } = schema::decode(base, || format!("row of blob {blob}"))?;
         Ok(Some(BlobRow { size, origins, verified: verified.is_some() }))
@@ -93,7 +98,7 @@ impl Blobs {
         }
         let keys: Vec<_> =
             (first..first + count).flat_map(|i| [hash_key(blob, i), stored_key(blob, i)]).collect();
-        let values = self.kv.get(&keys).await?;
+        let values = self.identity.kv().get(&keys).await?;
         let row = |pair: &[Option<Bytes>]| {
             let hash = pair[0].as_ref().map(|v| parse_hash(blob, v)).transpose()?;
             Ok(ChunkRow { hash, stored: pair[1].is_some() })
@@ -127,11 +132,11 @@ impl Blobs {
                     Some(other) => Recorded::Conflict(*other),
                 });
             }
-            if txn.write.is_empty() || self.kv.commit(txn).await? == Outcome::Applied {
+            if txn.write.is_empty() || self.identity.commit(txn).await? == Outcome::Applied {
                 return Ok(answers);
             }
             tries.again().await.context(|| format!("blob {blob}"))?;
-            for (seen, value) in seen.iter_mut().zip(self.kv.get(&keys).await?) {
+            for (seen, value) in seen.iter_mut().zip(self.identity.kv().get(&keys).await?) {
                 *seen = value.map(|v| parse_hash(blob, &v)).transpose()?;
             }
         }
@@ -145,7 +150,7 @@ impl Blobs {
         txn.write.push(Write::Del(hash_key(blob, index)));
         txn.write.push(Write::Del(stored_key(blob, index)));
         // A conflict means that somebody else has done it.
-        let _ = self.kv.commit(txn).await?;
+        let _ = self.identity.commit(txn).await?;
         Ok(())
     }
 
@@ -181,7 +186,7 @@ impl Blobs {
         let mut tries = Tries::new();
         loop {
             let mut txn = self.txn();
-            let seen = self.kv.get(&keys).await?;
+            let seen = self.identity.kv().get(&keys).await?;
             for (((blob, size, origin), key), seen) in blobs.iter().zip(&keys).zip(seen) {
                 let old = seen.as_ref().map(|v| schema::decode(v, || format!("row of blob {blob}")));
                 let new = with_origin(old.transpose()?, *size, origin.as_ref())
@@ -196,7 +201,7 @@ impl Blobs {
                 });
                 txn.write.push(Write::Set(key.clone(), value));
             }
-            if txn.write.is_empty() || self.kv.commit(txn).await? == Outcome::Applied {
+            if txn.write.is_empty() || self.identity.commit(txn).await? == Outcome::Applied {
                 return Ok(());
             }
             tries.again().await.context(|| "rows of blobs")?;
@@ -204,13 +209,13 @@ impl Blobs {
     }
 
     fn txn(&self) -> Txn {
-        Txn { session: Some(self.session), ..Txn::default() }
+        Txn { session: Some(self.identity.id()), ..Txn::default() }
     }
 
     async fn write(&self, write: Vec<Write>) -> Result<()> {
         if !write.is_empty() {
             // Without an expectation there is nothing to lose to.
-            let _ = self.kv.commit(Txn { write, ..self.txn() }).await?;
+            let _ = self.identity.commit(Txn { write, ..self.txn() }).await?;
         }
         Ok(())
     }

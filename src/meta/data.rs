@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::Meta;
-use super::attr::Attr;
+use super::attr::{Attr, gone};
+use super::journals::{JournalMark, mark_write};
 use super::kv::Outcome;
 use super::retry::Tries;
 use super::schema::{self, Content, INLINE_MAX, InodeRow};
@@ -37,6 +38,8 @@ pub struct DataChange {
     pub mtime: Option<Timestamp>,
     /// Takes the set-user-id and set-group-id bits, as a write by who is not privileged does.
     pub clear_suid: bool,
+    /// The entry of a journal that this change contains: said in the same transaction.
+    pub mark: Option<JournalMark>,
 }
 
 /// How a data commit ended.
@@ -62,11 +65,27 @@ impl Meta {
         chunks.iter().zip(&values).map(decode).collect()
     }
 
+    /// The attributes of a file and the extent lists of some of its chunks, as they are at one moment; one round trip.
+    /// [`Kind::Stale`] if the inode is gone.
+    pub async fn attr_and_extents(&self, ino: Ino, chunks: &[u64]) -> Result<(Attr, Vec<Vec<Extent>>)> {
+        let mut keys = schema::attr_keys(ino).to_vec();
+        let attr_fields = keys.len();
+        keys.extend(chunks.iter().map(|&index| schema::chunk_key(ino, index)));
+        let values = self.kv().get(&keys).await?;
+        let (fields, rows) = values.split_at(attr_fields);
+        let attr = Attr::from_fields(ino, fields)?.ok_or_else(|| gone(ino))?;
+        let decode =
+            |(&index, value): (_, &Option<Bytes>)| schema::decode_extents(ino, index, value.as_ref());
+        let rows = chunks.iter().zip(rows).map(decode).collect::<Result<_>>()?;
+        Ok((attr, rows))
+    }
+
     /// Replaces data of a file iff its version is still `base`. ctime is now, the version new. One round trip if the row was
     /// seen before and no chunk that has extents is changed. Objects that no extent refers to any more go to the
     /// trash in the same transaction.
     ///
-    /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many.
+    /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many, [`Kind::NoSpace`]
+    /// if the file becomes larger than the volume's capacity allows.
     pub async fn commit_data(&self, ino: Ino, base: Version, change: DataChange) -> Result<Committed> {
         let words = || format!("data of inode {ino}");
         if change.inline.as_ref().is_some_and(|b| b.len() > INLINE_MAX || b.len() as u64 > change.size) {
@@ -106,21 +125,28 @@ impl Meta {
         let row = self.changed_row(&old, change);
         self.change_chunks(&mut build, ino, &old, &row, change).await?;
         let raw = build.set_row(ino, &row)?;
+        let growth = usage(&row) - usage(&old);
         if row.nlink > 0 {
-            build.add(schema::bytes_key(), usage(&row) - usage(&old));
+            build.add_within(schema::bytes_key(), growth, self.bytes_bound());
+            build.add(schema::inodes_key(), i64::from(old.uncounted));
+        }
+        if let Some(mark) = &change.mark {
+            let (key, value) = mark_write(mark, ino);
+            build.set(key, value);
         }
         build.inode_changed(ino);
         let attr = Attr::new(ino, row, None, 0);
         match self.commit_making(build, Some(&attr)).await? {
             Outcome::Applied => {
                 self.hints().learn_row(ino, &raw);
+                self.note_growth(if attr.nlink > 0 { growth } else { 0 });
                 Ok(Some(Committed::Applied(attr)))
             }
             Outcome::Conflict(_) => {
                 self.hints().forget_row(ino);
                 Ok(None)
             }
-            Outcome::Full => Err(Kind::NoSpace.into()),
+            Outcome::Full => Err(self.full_of_bytes()),
         }
     }
 
@@ -138,6 +164,7 @@ impl Meta {
             0
         };
         row.size = change.size;
+        row.uncounted = false;
         row.version = self.next_version();
         row.ctime = Timestamp::now();
         row.mtime = change.mtime.unwrap_or(row.mtime);
@@ -180,7 +207,7 @@ impl Meta {
                 build.set(key, schema::encode(list)?);
             }
         }
-        let now = schema::time_value(row.ctime);
+        let now = schema::time_value(self.now());
         for object in dead {
             build.set(schema::trash_key(object), now.clone());
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::kv::{Expect, Outcome, Txn, Write};
 use super::schema::{self, TRASH};
+use super::txn::Build;
 use crate::error::Result;
 use crate::types::{ObjectId, Timestamp};
 
@@ -40,7 +41,7 @@ impl Meta {
             let write = some.iter().map(|&object| Write::Del(schema::trash_key(object))).collect();
             let txn = Txn { session: Some(self.session()), write, ..Txn::default() };
             // Without an expectation there is nothing to lose to.
-            let _ = self.kv().commit(txn).await?;
+            let _ = self.commit(Build(txn)).await?;
         }
         Ok(())
     }
@@ -52,9 +53,9 @@ impl Meta {
     pub async fn elect(&self, job: &str, every: Duration) -> Result<bool> {
         let key = schema::job_key(job);
         let seen = self.kv().get(std::slice::from_ref(&key)).await?.pop().flatten();
-        let now = Timestamp::now();
+        let now = self.now();
         if let Some(seen) = &seen {
-            // A time in the future is of a clock that was wrong.
+            // A time in the future is of a clock that was set back.
             let since = now.0.saturating_sub(schema::value_time(seen)?.0);
             if since >= 0 && since.unsigned_abs() < u64::try_from(every.as_nanos()).unwrap_or(u64::MAX) {
                 return Ok(false);

@@ -13,7 +13,7 @@ pub(super) const DIR_MODE: u16 = 0o777;
 pub(super) const REF_MODE: u16 = 0o666;
 
 impl Meta {
-    /// A row owned by the hub, without content.
+    /// A row owned by the hub, without content. It counts for nothing in the volume's usage.
     pub(super) fn hub_row(
         &self,
         kind: FileType,
@@ -42,6 +42,8 @@ impl Meta {
             parent,
             mode_set: false,
             chunks: 0,
+            xattrs: false,
+            uncounted: true,
         }
     }
 
@@ -76,7 +78,6 @@ impl Meta {
             build.set(schema::entry_key(parent, name), schema::entry_value(ino, FileType::Dir));
             build.set_row(ino, &row)?;
             build.touch_dir(parent, now, 1);
-            build.add(schema::inodes_key(), 1);
             build.entry_changed(parent, name);
             if self.commit(build).await? == Outcome::Applied {
                 return Ok(ino);

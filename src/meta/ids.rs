@@ -1,4 +1,9 @@
 //! Inode numbers: from one counter of the volume, in batches, never given out twice.
+//!
+//! A server that lost its latest commits may have lost what the counter counted. So beside the counter lies the name of
+//! the server's memory for which it is true ([`Kv::incarnation`](super::kv::Kv::incarnation)); whoever finds another name
+//! there leaves out more numbers than anybody took in the time that may be lost. Otherwise a file that was lost, and is
+//! still open on one mount, could have the number of a new one of another mount.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -9,7 +14,7 @@ use lru::LruCache;
 use tokio::sync::Mutex;
 
 use super::Meta;
-use super::kv::{Expect, Outcome, Txn, Write, number};
+use super::kv::{Expect, Outcome, number};
 use super::retry::Tries;
 use super::schema;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -19,6 +24,8 @@ use crate::types::Ino;
 const BATCH: u64 = 256;
 /// How many reserved numbers are remembered, of directories that are shown and not there yet.
 const RESERVED: NonZeroUsize = NonZeroUsize::new(16_384).expect("above 0");
+/// How many numbers are left out when the counter may have gone back.
+const SKIPPED: u64 = 1 << 24;
 /// Numbers pass through Lua, where integers end.
 const LIMIT: u64 = 1 << 53;
 
@@ -74,30 +81,39 @@ impl Meta {
 
     /// `count` consecutive numbers; answers the first.
     pub(super) async fn take_inos(&self, count: u64) -> Result<Ino> {
-        let key = schema::last_ino_key();
+        let (key, run_key) = (schema::last_ino_key(), schema::run_key());
         let mut tries = Tries::new();
         loop {
-            let seen = self.kv().get(std::slice::from_ref(&key)).await?.pop().flatten();
+            let run = self.kv().incarnation();
+            let mut values = self.kv().get(&[key.clone(), run_key.clone()]).await?;
+            let (known_run, seen) = (values.pop().flatten(), values.pop().flatten());
+            let same_run = run.as_ref().is_none_or(|run| known_run.as_deref() == Some(run.as_bytes()));
             let last = match &seen {
                 Some(_) => u64::try_from(number(seen.as_ref())?)
                     .map_err(|e| Error::with_source(Kind::Corrupt, "the counter of inode numbers", e))?,
                 None => Ino::ROOT.0,
             };
-            let next = last
+            let first = if same_run || known_run.is_none() { last } else { last.saturating_add(SKIPPED) };
+            let next = first
                 .checked_add(count)
                 .filter(|n| *n < LIMIT)
                 .ok_or_else(|| Error::new(Kind::NoSpace, "no inode numbers are left"))?;
-            let txn = Txn {
-                session: Some(self.session()),
-                expect: vec![match seen {
-                    Some(value) => Expect::Equals(key.clone(), value),
-                    None => Expect::Absent(key.clone()),
-                }],
-                write: vec![Write::Set(key.clone(), Bytes::from(next.to_string()))],
-                publish: Vec::new(),
+            let mut build = self.build();
+            match &seen {
+                Some(value) => build.equals(key.clone(), value),
+                None => build.expect(Expect::Absent(key.clone())),
             };
-            if self.kv().commit(txn).await? == Outcome::Applied {
-                return Ok(Ino(last + 1));
+            build.set(key.clone(), Bytes::from(next.to_string()));
+            if let (false, Some(run)) = (same_run, &run) {
+                match &known_run {
+                    Some(value) => build.equals(run_key.clone(), value),
+                    None => build.expect(Expect::Absent(run_key.clone())),
+                };
+                build.set(run_key.clone(), Bytes::from(run.clone()));
+            }
+            // Another server may have done it, with less in its memory: then they are taken once more.
+            if self.commit(build).await? == Outcome::Applied && self.kv().incarnation() == run {
+                return Ok(Ino(first + 1));
             }
             tries.again().await.context(|| "taking inode numbers")?;
         }

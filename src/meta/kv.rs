@@ -10,9 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result};
-use crate::types::{Ino, SessionId};
+use crate::types::{Ino, SessionId, Timestamp};
+
+pub use super::export::{Export, Piece};
 
 /// The place of one value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -202,4 +205,30 @@ pub trait Kv: Debug + Send + Sync + 'static {
 
     /// What the engine says of itself; also the cheapest way to find out that it answers.
     async fn info(&self) -> Result<EngineInfo>;
+
+    /// The time by the engine's clock: one clock for all mounts, whatever theirs say. For one machine it is that machine's.
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(Timestamp::now())
+    }
+
+    /// Up to when the watchers of this engine are known to have been told all that was published, [`Event::Lost`] included.
+    /// `None`: not known, for one because nobody watches. Never waits. An engine to which knowing costs anything finds out
+    /// only while it is asked this again and again.
+    fn heard_until(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Names the server's memory: another name means that it may have forgotten the latest commits. `None`: it never does.
+    fn incarnation(&self) -> Option<String> {
+        None
+    }
+
+    /// Reads every row of every map, as of one instant, in bounded pieces, while others go on committing; what lives
+    /// outside of maps (heartbeats, events) is not in it. Holds up nobody for long, whatever the size of the volume.
+    ///
+    /// One at a time may run on a volume in Redis: else [`Kind::Busy`]. Who takes minutes to read a piece, or meets a
+    /// server that restarts, gets an error and begins again.
+    async fn export(&self) -> Result<Export> {
+        Err(Error::new(Kind::NotSupported, "export of this metadata engine"))
+    }
 }

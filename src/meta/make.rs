@@ -86,37 +86,46 @@ impl New {
             parent: dir,
             mode_set: false,
             chunks: 0,
+            xattrs: false,
+            uncounted: false,
         })
     }
+}
+
+/// What became of one try to make an inode.
+enum Made {
+    Done(Box<Attr>),
+    /// A guess was wrong, or somebody was faster.
+    Again,
+    /// The number is in use already: it needs another one.
+    Used,
 }
 
 impl Meta {
     /// Makes an inode under a new name. One round trip if the parent was seen before.
     ///
     /// [`Kind::Exists`] if there is the name, [`Kind::Stale`] if the parent is gone, [`Kind::NotDirectory`],
-    /// [`Kind::NameTooLong`]. In a set-group-id directory the group is the directory's, and a subdirectory has the bit too.
+    /// [`Kind::NameTooLong`], [`Kind::NoSpace`] beyond the volume's number of inodes. In a set-group-id directory the group is the directory's, and a subdirectory has the bit too.
     /// A directory made in the root ends the tombstone of its name.
     pub async fn make(&self, parent: Ino, name: &[u8], new: New) -> Result<Attr> {
         check_name(name)?;
-        let ino = self.alloc_ino().await?;
+        let mut ino = self.alloc_ino().await?;
         let mut tries = Tries::new();
         loop {
             let made = self.try_make(parent, name, &new, ino, tries.fresh()).await;
-            if let Some(attr) = made.context(|| entry_words(parent, name))? {
-                return Ok(attr);
+            match made.context(|| entry_words(parent, name))? {
+                Made::Done(attr) => return Ok(*attr),
+                Made::Again => {}
+                Made::Used => {
+                    self.0.ids.forget().await;
+                    ino = self.alloc_ino().await?;
+                }
             }
             tries.again().await.context(|| entry_words(parent, name))?;
         }
     }
 
-    async fn try_make(
-        &self,
-        parent: Ino,
-        name: &[u8],
-        new: &New,
-        ino: Ino,
-        fresh: bool,
-    ) -> Result<Option<Attr>> {
+    async fn try_make(&self, parent: Ino, name: &[u8], new: &New, ino: Ino, fresh: bool) -> Result<Made> {
         // A wrong guess about the parent cannot mislead here: numbers are not reused and types do not change.
         let (parent_raw, parent_row) = self.dir_row(parent, fresh).await?;
         let row = new.row(self, parent, &parent_row)?;
@@ -130,7 +139,7 @@ impl Meta {
         build.set(schema::entry_key(parent, name), entry.clone());
         let raw = build.set_row(ino, &row)?;
         build.touch_dir(parent, row.ctime, i64::from(is_dir));
-        build.add(schema::inodes_key(), 1);
+        build.add_within(schema::inodes_key(), 1, self.inodes_bound());
         if is_dir && parent == Ino::ROOT {
             build.del(schema::tombstone_key(name));
         }
@@ -140,15 +149,12 @@ impl Meta {
             Outcome::Applied => {
                 self.hints().learn_entry(parent, name, &entry);
                 self.hints().learn_row(ino, &raw);
-                Ok(Some(attr))
+                Ok(Made::Done(Box::new(attr)))
             }
             Outcome::Conflict(at) if at == taken => Err(Kind::Exists.into()),
-            Outcome::Conflict(at) if at == used => {
-                self.0.ids.forget().await;
-                Err(Error::new(Kind::Unavailable, format!("inode number {ino} is in use already")))
-            }
-            Outcome::Conflict(_) => Ok(None),
-            Outcome::Full => Err(Kind::NoSpace.into()),
+            Outcome::Conflict(at) if at == used => Ok(Made::Used),
+            Outcome::Conflict(_) => Ok(Made::Again),
+            Outcome::Full => Err(self.full_of_inodes()),
         }
     }
 }

@@ -12,7 +12,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::apply::{Rows, apply, check_ordered, leading_number};
-use super::kv::{EngineInfo, Entry, Event, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
+use super::export::{Feed, Gather, Unread};
+use super::kv::{EngineInfo, Entry, Event, Export, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
 use crate::error::Result;
 use crate::types::SessionId;
 
@@ -215,8 +216,40 @@ impl Kv for MemoryKv {
         Ok(sessions.iter().map(|s| state.alive.get(s).is_some_and(|until| *until > now)).collect())
     }
 
+    fn heard_until(&self) -> Option<Instant> {
+        Some(Instant::now())
+    }
+
     async fn info(&self) -> Result<EngineInfo> {
         let warnings = vec!["All metadata is in memory and gone at the end.".to_owned()];
         Ok(EngineInfo { name: "memory".to_owned(), warnings })
+    }
+
+    async fn export(&self) -> Result<Export> {
+        // Values are shared, not copied.
+        let maps = self.lock().maps.clone();
+        let (feed, export) = Export::new();
+        tokio::spawn(async move {
+            if feed_all(&feed, &maps).await.is_ok() {
+                feed.end(Ok(())).await;
+            }
+        });
+        Ok(export)
+    }
+}
+
+async fn feed_all(feed: &Feed, maps: &BTreeMap<String, Map>) -> Result<(), Unread> {
+    let mut gather = Gather::default();
+    for (name, map) in maps {
+        for field in map.order.values() {
+            let Some((_, value)) = map.fields.get(field) else { continue };
+            if let Some(piece) = gather.push(name, field.clone(), value.clone()) {
+                feed.piece(piece).await?;
+            }
+        }
+    }
+    match gather.take() {
+        Some(piece) => feed.piece(piece).await,
+        None => Ok(()),
     }
 }

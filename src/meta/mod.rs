@@ -8,15 +8,23 @@
 //!
 //! This layer knows inode numbers, names and rows. It does not know paths, permissions (the kernel checks them), the
 //! Hub, or the bytes of files.
+mod accessed;
 mod apply;
 mod attr;
 mod blobs;
+mod clock;
 mod data;
+pub mod dump;
 mod events;
+mod export;
+#[doc(hidden)]
+pub mod faulty;
 mod gc;
 mod hints;
 mod hub_rows;
+mod identity;
 mod ids;
+mod journals;
 pub mod kv;
 mod link;
 mod locks;
@@ -26,6 +34,7 @@ mod make;
 pub mod memory;
 mod orphans;
 mod publish;
+mod quota;
 mod recent;
 pub mod redis;
 mod refs;
@@ -39,60 +48,69 @@ pub mod sqlite;
 mod txn;
 mod unlink;
 pub mod url;
+mod xattr;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::clock::EngineClock;
 use self::hints::Hints;
+use self::identity::Identity;
 use self::ids::Ids;
 use self::kv::{Change, Kv, Watch};
 use self::locks::HeldLocks;
+use self::quota::Quota;
 use self::recent::Recent;
 use crate::error::{Error, Kind, Result};
-use crate::types::{Ino, ObjectId, SessionId, Version};
+use crate::types::{Ino, ObjectId, SessionId, Timestamp, Version};
 
+pub use self::accessed::Access;
 pub use self::attr::Attr;
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::journals::{JournalMark, JournalRow, list_journals};
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
 pub use self::make::New;
 pub use self::orphans::Reaped;
 pub use self::publish::{CommitPlan, InodeContent, PlanFile, Published};
+pub use self::quota::Limits;
 pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
+pub use self::schema::JOURNALS;
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, XATTRS_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;
-pub use self::settings::{Settings, Usage, read_settings, write_settings};
+pub use self::settings::{Settings, Usage, read_settings, read_usage, write_settings};
 pub use self::unlink::Removed;
+pub use self::xattr::{SetXattr, Xattrs};
 
 /// One mount's access to the metadata. Cheap to clone; the clones are the same session.
 #[derive(Clone)]
 pub struct Meta(Arc<Inner>);
 
 struct Inner {
-    kv: Arc<dyn Kv>,
-    session: SessionId,
+    identity: Arc<Identity>,
+    clock: EngineClock,
     info: SessionInfo,
     ttl: Duration,
     hints: Hints,
     recent: Recent,
     ids: Ids,
     held: HeldLocks,
-    /// Seen without a row.
-    fenced: AtomicBool,
     last_version: AtomicU64,
     last_object: AtomicU64,
     /// Nanoseconds.
     tombstone_ttl: AtomicU64,
+    quota: Quota,
     /// Heartbeats and the sweeping up after dead sessions.
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Hears of changes, until [`Meta::watch`].
@@ -119,23 +137,42 @@ impl Inner {
 impl fmt::Debug for Meta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Meta")
-            .field("session", &self.0.session)
-            .field("kv", &self.0.kv)
+            .field("session", &self.session())
+            .field("kv", self.kv())
             .finish_non_exhaustive()
     }
 }
 
 impl Meta {
-    /// The session that this mount's commits bear.
+    /// The session that this mount's commits bear now. It changes when it is lost; see [`Meta::is_own`].
     #[must_use]
     pub fn session(&self) -> SessionId {
-        self.0.session
+        self.0.identity.id()
+    }
+
+    /// Whether it is this mount's session, or was before that was lost: what bears it was written here.
+    #[must_use]
+    pub fn is_own(&self, session: SessionId) -> bool {
+        self.0.identity.is_own(session)
+    }
+
+    /// Counts how often the session was lost and another one taken. All locks that were held under the one before may be
+    /// others' by then.
+    #[must_use]
+    pub fn renewals(&self) -> watch::Receiver<u64> {
+        self.0.identity.renewals()
+    }
+
+    /// The time by the engine's clock, which is the same for all mounts. No round trip.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
     }
 
     /// The engine below.
     #[must_use]
     pub fn kv(&self) -> &Arc<dyn Kv> {
-        &self.0.kv
+        self.0.identity.kv()
     }
 
     /// How long a session may be silent before the others take it for dead.
@@ -148,18 +185,18 @@ impl Meta {
     #[must_use]
     pub fn next_object(&self) -> ObjectId {
         let seq = self.0.last_object.fetch_add(1, Ordering::Relaxed) + 1;
-        ObjectId { session: self.0.session, seq }
+        ObjectId { session: self.session(), seq }
     }
 
     /// The rows about blobs.
     #[must_use]
     pub fn blobs(&self) -> Blobs {
-        Blobs::new(Arc::clone(&self.0.kv), self.0.session)
+        Blobs::of(Arc::clone(&self.0.identity))
     }
 
     fn next_version(&self) -> Version {
         let seq = self.0.last_version.fetch_add(1, Ordering::Relaxed) + 1;
-        Version { session: self.0.session, seq }
+        Version { session: self.session(), seq }
     }
 
     fn hints(&self) -> &Hints {
@@ -211,7 +248,7 @@ fn check_name(name: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{BlobId, Commit, Timestamp};
+    use crate::types::{BlobId, Commit};
 
     /// The layers above spawn every verb.
     #[test]
@@ -227,6 +264,11 @@ mod tests {
         spawnable(|m| m.rmdir(INO, b"x"));
         spawnable(|m| m.rename(INO, b"x", INO, b"y", RenameMode::Replace));
         spawnable(|m| m.setattr(INO, SetAttr::default()));
+        spawnable(|m| m.xattrs(INO));
+        spawnable(|m| m.set_xattr(INO, b"user.x", b"", SetXattr::Any));
+        spawnable(|m| m.remove_xattr(INO, b"user.x"));
+        spawnable(|m| m.record_accesses(&[]));
+        spawnable(|m| m.room_for(1));
         spawnable(|m| m.extents(INO, &[0]));
         spawnable(|m| m.commit_data(INO, m.next_version(), DataChange::default()));
         spawnable(|m| m.try_lock(INO, 0, LockKind::Shared));

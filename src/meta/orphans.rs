@@ -37,7 +37,7 @@ impl Meta {
 
     async fn try_hold(&self, open: &[Ino]) -> Result<bool> {
         let keys: Vec<_> = open.iter().map(|&ino| schema::orphan_key(ino)).collect();
-        let until = self.hold_until(Timestamp::now());
+        let until = self.hold_until(self.now());
         let mut build = self.build();
         for ((key, raw), ino) in keys.iter().zip(self.kv().get(&keys).await?).zip(open) {
             let Some(raw) = raw else { continue };
@@ -56,7 +56,7 @@ impl Meta {
         Timestamp(now.0.saturating_add_unsigned(nanos.saturating_mul(2)))
     }
 
-    /// Drops the orphans that nobody held until `now`, and goes on with those that somebody else left half dropped.
+    /// Drops the orphans that nobody held until `now` (by the engine's clock, [`Meta::now`]), and goes on with those that somebody else left half dropped.
     /// Several mounts may do this at once.
     pub async fn reap_orphans(&self, now: Timestamp) -> Result<Vec<Reaped>> {
         let mut reaped = Vec::new();

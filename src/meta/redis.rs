@@ -9,8 +9,10 @@
 //! | `{p}@entry` | number | the last entry id given |
 //! | `{p}@ring:<engine>:<slot>` | string | the last request applied in a slot; expires |
 //! | `{p}@alive:<session>` | string | a heartbeat; expires |
+//! | `{p}@export` | string | somebody reads everything: commits note what they touch; expires |
+//! | `{p}@touched`, `{p}@touched.batch` | SET | what they noted, and what of it is being read again; expire |
 //!
-//! `{p}@events:<db>` is the push channel. Every operation is one round trip and one moment: a plain command or one script.
+//! `{p}@events:<db>` is the push channel, `{p}@pulse:<engine>` the one by which an engine knows that it hears. Every operation is one round trip and one moment: a plain command or one script.
 //!
 //! **Exactly once.** A commit carries a slot and a request number (`slots.rs`); the script writes the number down in the
 //! same step as the changes, and a repetition of it answers what the first one did. So a commit whose reply is lost is
@@ -24,19 +26,23 @@
 //! the server is another one than before (its `run_id`): it may have forgotten the latest commits.
 //!
 //! **The server** should have `appendonly yes` and `maxmemory-policy noeviction`; [`Kv::info`] warns otherwise. It is a
-//! single primary, with replicas or not: a replica is refused, a Redis Cluster is not supported. A user with just the
+//! single primary, with replicas or not, found by its address or by sentinels: a replica is refused, a Redis Cluster is
+//! not supported. A user with just the
 //! rights that are needed:
 //!
 //! ```text
 //! ACL SETUSER hfmount on >password ~{hfmount}* &{hfmount}* +@all -@admin -@dangerous +info
 //! ```
 
+mod export;
 mod failure;
 mod info;
 mod link;
 mod options;
+mod pulse;
 mod push;
 mod request;
+mod sentinel;
 mod slots;
 
 use std::fmt;
@@ -47,18 +53,19 @@ use ::redis::{Cmd, Script, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, broadcast};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 pub use self::options::{DEFAULT_PREFIX, RedisAddress, RedisOptions};
 
 use self::info::ServerInfo;
 use self::link::Link;
+use self::pulse::Pulse;
 use self::push::Push;
 use self::slots::Slots;
 use super::apply::{check_ordered, fenced, not_a_number};
-use super::kv::{EngineInfo, Entry, Followed, Key, Kv, Outcome, SESSIONS, Txn, Watch, Write};
+use super::kv::{EngineInfo, Entry, Export, Followed, Key, Kv, Outcome, SESSIONS, Txn, Watch, Write};
 use crate::error::{Error, Kind, Result};
-use crate::types::SessionId;
+use crate::types::{SessionId, Timestamp};
 
 /// How many events a watcher may lag behind before it hears `Lost`.
 const BACKLOG: usize = 4096;
@@ -72,6 +79,7 @@ static SCAN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis
 pub struct RedisKv {
     link: Arc<Link>,
     push: OnceCell<Push>,
+    pulse: Arc<Pulse>,
     slots: Slots,
     /// `{prefix}`.
     base: String,
@@ -93,10 +101,12 @@ impl RedisKv {
         }
         let base = format!("{{{}}}", options.prefix);
         let channel = format!("{base}@events:{}", options.db);
-        let link = Arc::new(Link::new(options, broadcast::Sender::new(BACKLOG))?);
+        let link = Arc::new(Link::new(options, broadcast::Sender::new(BACKLOG)));
         link.first_contact().await?;
-        let ring = format!("@ring:{}", SessionId::random());
-        let kv = RedisKv { link, push: OnceCell::new(), slots: Slots::new(), base, ring, channel };
+        let engine = SessionId::random();
+        let ring = format!("@ring:{engine}");
+        let pulse = Arc::new(Pulse::new(format!("{base}@pulse:{engine}")));
+        let kv = RedisKv { link, push: OnceCell::new(), pulse, slots: Slots::new(), base, ring, channel };
         kv.link.run(cmd("HLEN").arg(kv.key(SESSIONS))).await?;
         Ok(Arc::new(kv))
     }
@@ -230,7 +240,9 @@ impl Kv for RedisKv {
 
     async fn watch(&self) -> Result<Watch> {
         let receiver = self.link.events.subscribe();
-        self.push.get_or_try_init(|| Push::start(self.link.clone(), self.channel.clone())).await?;
+        self.push
+            .get_or_try_init(|| Push::start(self.link.clone(), self.channel.clone(), self.pulse.clone()))
+            .await?;
         Ok(Watch(receiver))
     }
 
@@ -257,6 +269,31 @@ impl Kv for RedisKv {
         }
     }
 
+    async fn now(&self) -> Result<Timestamp> {
+        let reply = self.link.run(&cmd("TIME")).await?;
+        let number = |value: &Value| match value {
+            Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse::<i64>().ok(),
+            _ => None,
+        };
+        match &reply {
+            Value::Array(parts) => match parts.iter().map(number).collect::<Option<Vec<i64>>>().as_deref() {
+                Some([seconds, micros]) => {
+                    Ok(Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(micros * 1000)))
+                }
+                _ => Err(self.strange(&reply)),
+            },
+            _ => Err(self.strange(&reply)),
+        }
+    }
+
+    fn heard_until(&self) -> Option<Instant> {
+        self.pulse.heard_until()
+    }
+
+    fn incarnation(&self) -> Option<String> {
+        self.link.known()
+    }
+
     async fn info(&self) -> Result<EngineInfo> {
         let info = match self.link.run(&cmd("INFO")).await {
             Ok(reply) => ServerInfo::read(&reply),
@@ -267,6 +304,10 @@ impl Kv for RedisKv {
             Err(e) => return Err(e),
         };
         Ok(EngineInfo { name: info.name, warnings: info.warnings })
+    }
+
+    async fn export(&self) -> Result<Export> {
+        export::start(self.link.clone(), self.base.clone()).await
     }
 }
 

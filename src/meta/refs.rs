@@ -104,8 +104,6 @@ impl Meta {
         build.set(key, schema::entry_value(ino, FileType::File));
         build.set_row(ino, &row)?;
         build.touch_dir(dir, now, 0);
-        build.add(schema::inodes_key(), 1);
-        build.add(schema::bytes_key(), super::txn::usage(&row));
         build.entry_changed(dir, name.as_bytes());
         let done = self.commit(build).await? == Outcome::Applied;
         Ok(done.then(|| Attr::new(ino, row, None, 0)))

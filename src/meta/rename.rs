@@ -115,7 +115,7 @@ impl Meta {
             subdirs[1] += 1;
         }
         if mode != RenameMode::Exchange {
-            self.bury_repo(&mut build, from, name, &source.row.role, now);
+            self.bury_repo(&mut build, from, name, &source.row.role);
             if source.row.kind == FileType::Dir && to == Ino::ROOT {
                 build.del(schema::tombstone_key(new_name));
             }

@@ -2,20 +2,22 @@
 //!
 //! | map | kind | field → value |
 //! |---|---|---|
-//! | `i<ino>` | plain | `a` → [`InodeRow`]; of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>` |
+//! | `i<ino>` | plain | `a` → [`InodeRow`]; `x` → extended attributes ([`Xattrs`](super::Xattrs)), `t` → latest recorded read (Max, ns); of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>` |
 //! | `d<ino>/` | ordered | name → 8 bytes big-endian inode number, 1 byte type |
 //! | `b<blob>` | plain | `a` → [`BlobRow`], `h<index>` → BLAKE3 of a chunk, `s<index>` → the chunk is in the bucket, `v` → the whole was verified |
-//! | `l<ino>` | plain | `flock` → `Vec<Holder>` |
+//! | `l<ino>` | plain | `flock` → `Vec<Holder>`; `next` → [`Ticket`]: who gets it before others do |
 //! | `held<session>/` | ordered | inode number → empty: where the session holds locks |
 //! | `sessions/` | ordered | session → [`SessionRow`] |
 //! | `dead/` | ordered | session → when it was declared dead; while what it held is being released |
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
+//! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
+//! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
-//! | `ids` | plain | `ino` → the last inode number given out |
-//! | `v` | plain | `settings`, `schema`, `bytes`, `inodes`, `epoch` |
+//! | `ids` | plain | `ino` → the last inode number given out; `run` → the server's incarnation when that was true |
+//! | `v` | plain | `settings`, `schema`, `epoch`; `bytes`, `inodes` → what users made, as quotas count it (Add); `loading` while a dump is loaded |
 //!
 //! Rows are MessagePack arrays. A field is only ever appended, with a serde default, and raises [`SCHEMA`]
 //! if older clients must not write the row any more.
@@ -25,6 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::kv::{Key, inode_map};
+use super::session::SessionInfo;
 use crate::error::{Error, Kind, Result};
 use crate::types::{
     BlobId, Commit, Extent, FileType, Ino, ObjectId, Origin, RepoId, SessionId, Timestamp, Version,
@@ -43,7 +46,11 @@ pub const TARGET_MAX: usize = 4095;
 pub const INLINE_MAX: usize = 4096;
 
 /// The most links that an inode may have.
-pub const LINK_MAX: u32 = 65_000;
+pub const LINK_MAX: u32 = 65_536;
+
+/// The most bytes that the values of an inode's extended attributes have together, and that their names have, each with
+/// a byte for its end. The kernel passes on no more in one piece.
+pub const XATTRS_MAX: usize = 64 << 10;
 
 /// How many places of origin a blob's row remembers.
 pub const ORIGINS_MAX: usize = 8;
@@ -127,6 +134,12 @@ pub struct InodeRow {
     /// One more than the highest chunk index that may have a row.
     #[serde(default)]
     pub chunks: u64,
+    /// The map has a field `x`.
+    #[serde(default)]
+    pub xattrs: bool,
+    /// The Hub brought it and nobody has written to it: it counts neither as an inode nor with its bytes.
+    #[serde(default)]
+    pub uncounted: bool,
 }
 
 /// What is known of a blob from the start.
@@ -136,12 +149,47 @@ pub(super) struct BlobBase {
     pub origins: Vec<Origin>,
 }
 
+/// What a session says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SessionRow {
+    pub host: String,
+    pub pid: u32,
+    pub mountpoint: String,
+    pub started: Timestamp,
+    pub version: String,
+    pub read_only: bool,
+    /// Sessions that this mount had before. What they wrote to the store may still be committed by this one.
+    #[serde(default)]
+    pub former: Vec<SessionId>,
+}
+
+impl SessionRow {
+    pub fn new(info: &SessionInfo, former: &[SessionId]) -> Self {
+        let SessionInfo { host, pid, mountpoint, started, version, read_only } = info.clone();
+        SessionRow { host, pid, mountpoint, started, version, read_only, former: former.to_vec() }
+    }
+
+    pub fn split(self) -> (SessionInfo, Vec<SessionId>) {
+        let SessionRow { host, pid, mountpoint, started, version, read_only, former } = self;
+        (SessionInfo { host, pid, mountpoint, started, version, read_only }, former)
+    }
+}
+
 /// One holder of a flock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
     pub session: SessionId,
     pub owner: u64,
     pub exclusive: bool,
+}
+
+/// Who has waited for a flock for so long that all others let it go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ticket {
+    pub session: SessionId,
+    pub owner: u64,
+    /// Changes while somebody stands behind it.
+    pub turn: u64,
 }
 
 /// An inode without names that may still be open somewhere.
@@ -187,14 +235,22 @@ pub(super) const ATTR: &[u8] = b"a";
 pub(super) const CHANGED: &[u8] = b"m";
 /// Of a directory: how many directories are in it.
 pub(super) const SUBDIRS: &[u8] = b"n";
+/// When it was last read, if that was recorded apart from the row.
+pub(super) const ACCESSED: &[u8] = b"t";
 /// The fields that make an [`Attr`](super::Attr).
-pub(super) const ATTR_FIELDS: [Bytes; 3] =
-    [Bytes::from_static(ATTR), Bytes::from_static(CHANGED), Bytes::from_static(SUBDIRS)];
+pub(super) const ATTR_FIELDS: [Bytes; 4] = [
+    Bytes::from_static(ATTR),
+    Bytes::from_static(CHANGED),
+    Bytes::from_static(SUBDIRS),
+    Bytes::from_static(ACCESSED),
+];
 
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
 pub(super) const STAGING: &str = "staging/";
 pub(super) const DEAD: &str = "dead/";
+/// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
+pub const JOURNALS: &str = "journals/";
 const VOLUME: &str = "v";
 
 pub(super) fn attr_key(ino: Ino) -> Key {
@@ -209,8 +265,17 @@ pub(super) fn subdirs_key(dir: Ino) -> Key {
     Key::new(inode_map(dir.0), SUBDIRS)
 }
 
-pub(super) fn attr_keys(ino: Ino) -> [Key; 3] {
-    [attr_key(ino), changed_key(ino), subdirs_key(ino)]
+pub(super) fn accessed_key(ino: Ino) -> Key {
+    Key::new(inode_map(ino.0), ACCESSED)
+}
+
+pub(super) fn xattrs_key(ino: Ino) -> Key {
+    Key::new(inode_map(ino.0), &b"x"[..])
+}
+
+/// The keys of [`ATTR_FIELDS`].
+pub(super) fn attr_keys(ino: Ino) -> [Key; 4] {
+    [attr_key(ino), changed_key(ino), subdirs_key(ino), accessed_key(ino)]
 }
 
 pub(super) fn chunk_key(ino: Ino, index: u64) -> Key {
@@ -233,8 +298,20 @@ pub(super) fn flock_key(ino: Ino) -> Key {
     Key::new(format!("l{ino}"), &b"flock"[..])
 }
 
+pub(super) fn ticket_key(ino: Ino) -> Key {
+    Key::new(format!("l{ino}"), &b"next"[..])
+}
+
 pub(super) fn held_map(session: SessionId) -> String {
     format!("held{session}/")
+}
+
+pub(super) fn journal_map(session: SessionId) -> String {
+    format!("j{session}")
+}
+
+pub(super) fn journal_key(session: SessionId, ino: Ino) -> Key {
+    Key::new(journal_map(session), ino_field(ino))
 }
 
 pub(super) fn ino_field(ino: Ino) -> Bytes {
@@ -275,12 +352,21 @@ pub(super) fn last_ino_key() -> Key {
     Key::new("ids", &b"ino"[..])
 }
 
+pub(super) fn run_key() -> Key {
+    Key::new("ids", &b"run"[..])
+}
+
 pub(super) fn settings_key() -> Key {
     Key::new(VOLUME, &b"settings"[..])
 }
 
 pub(super) fn schema_key() -> Key {
     Key::new(VOLUME, &b"schema"[..])
+}
+
+/// A load of a dump is on, or broke off: this is no volume yet.
+pub(super) fn loading_key() -> Key {
+    Key::new(VOLUME, &b"loading"[..])
 }
 
 pub(super) fn bytes_key() -> Key {

@@ -1,25 +1,29 @@
 //! Sessions: a mount registers, says again and again that it lives, and declares dead those who do not.
 //!
 //! A session is declared dead by taking away its row, which fences it: the engines refuse its commits from then on. Only
-//! then is released what it held. Who declares must have seen it silent for a full TTL while connected itself.
+//! then is released what it held. Who declares must have seen it silent for a full TTL while connected itself. A mount
+//! that was declared dead and lives takes another session (`identity`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::clock::EngineClock;
 use super::hints::Hints;
+use super::identity::Identity;
 use super::ids::Ids;
-use super::kv::{Event, Expect, Key, Kv, Outcome, SESSIONS, Txn, Write, session_field};
+use super::kv::{Event, Expect, Key, Kv, SESSIONS, Txn, Write, session_field};
 use super::locks::HeldLocks;
+use super::quota::Quota;
 use super::recent::Recent;
-use super::schema::{self, DEAD};
+use super::schema::{self, DEAD, SessionRow};
 use super::settings::{TOMBSTONE_TTL, prepare};
 use super::{Inner, Meta};
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::types::{SessionId, Timestamp};
 
 /// How many rows are read at once.
@@ -44,6 +48,9 @@ pub struct SessionStatus {
     pub info: SessionInfo,
     /// Its heartbeat has not run out.
     pub alive: bool,
+    /// The sessions that this mount had before. Objects that bear one of them may still be committed by it, as those that
+    /// bear `id`: they are nobody's garbage.
+    pub former: Vec<SessionId>,
 }
 
 /// All registered sessions. For `status`, which has none itself.
@@ -57,15 +64,13 @@ pub async fn list_sessions(kv: &dyn Kv) -> Result<Vec<SessionStatus>> {
         let mut some = Vec::with_capacity(entries.len());
         for entry in &entries {
             let id: SessionId = String::from_utf8_lossy(&entry.field).parse()?;
-            some.push((id, schema::decode(&entry.value, || format!("row of session {id}"))?));
+            let row: SessionRow = schema::decode(&entry.value, || format!("row of session {id}"))?;
+            some.push((id, row.split()));
         }
         let ids: Vec<SessionId> = some.iter().map(|(id, _)| *id).collect();
         let alive = kv.alive(&ids).await?;
-        sessions.extend(some.into_iter().zip(alive).map(|((id, info), alive)| SessionStatus {
-            id,
-            info,
-            alive,
-        }));
+        let status = |((id, (info, former)), alive)| SessionStatus { id, info, alive, former };
+        sessions.extend(some.into_iter().zip(alive).map(status));
     }
 }
 
@@ -76,28 +81,21 @@ impl Meta {
     /// Needs a tokio runtime. Without [`Meta::close`] the session ends when its heartbeats do and somebody notices.
     pub async fn open(kv: Arc<dyn Kv>, info: SessionInfo, ttl: Duration) -> Result<Meta> {
         prepare(&*kv).await?;
-        let session = SessionId::random();
-        // Before it is registered, so that nobody ever sees it silent.
-        kv.beat(session, ttl).await?;
-        let key = session_key(session);
-        let write = vec![Write::Set(key.clone(), schema::encode(&info)?)];
-        let txn = Txn { expect: vec![Expect::Absent(key)], write, ..Txn::default() };
-        if kv.commit(txn).await? != Outcome::Applied {
-            return Err(Error::new(Kind::Internal, format!("session {session} is registered already")));
-        }
+        let clock = EngineClock::read(&*kv).await?;
+        let identity = Identity::register(kv, info.clone(), ttl).await?;
         let meta = Meta(Arc::new(Inner {
-            kv,
-            session,
+            identity,
+            clock,
             info,
             ttl,
             hints: Hints::new(),
             recent: Recent::new(),
             ids: Ids::new(),
-            held: HeldLocks::new(),
+            held: HeldLocks::default(),
             last_version: AtomicU64::new(0),
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
-            fenced: AtomicBool::new(false),
+            quota: Quota::default(),
             tasks: Mutex::default(),
             listener: Mutex::default(),
         }));
@@ -116,8 +114,9 @@ impl Meta {
             task.abort();
         }
         self.0.stop_listening();
-        self.bury(self.session()).await?;
-        self.clean_up(self.session()).await
+        let last = self.0.identity.close().await;
+        self.bury(last).await?;
+        self.clean_up(last).await
     }
 
     /// What this session said of itself.
@@ -126,17 +125,11 @@ impl Meta {
         &self.0.info
     }
 
-    /// The others have declared this session dead: nothing can be written under it any more. Noticed by the next
-    /// commit or heartbeat.
+    /// The session is closed; or the others have declared it dead, and it was not possible yet to take another one:
+    /// nothing can be written. Noticed by the next commit or heartbeat.
     #[must_use]
     pub fn fenced(&self) -> bool {
-        self.0.fenced.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn note_fenced(&self) {
-        if !self.0.fenced.swap(true, Ordering::Relaxed) {
-            tracing::error!(session = %self.session(), "this session is closed, or was declared dead by other mounts");
-        }
+        self.0.identity.fenced()
     }
 
     /// All registered sessions.
@@ -151,7 +144,7 @@ impl Meta {
             expect: vec![Expect::Present(key.clone())],
             write: vec![
                 Write::Del(key),
-                Write::Set(Key::new(DEAD, session_field(session)), schema::time_value(Timestamp::now())),
+                Write::Set(Key::new(DEAD, session_field(session)), schema::time_value(self.now())),
             ],
             ..Txn::default()
         };
@@ -180,15 +173,18 @@ impl Meta {
         Ok(())
     }
 
-    /// One look at the other sessions. `silent` says since when this mount has seen which silent.
-    async fn look_around(&self, silent: &mut HashMap<SessionId, Instant>) -> Result<()> {
+    /// One look at the other sessions.
+    async fn look_around(&self, silence: &mut Silence) -> Result<()> {
         let now = Instant::now();
+        let own = self.session();
         let sessions = self.sessions().await?;
-        if !sessions.iter().any(|s| s.id == self.session()) {
-            self.note_fenced();
+        if !sessions.iter().any(|s| s.id == own) {
+            // Another one may have been taken meanwhile; then this changes nothing.
+            self.0.identity.renew(own).await?;
         }
+        let silent = silence.since(now, self.ttl());
         silent.retain(|id, _| sessions.iter().any(|s| s.id == *id && !s.alive));
-        for session in sessions.iter().filter(|s| !s.alive && s.id != self.session()) {
+        for session in sessions.iter().filter(|s| !s.alive && !self.is_own(s.id)) {
             let since = *silent.entry(session.id).or_insert(now);
             if now.duration_since(since) >= self.ttl() {
                 let SessionInfo { host, pid, mountpoint, .. } = &session.info;
@@ -205,6 +201,25 @@ impl Meta {
     }
 }
 
+/// Since when this mount has seen which sessions silent.
+#[derive(Debug, Default)]
+struct Silence {
+    last_look: Option<Instant>,
+    since: HashMap<SessionId, Instant>,
+}
+
+impl Silence {
+    /// For a look at `now`. What was seen before this mount itself looked away for long (its node was stopped) says
+    /// nothing about the time between.
+    fn since(&mut self, now: Instant, ttl: Duration) -> &mut HashMap<SessionId, Instant> {
+        if self.last_look.is_some_and(|last| now.duration_since(last) >= ttl) {
+            self.since.clear();
+        }
+        self.last_look = Some(now);
+        &mut self.since
+    }
+}
+
 fn session_key(session: SessionId) -> Key {
     Key::new(SESSIONS, session_field(session))
 }
@@ -213,20 +228,23 @@ fn session_key(session: SessionId) -> Key {
 async fn live(inner: Weak<Inner>, ttl: Duration) {
     let mut tick = tokio::time::interval((ttl / 3).max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut silent = HashMap::new();
+    let mut silence = Silence::default();
     loop {
         tick.tick().await;
         let Some(inner) = inner.upgrade() else { return };
         let meta = Meta(inner);
         let beaten = meta.kv().beat(meta.session(), ttl).await;
         let done = match beaten {
-            Ok(()) => meta.look_around(&mut silent).await,
+            Ok(()) => {
+                let told = meta.0.clock.set(&**meta.kv()).await;
+                meta.look_around(&mut silence).await.and(told)
+            }
             Err(e) => Err(e),
         };
         if let Err(error) = done {
             tracing::warn!(session = %meta.session(), %error, "heartbeat");
             // Silence counts only while this mount could have heard.
-            silent.clear();
+            silence = Silence::default();
         }
     }
 }
@@ -238,7 +256,7 @@ async fn listen(inner: Weak<Inner>, mut watch: super::kv::Watch) {
         let Some(inner) = inner.upgrade() else { return };
         let meta = Meta(inner);
         match event {
-            Ok(Event::Changed { by, .. }) if by == Some(meta.session()) => {}
+            Ok(Event::Changed { by: Some(by), .. }) if meta.is_own(by) => {}
             Ok(Event::Changed { change, .. }) => meta.heard(&change),
             Ok(Event::Lost) => meta.missed_changes().await,
             Err(_) => return,

@@ -55,14 +55,15 @@ impl Meta {
     async fn try_setattr(&self, ino: Ino, set: SetAttr, fresh: bool) -> Result<Option<Attr>> {
         let hint = if fresh { None } else { self.hints().row(ino) };
         let hint = hint.map(|raw| schema::decode_row(ino, &raw).map(|row| (raw, row))).transpose()?;
-        // The hints do not know what a directory keeps beside its row.
+        // The hints do not know what a directory keeps beside its row. (Nor when a file was read last by the record: that
+        // is shown when the attributes are next read.)
         let (raw, mut row, beside) = match hint.filter(|(_, row)| row.kind != FileType::Dir) {
-            Some((raw, row)) => (raw, row, [None, None]),
+            Some((raw, row)) => (raw, row, [None, None, None]),
             None => {
                 let mut fields = self.kv().get(&schema::attr_keys(ino)).await?;
                 let raw = fields[0].take().ok_or_else(|| gone(ino))?;
                 let row = schema::decode_row(ino, &raw)?;
-                (raw, row, [fields[1].take(), fields[2].take()])
+                (raw, row, [fields[1].take(), fields[2].take(), fields[3].take()])
             }
         };
         row.ctime = Timestamp::now();
@@ -70,14 +71,18 @@ impl Meta {
         let mut build = self.build();
         build.equals(schema::attr_key(ino), &raw);
         let raw = build.set_row(ino, &row)?;
-        let [mut changed, subdirs] = beside;
+        let [mut changed, subdirs, mut accessed] = beside;
         if row.kind == FileType::Dir && set.mtime.is_some() {
             build.del(schema::changed_key(ino));
             changed = None;
         }
+        if set.atime.is_some() {
+            build.del(schema::accessed_key(ino));
+            accessed = None;
+        }
         build.inode_changed(ino);
         let is_dir = row.kind == FileType::Dir;
-        let attr = Attr::from_fields(ino, &[Some(raw.clone()), changed, subdirs])?;
+        let attr = Attr::from_fields(ino, &[Some(raw.clone()), changed, subdirs, accessed])?;
         match self.commit_making(build, attr.as_ref().filter(|_| !is_dir)).await? {
             Outcome::Applied => {
                 self.hints().learn_row(ino, &raw);

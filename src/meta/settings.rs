@@ -17,10 +17,10 @@ use crate::types::{FileType, Ino, SessionId, Timestamp, Version};
 /// How long a deleted repository stays away unless [`Meta::set_tombstone_ttl`] says otherwise.
 pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
-/// What the volume holds.
+/// What users put into the volume. What comes from the Hub is not in it until somebody writes to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Sizes of all files with data of their own, bytes. Blobs are not in it.
+    /// Sizes of all files that have a name and data of their own, bytes, holes included.
     pub bytes: u64,
     /// Inodes, the root included.
     pub inodes: u64,
@@ -31,6 +31,14 @@ pub struct Usage {
 pub struct Settings<T> {
     pub value: T,
     raw: Bytes,
+}
+
+/// What the volume holds, in one round trip.
+pub async fn read_usage(kv: &dyn Kv) -> Result<Usage> {
+    let values = kv.get(&[schema::bytes_key(), schema::inodes_key()]).await?;
+    // Below 0 only after a server lost part of its memory.
+    let count = |value: &Option<Bytes>| number(value.as_ref()).map(|n| u64::try_from(n).unwrap_or(0));
+    Ok(Usage { bytes: count(&values[0])?, inodes: count(&values[1])? })
 }
 
 /// Reads the settings; `None` if the metadata holds no volume. For `format` and `mount`, before there is a session.
@@ -81,6 +89,8 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
         parent: Ino::ROOT,
         mode_set: false,
         chunks: 0,
+        xattrs: false,
+        uncounted: false,
     };
     loop {
         if let Some(value) = kv.get(&[schema::schema_key()]).await?.pop().flatten() {
@@ -88,7 +98,7 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
         }
         let row = SchemaRow { version: SCHEMA, oldest: SCHEMA };
         let txn = Txn {
-            expect: vec![Expect::Absent(schema::schema_key())],
+            expect: vec![Expect::Absent(schema::schema_key()), Expect::Absent(schema::loading_key())],
             write: vec![
                 Write::Set(schema::schema_key(), schema::encode(&row)?),
                 Write::Set(schema::attr_key(Ino::ROOT), schema::encode(&root)?),
@@ -96,8 +106,13 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
             ],
             ..Txn::default()
         };
-        if kv.commit(txn).await? == Outcome::Applied {
-            return Ok(());
+        match kv.commit(txn).await? {
+            Outcome::Applied => return Ok(()),
+            Outcome::Conflict(1) => {
+                let words = "a dump is being loaded here, or was not loaded to its end: load it again";
+                return Err(Error::new(Kind::Config, words));
+            }
+            _ => {}
         }
     }
 }
@@ -117,10 +132,9 @@ fn check_schema(value: &[u8]) -> Result<()> {
 impl Meta {
     /// What the volume holds, in one round trip.
     pub async fn usage(&self) -> Result<Usage> {
-        let values = self.kv().get(&[schema::bytes_key(), schema::inodes_key()]).await?;
-        // Below 0 only after a server lost part of its memory.
-        let count = |value: &Option<Bytes>| number(value.as_ref()).map(|n| u64::try_from(n).unwrap_or(0));
-        Ok(Usage { bytes: count(&values[0])?, inodes: count(&values[1])? })
+        let usage = read_usage(&**self.kv()).await?;
+        self.note_usage(usage);
+        Ok(usage)
     }
 
     /// How long a repository that is removed from the root, or renamed away, does not come back by itself. 0: not at all.
@@ -137,7 +151,7 @@ impl Meta {
     pub async fn tombstone(&self, name: &[u8]) -> Result<Option<Timestamp>> {
         let value = self.kv().get(&[schema::tombstone_key(name)]).await?.pop().flatten();
         let until = value.map(|v| schema::value_time(&v)).transpose()?;
-        Ok(until.filter(|until| *until > Timestamp::now()))
+        Ok(until.filter(|until| *until > self.now()))
     }
 
     /// Sets or (`None`) ends the tombstone of a name in the root. The verbs that remove and make do so themselves.

@@ -9,6 +9,7 @@
 //! The file must lie on a local disk: the WAL needs memory that all its users share.
 
 mod clock;
+mod export;
 mod file;
 mod poller;
 mod readers;
@@ -30,7 +31,7 @@ use self::poller::Poller;
 use self::readers::Readers;
 use self::writer::Job;
 use super::apply::{check_ordered, leading_number};
-use super::kv::{EngineInfo, Entry, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
+use super::kv::{EngineInfo, Entry, Export, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::SessionId;
 
@@ -223,6 +224,10 @@ impl Kv for SqliteKv {
         self.readers.run(read).await.map_err(|e| e.context(self.name()))
     }
 
+    fn heard_until(&self) -> Option<tokio::time::Instant> {
+        self.poller.heard_until()
+    }
+
     async fn info(&self) -> Result<EngineInfo> {
         let look = |db: &Connection| {
             db.query_row("SELECT value FROM counter", [], |_| Ok(())).map_err(|e| failure(&e))
@@ -230,6 +235,10 @@ impl Kv for SqliteKv {
         self.readers.run(look).await.map_err(|e| e.context(self.name()))?;
         let name = format!("sqlite {}", rusqlite::version());
         Ok(EngineInfo { name, warnings: network_warning(&self.path).into_iter().collect() })
+    }
+
+    async fn export(&self) -> Result<Export> {
+        export::start(self.path.clone()).map_err(|e| e.context(self.name()))
     }
 }
 

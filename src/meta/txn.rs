@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::Meta;
-use super::attr::Attr;
+use super::attr::{Attr, usage_of};
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
-use super::schema::{self, Content, InodeRow};
-use crate::error::{Kind, Result};
-use crate::types::{FileType, Ino, Timestamp};
+use super::schema::{self, InodeRow};
+use crate::error::Result;
+use crate::types::{Ino, Timestamp};
 
 /// A transaction in the making.
 pub(super) struct Build(pub Txn);
@@ -41,6 +41,14 @@ impl Build {
         }
     }
 
+    /// As `add`; what is added, but not what is given back, is held to the bound if there is one.
+    pub fn add_within(&mut self, key: Key, n: i64, bound: Option<i64>) {
+        match bound {
+            Some(bound) if n > 0 => self.0.write.push(Write::AddBounded(key, n, bound)),
+            _ => self.add(key, n),
+        }
+    }
+
     pub fn set_row(&mut self, ino: Ino, row: &InodeRow) -> Result<Bytes> {
         let value = schema::encode(row)?;
         self.set(schema::attr_key(ino), value.clone());
@@ -70,6 +78,7 @@ impl Meta {
         Build(Txn { session: Some(self.session()), ..Txn::default() })
     }
 
+    /// Commits, under another session if this one turns out to be lost. Not for what names the session as a holder.
     pub(super) async fn commit(&self, build: Build) -> Result<Outcome> {
         self.commit_making(build, None).await
     }
@@ -77,27 +86,23 @@ impl Meta {
     /// The same, knowing what an inode that it writes is afterwards. Of a directory that is known only when it is made.
     pub(super) async fn commit_making(&self, Build(txn): Build, made: Option<&Attr>) -> Result<Outcome> {
         let pending = self.0.recent.begin(&txn.write);
-        let outcome = self.kv().commit(txn).await;
+        let outcome = self.0.identity.commit(txn).await;
         match &outcome {
             Ok(Outcome::Applied) => pending.applied(made),
             Ok(_) => pending.refused(),
             Err(_) => {}
         }
-        if let Err(error) = &outcome
-            && error.kind() == Kind::Fenced
-        {
-            self.note_fenced();
-        }
         outcome
+    }
+
+    /// Commits under the session that the transaction bears and no other: [`Kind::Fenced`](crate::error::Kind::Fenced) if it
+    /// is lost.
+    pub(super) async fn commit_as_it_is(&self, build: Build) -> Result<Outcome> {
+        self.kv().commit(build.0).await
     }
 }
 
 /// The bytes that an inode counts for in the volume's usage. Blobs are counted apart: many names share one.
 pub(super) fn usage(row: &InodeRow) -> i64 {
-    match (row.kind, &row.content) {
-        (FileType::File, Content::Inline(_) | Content::Extents) => {
-            i64::try_from(row.size).unwrap_or(i64::MAX)
-        }
-        _ => 0,
-    }
+    usage_of(row.kind, &row.content, row.uncounted, row.size).cast_signed()
 }

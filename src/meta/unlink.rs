@@ -62,7 +62,7 @@ impl Meta {
         build.del(schema::entry_key(parent, name));
         build.touch_dir(parent, now, if is_dir { -1 } else { 0 });
         build.entry_changed(parent, name);
-        self.bury_repo(&mut build, parent, name, &found.row.role, now);
+        self.bury_repo(&mut build, parent, name, &found.row.role);
         let removed = self.drop_link(&mut build, &found, now)?;
         match self.commit(build).await? {
             Outcome::Applied => {
@@ -85,7 +85,7 @@ impl Meta {
         let last = row.kind == FileType::Dir || row.nlink <= 1;
         row.nlink = if last { 0 } else { row.nlink - 1 };
         if last {
-            build.add(schema::inodes_key(), -1);
+            build.add(schema::inodes_key(), if row.uncounted { 0 } else { -1 });
             build.add(schema::bytes_key(), -usage(&row));
         }
         if last && row.kind != FileType::File {
@@ -94,7 +94,9 @@ impl Meta {
             build.set_row(ino, &row)?;
         }
         if last && row.kind == FileType::File {
-            let orphan = OrphanRow { since: now, held_until: self.hold_until(now), reaping: None };
+            // Others compare it with what their own clock says: it must be everybody's.
+            let since = self.now();
+            let orphan = OrphanRow { since, held_until: self.hold_until(since), reaping: None };
             build.set(schema::orphan_key(ino), schema::encode(&orphan)?);
         }
         let mut attr = Attr::new(ino, row, None, 0);
@@ -103,16 +105,9 @@ impl Meta {
     }
 
     /// A repository leaves its name in the root: it shall not come back by itself at once.
-    pub(super) fn bury_repo(
-        &self,
-        build: &mut Build,
-        parent: Ino,
-        name: &[u8],
-        role: &Option<Role>,
-        now: Timestamp,
-    ) {
+    pub(super) fn bury_repo(&self, build: &mut Build, parent: Ino, name: &[u8], role: &Option<Role>) {
         if parent == Ino::ROOT && matches!(role, Some(Role::Repo(_))) {
-            let until = Timestamp(now.0.saturating_add_unsigned(self.tombstone_ttl_nanos()));
+            let until = Timestamp(self.now().0.saturating_add_unsigned(self.tombstone_ttl_nanos()));
             build.set(schema::tombstone_key(name), schema::time_value(until));
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `redis://[user[:password]@]host[:port][/db]` | Redis or Valkey (also `valkey://`) |
 //! | `rediss://…` | the same over TLS, checked against the system's certificates or those in `SSL_CERT_FILE` |
+//! | `redis+sentinel://[user@]host[:port][,host[:port]…]/master-name[/db]` | the primary that these sentinels know (also `rediss+sentinel://`) |
 //! | `redis+unix:///path/of/socket[?db=n][&user=name]` | the same on this machine |
 //! | `sqlite:///path/of/file`, `/path/of/file`, `./file` | SQLite |
 //!
@@ -24,8 +25,9 @@ use super::redis::{RedisAddress, RedisKv, RedisOptions};
 use super::sqlite::{Missing, SqliteKv};
 use crate::error::{Error, Kind, Result, ResultExt};
 
-/// The port of Redis.
+/// The ports of Redis and of its sentinels.
 const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
 
 /// Where a volume's metadata is. `Display` and `Debug` leave out the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,6 +60,8 @@ impl MetaUrl {
         };
         match scheme {
             "sqlite" => sqlite(rest.strip_prefix("//").unwrap_or(rest)),
+            "redis+sentinel" | "valkey+sentinel" => sentinel(rest, false),
+            "rediss+sentinel" | "valkeys+sentinel" => sentinel(rest, true),
             "redis" | "valkey" | "rediss" | "valkeys" | "redis+unix" | "valkey+unix" => redis(text),
             _ => Err(config(format!("no engine is called {scheme:?}"))),
         }
@@ -78,6 +82,17 @@ impl MetaUrl {
             (None, None) => return Err(config("neither HFMOUNT_HOME nor HOME is set")),
         };
         Ok(MetaUrl::Sqlite(absolute(&dir.join(format!("{volume}.db")))?))
+    }
+
+    /// Adds the password of the sentinels, if it is them who know where the metadata is.
+    #[must_use]
+    pub fn with_sentinel_password(mut self, password: Option<String>) -> Self {
+        if let MetaUrl::Redis(options) = &mut self
+            && matches!(options.address, RedisAddress::Sentinel { .. })
+        {
+            options.sentinel_password = password;
+        }
+        self
     }
 
     /// Adds the password that the environment tells: a password in the URL comes first, then the value, then the file.
@@ -190,6 +205,62 @@ fn redis(text: &str) -> Result<MetaUrl> {
     Ok(MetaUrl::Redis(options))
 }
 
+/// `//[user[:password]@]host[:port][,…]/master[/db][?prefix=name]`. A list of hosts is beyond the URL standard.
+fn sentinel(rest: &str, tls: bool) -> Result<MetaUrl> {
+    let bad = || config("say redis+sentinel://[user@]host:26379,host/master-name[/db]");
+    let rest = rest.strip_prefix("//").ok_or_else(bad)?;
+    if rest.contains('#') {
+        return Err(config("nothing may follow a #; in a password write %23"));
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').ok_or_else(bad)?;
+    let (login, hosts) = match authority.rsplit_once('@') {
+        Some((login, hosts)) => (Some(login), hosts),
+        None => (None, authority),
+    };
+    let hosts: Vec<(String, u16)> = hosts.split(',').map(sentinel_host).collect::<Result<_>>()?;
+    let (master, db) = path.split_once('/').unwrap_or((path, ""));
+    let master = decode(master, "name of the primary")?;
+    if master.is_empty() {
+        return Err(bad());
+    }
+    let mut options = RedisOptions::new(RedisAddress::Sentinel { hosts, master, tls });
+    options.db = database(db)?;
+    if let Some(login) = login {
+        let (user, password) = match login.split_once(':') {
+            Some((user, password)) => (user, Some(password)),
+            None => (login, None),
+        };
+        options.username = Some(decode(user, "user name")?).filter(|name| !name.is_empty());
+        options.password = password.map(|text| decode(text, "password")).transpose()?;
+    }
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "prefix" if RedisOptions::is_prefix(&value) => options.prefix = value.into_owned(),
+            "prefix" => return Err(config("a prefix is 1 to 64 of A-Z a-z 0-9 . _ -")),
+            _ => return Err(config(format!("no parameter is called {name:?}"))),
+        }
+    }
+    Ok(MetaUrl::Redis(options))
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port`.
+fn sentinel_host(text: &str) -> Result<(String, u16)> {
+    let bad = || config("a sentinel is host or host:port");
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or_else(bad)?;
+            (host, port.strip_prefix(':'))
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port.map_or(Ok(SENTINEL_PORT), |port| port.parse().map_err(|_| bad()))?;
+    if host.is_empty() { Err(bad()) } else { Ok((decode(host, "host")?, port)) }
+}
+
 fn database(text: &str) -> Result<u32> {
     if text.is_empty() {
         return Ok(0);
@@ -225,6 +296,13 @@ mod tests {
         assert_eq!(all.address, tcp("db.example", 7000, true));
         assert_eq!((all.username.as_deref(), all.password.as_deref()), (Some("me"), Some("p@ss/#")));
         assert_eq!((all.db, all.prefix.as_str()), (3, "team-a"));
+        let found = redis("redis+sentinel://me:p%2Fw@one,two:26380,[::1]:5/main/2?prefix=x");
+        let hosts = vec![("one".to_owned(), 26379), ("two".to_owned(), 26380), ("::1".to_owned(), 5)];
+        assert_eq!(found.address, RedisAddress::Sentinel { hosts, master: "main".to_owned(), tls: false });
+        assert_eq!((found.username.as_deref(), found.password.as_deref()), (Some("me"), Some("p/w")));
+        assert_eq!((found.db, found.prefix.as_str()), (2, "x"));
+        let found = redis("rediss+sentinel://one/main");
+        assert!(matches!(found.address, RedisAddress::Sentinel { tls: true, .. }) && found.db == 0);
         let only_password = redis("redis://:pw@[::1]:7000/");
         assert_eq!(only_password.address, tcp("::1", 7000, false));
         assert_eq!((only_password.username, only_password.password.as_deref()), (None, Some("pw")));
@@ -265,6 +343,13 @@ mod tests {
             "redis+unix://host/run/s",
             "redis+unix://",
             "redis://u:hunter2%ff@h",
+            "redis+sentinel://u:hunter2@h",
+            "redis+sentinel://u:hunter2@h/",
+            "redis+sentinel://u:hunter2@h,,i/main",
+            "redis+sentinel://u:hunter2@h:x/main",
+            "redis+sentinel://u:hunter2@h/main/x",
+            "redis+sentinel://u:hunter2@h/main?tls=1",
+            "redis+sentinel://u:hun#ter2@h/main",
         ] {
             let error = MetaUrl::parse(bad).expect_err(bad);
             assert_eq!(error.kind(), Kind::Config, "{bad}");
@@ -281,6 +366,7 @@ mod tests {
             ("rediss://:hunter2@[::1]/0?prefix=x", "rediss://:***@[::1]:6379/0?prefix=x"),
             ("redis+unix:///run/s?prefix=x&user=me&db=2", "redis+unix:///run/s?db=2&user=me&prefix=x"),
             ("redis+unix:///run/s?prefix=x", "redis+unix:///run/s?prefix=x"),
+            ("redis+sentinel://me:hunter2@a,[::1]:9/m/1", "redis+sentinel://me:***@a:26379,[::1]:9/m/1"),
             ("/v/a.db", "sqlite:///v/a.db"),
         ] {
             let url = MetaUrl::parse(text).expect(text);

@@ -1,7 +1,7 @@
 //! Changing names and attributes: make, link, unlink, rename, setattr.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -171,7 +171,8 @@ impl Vfs {
                 Ok(())
             }
             Some(Role::Snapshots(_) | Role::Refs { .. }) if !is_temporary(name) => {
-                let until = Timestamp::from(SystemTime::now() + self.opts.tombstone_ttl);
+                let ttl = u64::try_from(self.opts.tombstone_ttl.as_nanos()).unwrap_or(u64::MAX);
+                let until = Timestamp(self.meta.now().0.saturating_add_unsigned(ttl));
                 self.meta.set_tombstone(&tombstone_of(parent, name), Some(until)).await
             }
             _ => Ok(()),
@@ -202,6 +203,9 @@ impl Vfs {
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return Err(Error::new(Kind::Invalid, format!("rename flags {flags:#x}"))),
         };
+        if mode != RenameMode::NoReplace {
+            self.commit_before_it_replaces(from, to).await?;
+        }
         let renamed = self.meta.rename(from.0, from.1, to.0, to.1, mode).await?;
         self.attrs.forget(renamed.moved.ino);
         if let Some(replaced) = &renamed.replaced {
@@ -214,6 +218,21 @@ impl Vfs {
             self.forget_repo(to.1);
         }
         Ok(())
+    }
+
+    /// With writeback: names change at once, and data follows. A file that takes the place of another is committed first, so
+    /// that no other mount finds less under the name than there was.
+    async fn commit_before_it_replaces(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Result<()> {
+        if self.files.waiting().0.files == 0 {
+            return Ok(());
+        }
+        let (moved, replaced) =
+            tokio::try_join!(self.meta.lookup(from.0, from.1), self.meta.lookup(to.0, to.1))?;
+        let (Some(moved), Some(_)) = (moved, replaced) else { return Ok(()) };
+        match self.files.in_use(moved.ino) {
+            Some(file) if file.is_dirty() => self.write_out(&file).await,
+            _ => Ok(()),
+        }
     }
 
     /// Changes attributes, the size among them.
@@ -262,6 +281,12 @@ impl Vfs {
             },
         };
         self.attrs.forget(ino);
+        if set.atime.is_some() {
+            self.atimes.set(&attr);
+            if let Some(file) = self.files.in_use(ino) {
+                file.refresh(&attr);
+            }
+        }
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))
     }

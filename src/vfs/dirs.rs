@@ -58,7 +58,12 @@ impl Vfs {
             items.push(dots(parent, 2, ".."));
         }
         match which(ino) {
-            Which::Real => self.list(ino, offset.saturating_sub(2), plus, max.min(BATCH), &mut items).await?,
+            Which::Real => {
+                if offset == 0 && self.notes_accesses() {
+                    self.listed(ino).await;
+                }
+                self.list(ino, offset.saturating_sub(2), plus, max.min(BATCH), &mut items).await?;
+            }
             Which::Private => {
                 let vfs = Arc::clone(self);
                 let own = blocking(move || vfs.private.readdir(ino, offset.saturating_sub(2), plus)).await?;
@@ -73,6 +78,13 @@ impl Vfs {
         Ok(items)
     }
 
+    /// Notes that a directory is being read. Without its times it is not noted.
+    async fn listed(&self, ino: Ino) {
+        if let Ok(attr) = self.meta.getattr(ino).await {
+            self.accessed(&attr);
+        }
+    }
+
     async fn list(
         self: &Arc<Self>,
         ino: Ino,
@@ -82,6 +94,7 @@ impl Vfs {
         items: &mut Vec<DirItem>,
     ) -> Result<()> {
         self.settle(ino).await?;
+        let changes = self.long.changes();
         let entries = self.meta.readdir(ino, after, max).await?;
         let attrs = if plus {
             let inos: Vec<Ino> = entries.iter().map(|e| e.ino).collect();
@@ -96,7 +109,7 @@ impl Vfs {
             if plus && matches!(attr, Some(None) | None) {
                 continue;
             }
-            let shown = attr.flatten().map(|a| self.entry(&a));
+            let shown = attr.flatten().map(|a| self.named(ino, &entry.name, &a, changes));
             items.push(DirItem {
                 ino: entry.ino,
                 offset: entry.id + 2,

@@ -18,17 +18,27 @@ impl Vfs {
             Ok(handle) => handle,
             Err(e) => return Some(Err(e)),
         };
-        match &handle.data {
+        let read = match &handle.data {
             Data::Blob(blob) => blob.try_read(offset, buf).map(Ok),
             Data::File(file) => file.try_read(offset, buf).map(Ok),
             Data::Empty => Some(Ok(0)),
             Data::Private(_) => None,
+        };
+        if let Some(Ok(_)) = read {
+            self.accessed_through(&handle);
         }
+        read
     }
 
     /// Reads up to `size` bytes; fewer only at the end of the file.
     pub async fn read(self: &Arc<Self>, fh: u64, offset: u64, size: u32) -> Result<Bytes> {
         let handle = self.handles.get(fh)?;
+        let read = self.read_from(&handle, offset, size).await?;
+        self.accessed_through(&handle);
+        Ok(read)
+    }
+
+    async fn read_from(&self, handle: &Handle, offset: u64, size: u32) -> Result<Bytes> {
         match &handle.data {
             Data::Blob(blob) => blob.read(offset, size).await,
             Data::File(file) => file.read(offset, size).await,

@@ -1,10 +1,14 @@
 //! flock(2), for the whole cluster. Taking a lock revalidates the file, releasing it writes the file out: two programs that
 //! lock around what they do see each other's data, wherever they run.
+//!
+//! Who waits is woken by the push, and asks again by itself now and then. Who has waited for [`PATIENCE`] goes first in
+//! line, so that a program that takes the lock again the moment it released it lets others in.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::Notify;
 
@@ -19,11 +23,25 @@ use crate::types::Ino;
 /// A waiter asks again after so long even if nobody told it that the lock is free: the push is a hint, and a holder's node
 /// may have died.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a waiter takes its chance with all others before it goes first in line.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Who is first in line says so every [`ASK_AGAIN`]. One that has not for so long is gone.
+const TICKET_STALE: Duration = Duration::from_secs(5);
 
-/// Who waits for which inode's lock.
+/// The locks of this mount: who waits, who holds.
 #[derive(Debug, Default)]
 pub struct Locks {
     waiting: Mutex<HashMap<Ino, Arc<Notify>>>,
+    /// By inode and owner. As many as programs hold.
+    held: Mutex<HashMap<(Ino, u64), Held>>,
+}
+
+/// A lock that a program of this mount has.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    kind: LockKind,
+    /// Who took it; 0: not known.
+    pid: u32,
 }
 
 impl Locks {
@@ -50,6 +68,10 @@ impl Locks {
             bell.notify_waiters();
         }
     }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<(Ino, u64), Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Vfs {
@@ -59,6 +81,19 @@ impl Vfs {
     /// `drop_pages` is awaited if the kernel has pages of an older version: when this answers they are gone.
     pub async fn flock(
         self: &Arc<Self>,
+        fh: u64,
+        owner: u64,
+        kind: Flock,
+        wait: bool,
+        drop_pages: impl Future<Output = ()>,
+    ) -> Result<()> {
+        self.flock_by(0, fh, owner, kind, wait, drop_pages).await
+    }
+
+    /// The same for the process `pid`, which the log names should the lock be lost.
+    pub async fn flock_by(
+        self: &Arc<Self>,
+        pid: u32,
         fh: u64,
         owner: u64,
         kind: Flock,
@@ -79,27 +114,48 @@ impl Vfs {
             (_, Flock::Shared) => LockKind::Shared,
             (_, Flock::Exclusive) => LockKind::Exclusive,
         };
-        let bell = self.locks.bell(handle.ino);
         let mut undo = Undo { vfs: Arc::clone(self), ino: handle.ino, owner, armed: true };
+        // A conversion that has to wait has lost what it had.
+        self.locks.held().remove(&(handle.ino, owner));
+        if wait {
+            self.wait_for_lock(handle.ino, owner, lock).await?;
+        } else if !self.meta.try_lock(handle.ino, owner, lock).await? {
+            undo.armed = false;
+            return Err(Error::new(Kind::WouldBlock, format!("lock of inode {}", handle.ino)));
+        }
+        if !self.revalidate(&handle).await? {
+            drop_pages.await;
+        }
+        self.locks.held().insert((handle.ino, owner), Held { kind: lock, pid });
+        undo.armed = false;
+        Ok(())
+    }
+
+    async fn wait_for_lock(&self, ino: Ino, owner: u64, lock: LockKind) -> Result<()> {
+        let bell = self.locks.bell(ino);
+        let began = Instant::now();
+        let mut first: Option<(Bytes, Instant)> = None;
         loop {
             let rung = bell.notified();
             tokio::pin!(rung);
             // Listening before asking: a release in between is not missed.
             rung.as_mut().enable();
-            if self.meta.try_lock(handle.ino, owner, lock).await? {
-                break;
+            if self.meta.try_lock(ino, owner, lock).await? {
+                return Ok(());
             }
-            if !wait {
-                undo.armed = false;
-                return Err(Error::new(Kind::WouldBlock, format!("lock of inode {}", handle.ino)));
+            if began.elapsed() < PATIENCE {
+                let _rung_or_late = tokio::time::timeout(PATIENCE, rung).await;
+                continue;
             }
+            let stale = first.as_ref().filter(|(_, since)| since.elapsed() >= TICKET_STALE);
+            let ticket = self.meta.queue_for_lock(ino, owner, stale.map(|(raw, _)| raw)).await?;
+            first = match (ticket, first) {
+                (Some(raw), Some((old, since))) if raw == old => Some((old, since)),
+                (Some(raw), _) => Some((raw, Instant::now())),
+                (None, _) => None,
+            };
             let _rung_or_late = tokio::time::timeout(ASK_AGAIN, rung).await;
         }
-        if !self.revalidate(&handle).await? {
-            drop_pages.await;
-        }
-        undo.armed = false;
-        Ok(())
     }
 
     async fn flock_private(&self, file: &Arc<std::fs::File>, kind: Flock, wait: bool) -> Result<()> {
@@ -122,9 +178,30 @@ impl Vfs {
     }
 
     pub(super) async fn unlock(&self, ino: Ino, owner: u64) -> Result<()> {
+        self.locks.held().remove(&(ino, owner));
         self.meta.unlock(ino, owner).await?;
         self.locks.wake(ino);
         Ok(())
+    }
+
+    /// The session was lost, and with it every lock. They are taken again where nobody else has them now; their holders
+    /// cannot be told that others may have had them in between, so the log says it.
+    pub(super) async fn retake_locks(&self) {
+        let held: Vec<((Ino, u64), Held)> = self.locks.held().iter().map(|(k, h)| (*k, *h)).collect();
+        for ((ino, owner), Held { kind, pid }) in held {
+            let lost = "a lock was lost with the session of this mount: other mounts may have held it since.";
+            match self.meta.try_lock(ino, owner, kind).await {
+                Ok(true) => tracing::error!(%ino, pid, "{lost} It is held again now"),
+                Ok(false) => tracing::error!(%ino, pid, "{lost} Another holds it now"),
+                Err(error) => tracing::error!(%ino, pid, %error, "{lost} It cannot be taken again"),
+            }
+            // Released by its program meanwhile, which found nothing to release.
+            if !self.locks.held().contains_key(&(ino, owner))
+                && let Err(error) = self.unlock(ino, owner).await
+            {
+                tracing::warn!(%ino, %error, "a lock that nobody wants stays until the end of this mount");
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::handles::Data;
 use super::lazy::Answer;
 use super::types::{Caller, Entry, Lookup, Stat};
 use super::virtual_ino::{self, Which, which};
-use super::{present, private};
+use super::{long, present, private};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, NAME_MAX, Role};
@@ -39,8 +39,9 @@ impl Vfs {
             }
         }
         self.settle(parent).await?;
+        let changes = self.long.changes();
         match self.find(parent, name).await? {
-            Found::Attr(attr) => Ok(Lookup::Found(self.entry(&attr))),
+            Found::Attr(attr) => Ok(Lookup::Found(self.named(parent, name, &attr, changes))),
             Found::Provisional(ino) => {
                 let stat = present::provisional_dir(ino, &self.opts);
                 Ok(Lookup::Found(Entry { stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }))
@@ -185,10 +186,41 @@ impl Vfs {
         Lookup::Found(Entry { stat, entry_ttl: self.opts.entry_ttl, attr_ttl: self.opts.attr_ttl })
     }
 
+    /// Shows `attr` under a name that was just read, when there were so many `changes`; for long, if it may last and the
+    /// push is known to arrive.
+    pub(super) fn named(&self, parent: Ino, name: &[u8], attr: &Attr, changes: u64) -> Entry {
+        let mut entry = self.entry(attr);
+        let (name_lasts, attr_lasts) = present::may_last(attr, &self.opts);
+        if name_lasts && self.push_arrives() && self.long.name(parent, name, changes) {
+            entry.entry_ttl = long::LONG.max(self.opts.entry_ttl);
+        }
+        if attr_lasts {
+            entry.attr_ttl = self.attr_ttl_of(attr, changes);
+        }
+        entry
+    }
+
+    /// How long the kernel may rely on attributes.
+    pub(super) fn attr_ttl_of(&self, attr: &Attr, changes: u64) -> Duration {
+        let lasts = present::may_last(attr, &self.opts).1;
+        if lasts && self.push_arrives() && self.long.attrs(attr.ino, changes) {
+            long::LONG.max(self.opts.attr_ttl)
+        } else {
+            self.opts.attr_ttl
+        }
+    }
+
+    /// What is remembered of an inode whose data and attributes never change by themselves, if the push would have said
+    /// that somebody changed them all the same.
+    pub(super) fn remembered(&self, ino: Ino) -> Option<Attr> {
+        self.attrs.immutable(ino).filter(|_| self.push_arrives())
+    }
+
     /// Shows `attr` with what this mount has not committed yet.
     pub(super) fn entry(&self, attr: &Attr) -> Entry {
         self.attrs.learn(attr);
         let mut entry = present::entry(attr, &self.opts);
+        entry.stat.atime = self.atimes.shown(attr.ino, attr.atime);
         self.overlay(attr, &mut entry.stat);
         entry
     }
@@ -222,14 +254,13 @@ impl Vfs {
                 {
                     return Some(Ok((present::provisional_dir(ino, &self.opts), Duration::ZERO)));
                 }
-                if let Some(attr) = self.attrs.immutable(ino) {
-                    let entry = self.entry(&attr);
-                    return Some(Ok((entry.stat, entry.attr_ttl)));
+                let changes = self.long.changes();
+                if let Some(attr) = self.remembered(ino) {
+                    return Some(Ok((self.entry(&attr).stat, self.attr_ttl_of(&attr, changes))));
                 }
                 // The kernel asks again after whatever it changed itself; together they rely on it for no longer.
                 let (attr, age) = self.meta.recent(ino, self.opts.attr_ttl)?;
-                let entry = self.entry(&attr);
-                return Some(Ok((entry.stat, self.opts.attr_ttl.saturating_sub(age))));
+                return Some(Ok((self.entry(&attr).stat, self.opts.attr_ttl.saturating_sub(age))));
             }
             Which::Private => return None,
             Which::HubLink => present::hub_link(&self.opts),
@@ -257,12 +288,12 @@ impl Vfs {
             let stat = blocking(move || vfs.private.getattr(ino, file.as_deref())).await?;
             return Ok((stat, Duration::ZERO));
         }
+        let changes = self.long.changes();
         let attr = match (self.meta.getattr(ino).await, self.attrs.ghost(ino)) {
             (Err(e), Some(ghost)) if e.kind() == Kind::Stale => ghost,
             (read, _) => read?,
         };
-        let entry = self.entry(&attr);
-        Ok((entry.stat, entry.attr_ttl))
+        Ok((self.entry(&attr).stat, self.attr_ttl_of(&attr, changes)))
     }
 
     /// The target of a symbolic link.
@@ -275,10 +306,11 @@ impl Vfs {
             }
             _ => {}
         }
-        let attr = match self.attrs.immutable(ino) {
+        let attr = match self.remembered(ino) {
             Some(attr) => attr,
             None => self.meta.getattr(ino).await?,
         };
+        self.accessed(&attr);
         match attr.content {
             Content::Symlink(target) => Ok(target),
             _ => Err(Error::new(Kind::Invalid, format!("inode {ino} is no symbolic link"))),

@@ -8,11 +8,13 @@
 //! | `change` | make, link, unlink, rename, setattr |
 //! | `open`, `io`, `handles` | open files |
 //! | `dirs` | listings |
+//! | `xattr`, `atime` | extended attributes; times of last access |
 //! | `locks` | flock for the whole cluster |
 //! | `private` | what belongs to one user on one node |
 //! | `virtual_ino`, `present` | inodes of this mount only; how inodes are shown |
-//! | `push`, `attr_cache` | what is remembered, and when it is dropped |
+//! | `push`, `attr_cache`, `long` | what is remembered, and when it is dropped |
 
+mod atime;
 mod attr_cache;
 mod change;
 mod dirs;
@@ -20,6 +22,7 @@ mod handles;
 mod io;
 pub mod lazy;
 mod locks;
+mod long;
 mod lookup;
 mod open;
 mod present;
@@ -29,6 +32,7 @@ mod statfs;
 pub mod types;
 mod upkeep;
 mod virtual_ino;
+mod xattr;
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -58,6 +62,8 @@ pub struct VfsOptions {
     pub attr_ttl: Duration,
     /// How long a repository, commit or branch that was deleted does not come back from the Hub by itself.
     pub tombstone_ttl: Duration,
+    /// Reads move the time of last access (never with `read_only`).
+    pub relatime: bool,
     /// Where the bytes are kept, for the figures of `df`: a local folder's disk, or `None` for a bucket without a limit.
     pub store_path: Option<std::path::PathBuf>,
 }
@@ -73,7 +79,9 @@ pub struct Vfs {
     private: Private,
     handles: handles::Handles,
     attrs: attr_cache::AttrCache,
+    atimes: atime::Atimes,
     locks: locks::Locks,
+    long: long::LongLived,
     invalidations: Invalidations,
     opts: VfsOptions,
 }
@@ -99,7 +107,9 @@ impl Vfs {
             private,
             handles: handles::Handles::default(),
             attrs: attr_cache::AttrCache::default(),
+            atimes: atime::Atimes::new(opts.relatime && !opts.read_only),
             locks: locks::Locks::default(),
+            long: long::LongLived::default(),
             invalidations,
             opts,
         });

@@ -11,9 +11,10 @@ use super::types::{Caller, Entry, Opened};
 use super::virtual_ino::{Which, which};
 use crate::blocking::blocking;
 use crate::chunk::FileContent;
+use crate::chunk::file::Saved;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, New};
-use crate::types::{FileType, Ino};
+use crate::types::{FileType, Ino, Version};
 
 /// What the kernel may keep when a file is opened. A pure function, so that its cases can be a table.
 ///
@@ -55,7 +56,7 @@ impl Vfs {
             _ => return Ok(self.opened(Handle { ino, flags, data: Data::Empty }, false, false)),
         }
         // A blob never changes under its inode: what is remembered of it is true.
-        let known = if writes(flags) { None } else { self.attrs.immutable(ino) };
+        let known = if writes(flags) { None } else { self.remembered(ino) };
         let attr = match known {
             Some(attr) => attr,
             None => {
@@ -79,6 +80,7 @@ impl Vfs {
                 size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
             };
             let (keep, drop) = grant(true, true);
+            let drop = self.accessed_by_open(attr, flags, keep) || drop;
             return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
         }
         let file = self.files.open(attr)?;
@@ -88,6 +90,7 @@ impl Vfs {
         }
         let same = self.attrs.tell(ino, file.version());
         let (keep, drop) = grant(false, same && flags & libc::O_TRUNC == 0);
+        let drop = self.accessed_by_open(attr, flags, keep) || drop;
         Ok(self.opened(Handle { ino, flags, data: Data::File(file) }, keep, drop))
     }
 
@@ -135,7 +138,7 @@ impl Vfs {
         match &handle.data {
             // What has no name nobody can open, so there is nobody to write it out for.
             Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
-                self.write_out(file).await
+                self.save(file).await
             }
             _ => Ok(()),
         }
@@ -145,7 +148,7 @@ impl Vfs {
     pub async fn fsync(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            Data::File(file) => self.write_out(file).await,
+            Data::File(file) => self.save(file).await,
             Data::Private(file) => {
                 let file = Arc::clone(file);
                 blocking(move || {
@@ -157,19 +160,34 @@ impl Vfs {
         }
     }
 
-    /// Commits what is new in a file. The kernel's pages, which have all that was written here, are of the new version
-    /// then, unless the commit also brought in what another mount wrote.
+    /// Makes what is new in a file safe: commits it or, with writeback, keeps it on the local disk until that is done.
+    pub(super) async fn save(&self, file: &Arc<FileContent>) -> Result<()> {
+        let (before, merges) = file.lineage();
+        match file.save().await? {
+            Saved::Here => {}
+            Saved::Stored(attr) => self.committed(before, &attr, file.lineage().1 != merges),
+        }
+        Ok(())
+    }
+
+    /// Commits what is new in a file: when this answers, other mounts see it.
     pub(super) async fn write_out(&self, file: &Arc<FileContent>) -> Result<()> {
         let (before, merges) = file.lineage();
         let attr = file.flush().await?;
-        self.attrs.forget(attr.ino);
-        self.attrs.committed(before, &attr);
-        if file.lineage().1 == merges {
-            self.attrs.told_moves(attr.ino, before, attr.version);
-        } else {
-            self.invalidations.pages(attr.ino);
-        }
+        self.committed(before, &attr, file.lineage().1 != merges);
         Ok(())
+    }
+
+    /// Data that was written here was committed. The kernel's pages, which have all of it, are of the new version then, unless
+    /// the commit also brought in what another mount wrote.
+    pub(super) fn committed(&self, before: Version, attr: &Attr, merged: bool) {
+        self.attrs.forget(attr.ino);
+        self.attrs.committed(before, attr);
+        if merged {
+            self.invalidations.pages(attr.ino);
+        } else {
+            self.attrs.told_moves(attr.ino, before, attr.version);
+        }
     }
 
     /// The last close of a handle.
@@ -177,9 +195,11 @@ impl Vfs {
         let Some(handle) = self.handles.remove(fh) else { return Ok(()) };
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
-            Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => {
-                self.write_out(file).await
-            }
+            Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => match flock_owner {
+                None => self.save(file).await,
+                // Whoever gets the lock next, on whichever mount, sees what was written under it.
+                Some(_) => self.write_out(file).await,
+            },
             _ => Ok(()),
         };
         if let (Some(owner), false) = (flock_owner, handle.ino.is_virtual()) {
@@ -198,7 +218,7 @@ impl Vfs {
         regular(&attr)?;
         let file = self.files.open(&attr)?;
         file.truncate(size).await?;
-        self.write_out(&file).await
+        self.save(&file).await
     }
 }
 

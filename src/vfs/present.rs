@@ -8,8 +8,9 @@ use super::virtual_ino;
 use crate::meta::{Attr, Content, Role};
 use crate::types::{FileType, Ino, Timestamp};
 
-/// What never changes may be remembered for so long: blobs, and the links of a commit.
-const IMMUTABLE_TTL: Duration = Duration::from_secs(3600);
+/// The shortest time to live with which anything is granted for longer: it takes about that long to notice that the push
+/// is silent.
+pub const SHORTEST: Duration = Duration::from_secs(1);
 
 /// The root is always writable for all: each user makes repositories in it, and nobody may lock the others out.
 pub const ROOT_MODE: u16 = 0o777;
@@ -58,23 +59,18 @@ pub fn is_immutable(attr: &Attr) -> bool {
     attr.hub && matches!(attr.content, Content::Blob(_) | Content::Symlink(_))
 }
 
-/// The entry for a name that stands for `attr`.
+/// Whether the kernel may rely on a name that stands for `attr` for long, and on its attributes, should the push be known
+/// to arrive. Below [`SHORTEST`] the user wants names asked for, whatever they are.
+#[must_use]
+pub fn may_last(attr: &Attr, opts: &VfsOptions) -> (bool, bool) {
+    let name = is_immutable(attr) || matches!(attr.role, Some(Role::Snapshot { .. }));
+    (name && opts.entry_ttl >= SHORTEST, is_immutable(attr) && opts.attr_ttl >= SHORTEST)
+}
+
+/// The entry for a name that stands for `attr`, to be relied on as long as any.
 #[must_use]
 pub fn entry(attr: &Attr, opts: &VfsOptions) -> Entry {
-    let stat = stat(attr, opts);
-    let immutable = is_immutable(attr) || matches!(attr.role, Some(Role::Snapshot { .. }));
-    // With --entry-ttl 0 the user wants every name asked for, whatever it is.
-    let entry_ttl = if immutable && !opts.entry_ttl.is_zero() {
-        IMMUTABLE_TTL.max(opts.entry_ttl)
-    } else {
-        opts.entry_ttl
-    };
-    let attr_ttl = if is_immutable(attr) && !opts.attr_ttl.is_zero() {
-        IMMUTABLE_TTL.max(opts.attr_ttl)
-    } else {
-        opts.attr_ttl
-    };
-    Entry { stat, entry_ttl, attr_ttl }
+    Entry { stat: stat(attr, opts), entry_ttl: opts.entry_ttl, attr_ttl: opts.attr_ttl }
 }
 
 /// The hidden link `hub` → `.`.

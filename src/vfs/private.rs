@@ -22,6 +22,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
 use super::types::{Caller, DirItem, Entry, Flock, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino;
 use crate::error::{Error, Kind, Result};
+use crate::meta::XATTRS_MAX;
 use crate::types::{FileType, Ino, Timestamp};
 
 /// Whether a name in the root belongs to the calling user. `.locks` is the one dot name that all share: the libraries
@@ -306,6 +307,37 @@ impl Private {
         nodes.by_path.get(path).copied().unwrap_or(virtual_ino::private(0))
     }
 
+    /// The value of an extended attribute, as the local disk keeps it.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        let path = self.path_of(ino)?;
+        let mut value = vec![0; XATTRS_MAX];
+        let len = rustix::fs::lgetxattr(&path, OsStr::from_bytes(name), &mut value[..])
+            .map_err(|e| failed(&path, e.into()))?;
+        value.truncate(len);
+        Ok(value.into())
+    }
+
+    /// The names that are kept of those that the local disk has, each with a 0 behind it.
+    pub fn listxattr(&self, ino: Ino) -> Result<Bytes> {
+        let path = self.path_of(ino)?;
+        let mut names = vec![0; XATTRS_MAX];
+        let len = rustix::fs::llistxattr(&path, &mut names[..]).map_err(|e| failed(&path, e.into()))?;
+        let own = names[..len].split_inclusive(|b| *b == 0).filter(|name| name.starts_with(b"user."));
+        Ok(own.flatten().copied().collect())
+    }
+
+    pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        let path = self.path_of(ino)?;
+        let flags = rustix::fs::XattrFlags::from_bits_retain(flags.cast_unsigned());
+        rustix::fs::lsetxattr(&path, OsStr::from_bytes(name), value, flags)
+            .map_err(|e| failed(&path, e.into()))
+    }
+
+    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        let path = self.path_of(ino)?;
+        rustix::fs::lremovexattr(&path, OsStr::from_bytes(name)).map_err(|e| failed(&path, e.into()))
+    }
+
     fn made(&self, caller: &Caller, path: &Path, mode: u16) -> Result<Stat> {
         // The daemon's own umask must not show.
         fs::set_permissions(path, Permissions::from_mode(mode.into())).map_err(|e| failed(path, e))?;
@@ -414,6 +446,8 @@ fn failed(path: &Path, e: std::io::Error) -> Error {
         Some(libc::ENOSPC) => Kind::NoSpace,
         Some(libc::EINVAL) => Kind::Invalid,
         Some(libc::ENAMETOOLONG) => Kind::NameTooLong,
+        Some(libc::ENODATA) => Kind::NoData,
+        Some(libc::EOPNOTSUPP) => Kind::NotSupported,
         _ => Kind::Disk,
     };
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

@@ -1,32 +1,44 @@
 //! What other mounts changed: events of the metadata become orders to the kernel to forget, and wake who waits for locks.
 
-use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::Vfs;
+use super::present::SHORTEST;
 use super::types::Invalidation;
 use crate::chunk::BlobEvent;
+use crate::chunk::file::FileCommitted;
 use crate::meta::Meta;
 use crate::meta::kv::{Change, Event};
 use crate::types::{BlobId, Ino};
 
-/// How many orders may wait for the kernel. Beyond that they are dropped: names follow within `--entry-ttl`, and every
-/// open asks the metadata in any case.
+/// How many orders may wait for the kernel. Beyond that they are dropped: names follow within `--entry-ttl`, every open
+/// asks the metadata in any case, and what was granted for longer is taken back as a whole.
 const QUEUE: usize = 16 * 1024;
+/// How often it is looked whether the push has fallen silent, while anything depends on it.
+const LOOK: Duration = Duration::from_millis(100);
+/// The longest silence that is taken for a pause, whatever `--entry-ttl` allows.
+const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
 /// The way to the kernel's caches. Never blocks: the thread at the other end may wait for locks that a request holds.
 #[derive(Clone, Debug)]
-pub struct Invalidations(SyncSender<Invalidation>);
+pub struct Invalidations {
+    queue: SyncSender<Invalidation>,
+    /// An order was dropped.
+    overflowed: Arc<AtomicBool>,
+}
 
 impl Invalidations {
     /// The two ends of a bounded queue.
     #[must_use]
     pub fn channel() -> (Self, Receiver<Invalidation>) {
         let (sender, receiver) = sync_channel(QUEUE);
-        (Invalidations(sender), receiver)
+        (Invalidations { queue: sender, overflowed: Arc::default() }, receiver)
     }
 
     /// The name means something else, or nothing, or something for the first time.
@@ -45,9 +57,23 @@ impl Invalidations {
     }
 
     fn send(&self, order: Invalidation) {
-        match self.0.try_send(order) {
+        match self.queue.try_send(order) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(order)) => tracing::debug!("invalidation queue full, dropped {order:?}"),
+            Err(TrySendError::Full(order)) => {
+                tracing::debug!("invalidation queue full, dropped {order:?}");
+                self.overflowed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Gives an order that must not be dropped: waits while the queue is full.
+    async fn send_surely(&self, mut order: Invalidation) {
+        loop {
+            match self.queue.try_send(order) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Full(back)) => order = back,
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -61,14 +87,38 @@ pub(super) async fn follow_changes(vfs: Weak<Vfs>, meta: Meta) {
             return;
         }
     };
-    let own = meta.session();
     drop(meta);
     while let Ok(event) = watch.next().await {
         let Some(vfs) = vfs.upgrade() else { return };
         match event {
-            Event::Changed { change, by } => vfs.changed(change, by == Some(own)),
+            Event::Changed { change, by } => vfs.changed(change, by.is_some_and(|by| vfs.meta.is_own(by))),
             Event::Lost => vfs.lost_push().await,
         }
+    }
+}
+
+/// Takes back what the kernel was granted for long when the push is not known to arrive any more: the channel need not
+/// break for that.
+pub(super) async fn watch_silence(vfs: Weak<Vfs>) {
+    loop {
+        let some = {
+            let Some(vfs) = vfs.upgrade() else { return };
+            vfs.long.is_empty().then(|| Arc::clone(&vfs.long.some))
+        };
+        if let Some(some) = some {
+            // Late, to see that the file system is gone.
+            let _some_or_late = tokio::time::timeout(Duration::from_secs(1), some.notified()).await;
+            continue;
+        }
+        {
+            let Some(vfs) = vfs.upgrade() else { return };
+            let overflowed = vfs.invalidations.overflowed.swap(false, Ordering::Relaxed);
+            if overflowed || !vfs.push_arrives() {
+                tracing::debug!(overflowed, "the push is silent: names are granted for --entry-ttl only");
+                vfs.take_back().await;
+            }
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -87,6 +137,20 @@ pub(super) async fn follow_blobs(vfs: Weak<Vfs>, mut events: broadcast::Receiver
     }
 }
 
+/// Takes note of commits of this mount that nobody waited for: what was kept on the local disk has reached the others.
+pub(super) async fn follow_commits(vfs: Weak<Vfs>, mut commits: broadcast::Receiver<FileCommitted>) {
+    loop {
+        let commit = commits.recv().await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        match commit {
+            Ok(FileCommitted { before, attr, merged }) => vfs.committed(before, &attr, merged),
+            // Which is not known: the next open of each finds another version, and drops what the kernel has.
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
 impl Vfs {
     fn changed(&self, change: Change, own: bool) {
         if let Change::Unlocked { ino } = change {
@@ -100,9 +164,14 @@ impl Vfs {
         // Before the kernel asks again.
         self.meta.heard(&change);
         match change {
-            Change::Entry { parent, name } => self.invalidations.entry(parent, name),
+            Change::Entry { parent, name } => {
+                self.long.forget_name(parent, &name);
+                self.invalidations.entry(parent, name);
+            }
             Change::Inode { ino } => {
                 self.attrs.forget(ino);
+                self.atimes.heard(ino);
+                self.long.forget_attrs(ino);
                 self.invalidations.attrs(ino);
             }
             Change::Unlocked { .. } => {}
@@ -115,13 +184,33 @@ impl Vfs {
         }
     }
 
-    async fn lost_push(&self) {
+    /// Whether all that others changed until just now is known here.
+    pub(super) fn push_arrives(&self) -> bool {
+        let silence = self.opts.entry_ttl.clamp(SHORTEST, LONGEST_SILENCE);
+        self.meta.kv().heard_until().is_some_and(|until| until.elapsed() < silence)
+    }
+
+    /// Events were missed.
+    pub(super) async fn lost_push(self: &Arc<Self>) {
         tracing::warn!("the metadata's push channel was interrupted: dropping what is cached");
         self.attrs.clear();
         self.meta.missed_changes().await;
         self.locks.wake_all();
         if let Some(lazy) = &self.lazy {
             lazy.forget_all();
+        }
+        let vfs = Arc::clone(self);
+        tokio::spawn(async move { vfs.take_back().await });
+    }
+
+    /// Makes the kernel forget all that it was granted for long.
+    async fn take_back(&self) {
+        let (names, attrs) = self.long.take();
+        for (parent, name) in names {
+            self.invalidations.send_surely(Invalidation::Entry { parent, name }).await;
+        }
+        for ino in attrs {
+            self.invalidations.send_surely(Invalidation::Attrs { ino }).await;
         }
     }
 }

@@ -13,11 +13,12 @@ const ENDLESS: u64 = 1 << 50;
 const BLOCK: u64 = 4096;
 
 impl Vfs {
-    /// What users stored counts as used, and the room of the store as free. What the lazy cache shows of the Hub takes no
-    /// room of its own.
+    /// What users stored counts as used; the room is that of the store, or what is left of the volume's capacity, whichever
+    /// is less. What the lazy cache shows of the Hub takes no room of its own.
     pub async fn statfs(self: &Arc<Self>) -> Result<StatFs> {
         let usage = self.meta.usage().await?;
-        let free = match &self.opts.store_path {
+        let limits = self.meta.limits();
+        let mut free = match &self.opts.store_path {
             None => ENDLESS,
             Some(path) => {
                 let path = path.clone();
@@ -29,15 +30,21 @@ impl Vfs {
                 .await?
             }
         };
+        if let Some(capacity) = limits.bytes {
+            free = free.min(capacity.saturating_sub(usage.bytes));
+        }
         let used = usage.bytes.div_ceil(BLOCK);
         let free = free / BLOCK;
-        let endless_files = ENDLESS / BLOCK;
+        let free_files = match limits.inodes {
+            Some(inodes) => inodes.saturating_sub(usage.inodes),
+            None => ENDLESS / BLOCK,
+        };
         Ok(StatFs {
             blocks: used + free,
             bfree: free,
             bavail: free,
-            files: usage.inodes + endless_files,
-            ffree: endless_files,
+            files: usage.inodes + free_files,
+            ffree: free_files,
             bsize: 1 << 20,
             namelen: u32::try_from(NAME_MAX).unwrap_or(255),
             frsize: u32::try_from(BLOCK).unwrap_or(4096),

@@ -96,4 +96,9 @@ conformance!(
     slow_watchers_hear_lost,
     heartbeats_run_out,
     info_names_the_engine,
+    one_clock_for_all,
+    what_was_heard_is_known,
+    export_tells_everything,
+    export_is_of_one_instant,
+    an_export_can_be_given_up,
 );

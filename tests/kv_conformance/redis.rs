@@ -85,7 +85,7 @@ async fn operations_are_one_command() {
     });
     let want = [
         ("evalsha", 1),
-        ("get", 1),         // the slot
+        ("mget", 1),        // the slot, and whether somebody exports
         ("hexists", 1 + 2), // the session; the expectations
         ("hget", 2),        // the two numbers
         ("hset", 4),
@@ -99,7 +99,7 @@ async fn operations_are_one_command() {
         let outcome = attempt(&*kv, vec![Expect::Absent(key("i1", "a"))], vec![set("x", "y", "z")]).await;
         assert_eq!(outcome.expect("commit"), Outcome::Conflict(0));
     });
-    assert_eq!(conflict.await, table(&[("evalsha", 1), ("get", 1), ("hexists", 1)]));
+    assert_eq!(conflict.await, table(&[("evalsha", 1), ("mget", 1), ("hexists", 1)]));
     // Many fields of one inode: one call.
     let chunks = cost(&server, async {
         let rows = (0..1500).map(|n| set("i8", format!("c{n}"), "row")).collect();
@@ -107,7 +107,7 @@ async fn operations_are_one_command() {
             attempt(&*kv, vec![Expect::Equals(key("i8", "a"), Bytes::from_static(b"row"))], rows).await;
         assert_eq!(outcome.expect("commit"), Outcome::Applied);
     });
-    assert_eq!(chunks.await, table(&[("evalsha", 1), ("get", 1), ("hget", 1), ("hset", 3), ("set", 1)]));
+    assert_eq!(chunks.await, table(&[("evalsha", 1), ("mget", 1), ("hget", 1), ("hset", 3), ("set", 1)]));
     let liveness = cost(&server, async {
         kv.beat(session, Duration::from_secs(9)).await.expect("beat");
         kv.alive(&[session, SessionId(1), SessionId(2)]).await.expect("alive");
@@ -326,4 +326,43 @@ async fn foreign_types_are_errors() {
     assert_eq!(kv.get(&[key("m", "a")]).await.expect_err("string").kind(), Kind::Internal);
     let expect = vec![Expect::Absent(key("m", "a"))];
     assert_eq!(attempt(&*kv, expect, vec![]).await.expect_err("string").kind(), Kind::Internal);
+}
+
+/// Whoever reads everything leaves nothing behind, and does not go on when commits are no longer noted for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exports_and_their_flag() {
+    let server = RedisServer::start_with(&[]);
+    let kv = RedisKv::open(redis_options(server.address())).await.expect("open");
+    let rows = |n: usize| (n..n + 1_000).map(|n| set(&format!("i{n}"), "a", vec![0; 200])).collect();
+    for n in 0..20 {
+        write(&*kv, rows(n * 1_000)).await;
+    }
+    let mut export = kv.export().await.expect("export");
+    let busy = RedisKv::open(redis_options(server.address())).await.expect("open").export().await;
+    assert_eq!(busy.expect_err("one at a time").kind(), Kind::Busy);
+    assert_eq!(server.ask(&["EXISTS", "{hfmount}@export"]), ":1");
+    write(&*kv, vec![set("i1", "b", "noted")]).await;
+    assert_eq!(server.ask(&["SCARD", "{hfmount}@touched"]), ":1");
+    server.ask(&["DEL", "{hfmount}@export"]);
+    let error = loop {
+        match export.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("an export without its flag is no export"),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(error.kind(), Kind::Unavailable);
+    let mut export = kv.export().await.expect("export");
+    let mut seen = 0;
+    while let Some(piece) = export.next().await.expect("piece") {
+        seen += match piece {
+            hfmount::meta::kv::Piece::Set { rows, .. } => rows.len(),
+            other => panic!("nothing changed: {other:?}"),
+        };
+    }
+    assert_eq!(seen, 20_001);
+    assert_eq!(server.ask(&["KEYS", "{hfmount}@[et][xo]*"]), "*0");
+    // Without an export nothing is noted.
+    write(&*kv, vec![set("i1", "b", "not noted")]).await;
+    assert_eq!(server.ask(&["EXISTS", "{hfmount}@touched"]), ":0");
 }

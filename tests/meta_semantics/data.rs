@@ -12,7 +12,7 @@ const ROOT: Ino = Ino::ROOT;
 const LATER: Timestamp = Timestamp(i64::MAX);
 
 fn extent(object: ObjectId) -> Extent {
-    Extent { start: 0, len: 100, object, object_offset: 0 }
+    Extent { start: 0, len: 100, object, object_offset: 0, sum: None }
 }
 
 /// Commits one chunk with a new object as the whole content.

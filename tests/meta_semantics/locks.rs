@@ -93,3 +93,53 @@ pub async fn many_owners_one_at_a_time(world: &World) {
     }
     assert!(lock(&mounts[0], 99, Exclusive).await);
 }
+
+pub async fn who_waited_long_comes_first(world: &World) {
+    let (a, b) = (world.mount().await, world.mount().await);
+    assert!(lock(&a, 1, Exclusive).await);
+    assert_eq!(b.queue_for_lock(F, 5, None).await.expect("queue"), None);
+    assert!(!lock(&b, 5, Exclusive).await, "first in line is not in possession");
+    assert_eq!(b.queue_for_lock(F, 5, None).await.expect("again"), None);
+    unlock(&a, 1).await;
+    assert!(!lock(&a, 1, Exclusive).await && !lock(&a, 2, Shared).await && !lock(&b, 6, Shared).await);
+    assert!(lock(&b, 5, Exclusive).await);
+    unlock(&b, 5).await;
+    assert!(lock(&a, 1, Exclusive).await, "one turn, not two");
+    assert!(lock(&a, 1, Shared).await);
+    // Readers that come and go do not keep a writer out.
+    assert_eq!(b.queue_for_lock(F, 5, None).await.expect("queue"), None);
+    assert!(!lock(&a, 2, Shared).await);
+    unlock(&a, 1).await;
+    assert!(lock(&b, 5, Exclusive).await);
+    // Who has it may have less of it, whoever waits.
+    assert_eq!(a.queue_for_lock(F, 9, None).await.expect("queue"), None);
+    assert!(lock(&b, 5, Shared).await);
+}
+
+pub async fn a_place_in_the_line_is_given_up(world: &World) {
+    let (a, b) = (world.mount().await, world.mount().await);
+    assert_eq!(b.queue_for_lock(F, 5, None).await.expect("queue"), None);
+    assert!(!lock(&a, 1, Exclusive).await);
+    let mut watch = a.kv().watch().await.expect("watch");
+    unlock(&b, 5).await;
+    let told = async {
+        while !matches!(
+            watch.next().await.expect("event"),
+            Event::Changed { change: Change::Unlocked { ino: F }, .. }
+        ) {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("those behind are told");
+    assert!(lock(&a, 1, Exclusive).await);
+    unlock(&a, 1).await;
+    // Of somebody who went away without a word.
+    assert_eq!(b.queue_for_lock(F, 5, None).await.expect("queue"), None);
+    let stale = a.queue_for_lock(F, 1, None).await.expect("queue").expect("another is first");
+    assert_eq!(a.queue_for_lock(F, 1, None).await.expect("queue"), Some(stale.clone()));
+    assert_eq!(a.queue_for_lock(F, 1, Some(&stale)).await.expect("queue"), None);
+    assert!(!lock(&b, 5, Exclusive).await && lock(&a, 1, Exclusive).await);
+    unlock(&a, 1).await;
+    // Of the dead.
+    assert_eq!(b.queue_for_lock(F, 6, None).await.expect("queue"), None);
+    b.close().await.expect("close");
+    assert!(lock(&a, 1, Exclusive).await);
+}

@@ -1,5 +1,6 @@
 //! What the metadata promises to the layers above, on every engine.
 
+mod attrs;
 mod data;
 mod decorators;
 mod fencing;
@@ -11,6 +12,7 @@ mod races;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod rename;
+mod renewal;
 mod rows;
 mod world;
 
@@ -75,11 +77,37 @@ on_all_engines! {
         orphans_take_data,
         big_orphans_are_reaped_in_pieces,
     }
+    attrs::{
+        xattrs_are_kept,
+        xattrs_are_bounded,
+        xattrs_stay_with_the_inode,
+        two_mounts_set_xattrs_at_once,
+        reads_are_recorded,
+        many_reads_are_recorded_while_files_change,
+        inodes_are_bounded,
+        bytes_are_bounded,
+        quotas_hold_against_races,
+        what_the_hub_brings_counts_nothing,
+        huge_sizes_add_up,
+    }
     locks::{
         shared_and_exclusive,
         conversions,
         released_with_an_event,
         many_owners_one_at_a_time,
+        who_waited_long_comes_first,
+        a_place_in_the_line_is_given_up,
+    }
+    renewal::{
+        it_goes_on_under_another_session,
+        heartbeats_notice_by_themselves,
+        all_who_notice_at_once_get_one_session,
+        what_others_wrote_meanwhile_counts,
+        locks_are_lost_with_the_session,
+        a_server_may_forget_a_session,
+        a_server_that_does_not_answer_is_no_reason_to_give_up,
+        clocks_that_are_off_delete_nothing_early,
+        numbers_are_not_reused_after_the_server_went_back,
     }
     fencing::{
         sessions_are_listed,

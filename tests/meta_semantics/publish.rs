@@ -220,7 +220,7 @@ pub async fn many_publish_many_commits(world: &World) {
 pub async fn the_trees_file_may_be_large(world: &World) {
     let meta = world.mount().await;
     let objects = [meta.next_object(), meta.next_object()];
-    let extent = |object| Extent { start: 0, len: 4 << 20, object, object_offset: 0 };
+    let extent = |object| Extent { start: 0, len: 4 << 20, object, object_offset: 0, sum: None };
     let chunks = vec![(0, vec![extent(objects[0])]), (1, vec![extent(objects[1])])];
     let large = InodeContent::Extents { size: 5 << 20, chunks };
     let plan = CommitPlan { trees_json: large.clone(), ..small_plan("org/name", 1) };

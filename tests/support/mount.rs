@@ -75,7 +75,11 @@ impl Home {
 
     /// Mounts in the foreground of a child process on the directory `name` of this home, and waits until it answers.
     pub fn mount(&self, name: &str, args: &[&str]) -> Mount {
-        let point = self.dir(name);
+        let point = self.path().join(name);
+        // A dead mount may lie on it, which nobody is to look at.
+        if !is_mounted(&point) {
+            self.dir(name);
+        }
         let log = self.path().join(format!("{name}.log"));
         let output = File::create(&log).expect("log");
         let place = point.to_str().expect("UTF-8");

@@ -177,3 +177,30 @@ async fn regression_create_never_opens_what_another_made() {
     }
     assert_eq!(b.cat("secret").await.expect("cat"), b"x"[..]);
 }
+
+/// The list of a chunk is read when it is needed. If the file was replaced by something small meanwhile there is none, which
+/// does not mean zeros.
+#[tokio::test]
+async fn regression_who_has_a_file_open_never_reads_zeros_that_nobody_wrote() {
+    let cluster = Cluster::new(|_| {});
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    a.put("f", &[1; 10_000]).await.expect("put");
+    let ino = a.walk("f").await.expect("walk").stat.ino;
+    let (reader, writer) = (
+        b.vfs.open(ino, libc::O_RDONLY).await.expect("open"),
+        b.vfs.open(ino, libc::O_RDWR).await.expect("open"),
+    );
+    a.put("f", &[2; 100]).await.expect("replace");
+    let read = b.vfs.read(reader.fh, 0, 50).await.expect("read");
+    assert!(read == vec![1; 50] || read == vec![2; 50], "{read:?}");
+    // The same with something new in it.
+    a.put("f", &[3; 10_000]).await.expect("replace");
+    b.vfs.open(ino, libc::O_RDONLY).await.expect("looks anew");
+    b.vfs.write(writer.fh, 0, "new".into()).await.expect("write");
+    a.put("f", &[4; 100]).await.expect("replace");
+    let read = b.vfs.read(reader.fh, 3, 47).await.expect("read");
+    assert!(read == vec![3; 47] || read == vec![4; 47], "{read:?}");
+    b.vfs.flush(writer.fh).await.expect("flush");
+    let merged = a.cat("f").await.expect("cat");
+    assert_eq!((&merged[..3], &merged[3..]), (&b"new"[..], &[4; 97][..]));
+}

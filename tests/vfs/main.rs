@@ -1,5 +1,6 @@
 //! The file system without a kernel: nodes of a cluster in one process, against a stand-in Hub.
 
+mod attrs;
 mod files;
 mod lazy;
 mod locks;

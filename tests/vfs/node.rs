@@ -37,6 +37,7 @@ pub struct Cluster {
 /// One mount without a kernel.
 pub struct Node {
     pub vfs: Arc<Vfs>,
+    pub meta: Meta,
     pub chunks: Arc<Chunks>,
     pub invalidations: std::sync::mpsc::Receiver<Invalidation>,
     _cache: TempDir,
@@ -51,6 +52,7 @@ pub struct Settings {
     pub hub_deadline: Duration,
     pub tombstone_ttl: Duration,
     pub token: Option<&'static str>,
+    pub relatime: bool,
 }
 
 impl Default for Settings {
@@ -62,6 +64,7 @@ impl Default for Settings {
             hub_deadline: Duration::from_secs(10),
             tombstone_ttl: Duration::from_secs(3600),
             token: None,
+            relatime: false,
         }
     }
 }
@@ -133,10 +136,11 @@ impl Cluster {
             entry_ttl: Duration::from_secs(1),
             attr_ttl: Duration::from_secs(1),
             tombstone_ttl: settings.tombstone_ttl,
+            relatime: settings.relatime,
             store_path: None,
         };
-        let vfs = Vfs::new(meta, chunks.clone(), files, lazy, private, orders, opts);
-        Node { vfs, chunks, invalidations, _cache: cache_dir }
+        let vfs = Vfs::new(meta.clone(), chunks.clone(), files, lazy, private, orders, opts);
+        Node { vfs, meta, chunks, invalidations, _cache: cache_dir }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cache directory: who may use it, which contents it has, how much they take.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -9,18 +9,21 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::syncfs;
 use rustix::process::{Resource, getrlimit};
 
+use super::disk::Disk;
 use super::epoch::Epochs;
 use super::evict::{self, Signal};
 use super::file::CacheFile;
 use super::index::RECORD_LEN;
-use super::layout::{claim, index_path, list, make_pair, open_pair};
+use super::journal::Journal;
+use super::layout::{Pair, claim, index_path, list, make_index, make_pair, open_pair, pair_in_memory};
 use super::{CacheLimits, ContentKey, lock, write};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 const GATES: usize = 64;
+/// What stands in for a disk that has failed may take so much of the memory, bytes.
+const MEMORY: u64 = 256 << 20;
 /// How coarsely the disk knows when a content was last used (its index's mtime).
 const STAMP_EVERY: Duration = Duration::from_secs(600);
 
@@ -62,12 +65,16 @@ pub struct CacheStats {
     /// Chunks of crashed runs that were found good, and bad.
     pub verified: u64,
     pub dropped: u64,
+    /// Bytes held in memory because the disk has failed.
+    pub in_memory: u64,
 }
 
 /// A cache directory, locked for this process. Its methods block on the disk.
 #[derive(Debug)]
 pub struct CacheDir {
     root: PathBuf,
+    disk: Disk,
+    journal: Journal,
     /// Its flock keeps other daemons out while this value lives.
     held: File,
     pub(super) limits: CacheLimits,
@@ -76,6 +83,8 @@ pub struct CacheDir {
     /// Held while a content's files are made, opened or unlinked.
     gates: [Mutex<()>; GATES],
     pub(super) used: AtomicU64,
+    /// Bytes of contents in memory, whose disk has failed.
+    pub(super) in_memory: AtomicU64,
     pub(super) counters: Counters,
     pub(super) signal: Arc<Signal>,
     /// One pass of the evictor at a time.
@@ -90,19 +99,29 @@ impl CacheDir {
     /// Opens (or makes) the cache directory of `volume`. If another daemon holds it, its sibling `<path>-1`, `<path>-2` …
     /// is taken; [`CacheDir::path`] says which. [`Kind::Config`] when it belongs to another volume or no sibling is free.
     pub fn open(path: &Path, volume: &str, limits: CacheLimits) -> Result<Arc<Self>> {
+        Self::open_on(Disk::default(), path, volume, limits)
+    }
+
+    /// The same on a disk of the caller's.
+    pub(crate) fn open_on(disk: Disk, path: &Path, volume: &str, limits: CacheLimits) -> Result<Arc<Self>> {
         let (root, held) = claim(path)?;
         if root != path {
             tracing::info!(wanted = %path.display(), taken = %root.display(), "the cache directory is in use");
         }
-        let epochs = Epochs::begin(&root, volume)?;
+        let epochs = Epochs::begin(&disk, &root, volume)?;
+        // Before the evictor looks at anything.
+        let journal = Journal::open(&root, &disk)?;
         let dir = Arc::new(CacheDir {
             root,
+            disk,
+            journal,
             held,
             limits,
             epochs,
             table: Mutex::default(),
             gates: [const { Mutex::new(()) }; GATES],
             used: AtomicU64::new(0),
+            in_memory: AtomicU64::new(0),
             counters: Counters::default(),
             signal: Arc::default(),
             passing: Mutex::new(()),
@@ -119,6 +138,22 @@ impl CacheDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    /// What it holds that is nowhere else.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Why its disk is not used any more: it has failed, and memory stands in for it. `None` while it is used.
+    #[must_use]
+    pub fn aside(&self) -> Option<&str> {
+        self.disk.aside()
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     pub(super) fn epochs(&self) -> &Epochs {
@@ -144,6 +179,7 @@ impl CacheDir {
             punched_bytes: c.punched_bytes.load(Relaxed),
             verified: c.verified.load(Relaxed),
             dropped: c.dropped.load(Relaxed),
+            in_memory: self.in_memory.load(Relaxed),
         }
     }
 
@@ -164,11 +200,21 @@ impl CacheDir {
         }
         self.check_file_size(size).context(|| format!("cached {key}"))?;
         let path = self.root.join(key.path());
-        let (data, index, header) = match open_pair(&path, &key, size, chunk_size) {
-            Some(pair) => pair,
-            None => make_pair(&path, size, chunk_size).context(|| path.display().to_string())?,
+        let on_disk = match self.aside() {
+            None => {
+                Some(self.open_files(&key, &path, size, chunk_size).context(|| path.display().to_string()))
+            }
+            Some(_) => None,
         };
-        let file = Arc::new(CacheFile::load(key, self.clone(), data, index, header)?);
+        let (pair, in_memory) = match on_disk {
+            Some(Ok(pair)) => (pair, false),
+            Some(Err(e)) if self.aside().is_none() => return Err(e),
+            _ => {
+                let pair = pair_in_memory("hfmount-cache", size, chunk_size);
+                (pair.context(|| format!("cached {key} in memory"))?, true)
+            }
+        };
+        let file = Arc::new(CacheFile::load(key, self.clone(), pair, in_memory)?);
         let now = now();
         lock(&self.table)
             .entry(key)
@@ -188,6 +234,17 @@ impl CacheDir {
             file.set_size(size)?;
         }
         Ok(file)
+    }
+
+    fn open_files(&self, key: &ContentKey, path: &Path, size: u64, chunk_size: u32) -> std::io::Result<Pair> {
+        if let Some(pair) = open_pair(&self.disk, path, key, size, chunk_size)? {
+            return Ok(pair);
+        }
+        // The index can be had again; the bytes under it may be nowhere else.
+        if self.journal.has_bytes(key) {
+            return make_index(&self.disk, path, size, chunk_size);
+        }
+        make_pair(&self.disk, path, size, chunk_size)
     }
 
     /// The content, if somebody uses it now. No I/O.
@@ -218,7 +275,7 @@ impl CacheDir {
     /// Unlinks a content that nobody uses; `None` if somebody does.
     pub(super) fn evict(&self, key: &ContentKey) -> Result<Option<u64>> {
         let _gate = lock(self.gate(key));
-        if self.in_use(key).is_some() {
+        if self.in_use(key).is_some() || self.journal.protects(key) {
             return Ok(None);
         }
         self.unlink(key).map(Some)
@@ -228,7 +285,10 @@ impl CacheDir {
         let path = self.root.join(key.path());
         // The index first: data without an index is nothing, an index without its data would be a lie.
         for path in [index_path(&path), path] {
-            match fs::remove_file(&path) {
+            if self.aside().is_some() {
+                break;
+            }
+            match self.disk.remove(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).context(|| path.display().to_string());
                 }
@@ -254,8 +314,8 @@ impl CacheDir {
         self.loaded.load(Relaxed)
     }
 
-    /// Ends the run: everything goes to the disk and the directory says that it stopped cleanly. Nothing can be recorded
-    /// afterwards ([`Kind::Unavailable`]).
+    /// Ends the run: everything goes to the disk and the directory says that it stopped cleanly, if the disk has it so.
+    /// Nothing can be recorded afterwards ([`Kind::Unavailable`]).
     pub fn close(&self) -> Result<()> {
         self.signal.stop();
         if let Some(thread) = lock(&self.evictor).take()
@@ -263,10 +323,20 @@ impl CacheDir {
         {
             tracing::error!("the evictor's thread panicked");
         }
-        self.stamp(Duration::from_secs(60));
+        if self.aside().is_none() {
+            self.stamp(Duration::from_secs(60));
+        }
         *write(&self.ended) = true;
-        syncfs(&self.held).map_err(std::io::Error::from).context(|| self.root.display().to_string())?;
-        self.epochs.end_clean(&self.root)
+        if self.aside().is_some() {
+            return Ok(());
+        }
+        let name = || self.root.display().to_string();
+        let synced = self.disk.sync_all(&self.held, &self.root).context(name);
+        // Nothing is lost by not saying that it stopped cleanly: the next run checks what it finds before it uses it.
+        if let Err(e) = synced.and_then(|()| self.epochs.end_clean(&self.disk, &self.root)) {
+            tracing::warn!("the next mount will check the cache before it uses it: {e}");
+        }
+        Ok(())
     }
 
     /// Writes to the disk when contents were last used, where it is more than `slack` behind.
@@ -283,9 +353,9 @@ impl CacheDir {
         };
         for (key, when) in late {
             let path = index_path(&self.root.join(key.path()));
-            if let Ok(file) = OpenOptions::new().write(true).open(&path) {
+            if let Ok(file) = self.disk.open(&path) {
                 // Only the order of eviction rests on it.
-                let _ = file.set_modified(UNIX_EPOCH + Duration::from_millis(when));
+                let _ = file.file().set_modified(UNIX_EPOCH + Duration::from_millis(when));
             }
         }
     }
@@ -304,6 +374,16 @@ impl CacheDir {
         if self.used.load(Relaxed) > self.limits.max_bytes {
             self.signal.wake();
         }
+    }
+
+    /// The same for a content in memory that took `before` bytes of it. What is in memory does not count as used.
+    pub(super) fn account_memory(&self, before: u64, bytes: u64) {
+        self.in_memory.fetch_add(bytes.wrapping_sub(before), Relaxed);
+    }
+
+    /// Whether `bytes` more may be held in memory.
+    pub(super) fn has_memory(&self, bytes: u64) -> bool {
+        self.in_memory.load(Relaxed) + bytes <= MEMORY.min(self.limits.max_bytes)
     }
 
     pub(super) fn released(&self, key: ContentKey) {
@@ -361,6 +441,9 @@ impl CacheDir {
         }
         let data = self.root.join(key.path());
         let (Ok(meta), Ok(index)) = (fs::metadata(&data), fs::metadata(index_path(&data))) else {
+            if self.journal.protects(&key) {
+                return;
+            }
             // Half a pair is left of an unlink that a crash cut in two.
             if let Err(e) = self.unlink(&key) {
                 tracing::warn!(error = %e, "cannot remove a leftover of the cache");

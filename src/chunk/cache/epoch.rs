@@ -3,17 +3,18 @@
 //! Each run that opens a cache directory has an epoch, kept in the file `state`. A run that stops cleanly syncs the disk
 //! and says so there. The records of a run that did not are suspect: the data under them is checked before it is used.
 
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::{Disk, beside};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Ranges of crashed runs that are told apart; beyond this the oldest are merged with what lies between them.
 const MAX_RANGES: usize = 32;
+/// Bytes of the file: a block that is there before it is needed, so that a full disk does not keep a run from ending.
+const ROOM: usize = 4096;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
@@ -34,9 +35,9 @@ pub struct Epochs {
 impl Epochs {
     /// Begins a run in the directory `dir`, which the caller has locked. The new state is on the disk before this returns.
     /// [`Kind::Config`] if the directory belongs to another volume or a later version.
-    pub fn begin(dir: &Path, volume: &str) -> Result<Self> {
+    pub fn begin(disk: &Disk, dir: &Path, volume: &str) -> Result<Self> {
         let path = dir.join("state");
-        let last = match fs::read(&path) {
+        let last = match disk.read(&path) {
             Ok(bytes) => serde_json::from_slice::<State>(&bytes).ok(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(e).context(|| path.display().to_string()),
@@ -62,7 +63,7 @@ impl Epochs {
         };
         let state = State { version: 1, volume: volume.to_owned(), epoch, clean: false, suspect };
         let epochs = Epochs { state };
-        epochs.state.write(dir)?;
+        epochs.state.write(disk, dir)?;
         Ok(epochs)
     }
 
@@ -81,7 +82,7 @@ impl Epochs {
     }
 
     /// Says that everything of this run is on the disk: the caller has synced it.
-    pub fn end_clean(&self, dir: &Path) -> Result<()> {
+    pub fn end_clean(&self, disk: &Disk, dir: &Path) -> Result<()> {
         let s = &self.state;
         State {
             version: 1,
@@ -90,23 +91,26 @@ impl Epochs {
             clean: true,
             suspect: s.suspect.clone(),
         }
-        .write(dir)
+        .write(disk, dir)
     }
 }
 
 impl State {
-    fn write(&self, dir: &Path) -> Result<()> {
-        let tmp = dir.join("state.new");
-        let text = serde_json::to_vec(self)
+    fn write(&self, disk: &Disk, dir: &Path) -> Result<()> {
+        let path = dir.join("state");
+        let mut text = serde_json::to_vec(self)
             .map_err(|e| Error::with_source(Kind::Internal, "state of the cache directory", e))?;
-        let write = || {
-            let mut file = File::create(&tmp)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&tmp, dir.join("state"))?;
-            File::open(dir)?.sync_all()
-        };
-        write().context(|| tmp.display().to_string())
+        text.resize(text.len().max(ROOM), b' ');
+        disk.replace(&path, &text).context(|| path.display().to_string())?;
+        // Its way in is paved again: the next one needs no room.
+        let reserved = disk.open_or_create(&beside(&path, ".new")).and_then(|new| {
+            new.write_all_at(&[b' '; ROOM], 0)?;
+            new.sync()
+        });
+        if let Err(e) = reserved {
+            tracing::debug!("no room is reserved for the state of the cache directory: {e}");
+        }
+        Ok(())
     }
 }
 
@@ -124,22 +128,30 @@ fn with(mut ranges: Vec<(u32, u32)>, epoch: u32) -> Vec<(u32, u32)> {
 mod tests {
     use super::*;
 
+    fn begin(dir: &Path, volume: &str) -> Result<Epochs> {
+        Epochs::begin(&Disk::default(), dir, volume)
+    }
+
+    fn end(epochs: &Epochs, dir: &Path) {
+        epochs.end_clean(&Disk::default(), dir).expect("clean");
+    }
+
     #[test]
     fn runs_that_crashed_stay_suspect_after_clean_ones() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = Epochs::begin(dir.path(), "v").expect("first");
+        let first = begin(dir.path(), "v").expect("first");
         assert!(first.is_suspect(1), "a directory without a state is not trusted");
         assert!(!first.is_suspect(first.current()));
-        first.end_clean(dir.path()).expect("clean");
+        end(&first, dir.path());
 
         // The epoch of a run that ended well is trusted although nothing before it is.
-        let crashed = Epochs::begin(dir.path(), "v").expect("second");
+        let crashed = begin(dir.path(), "v").expect("second");
         assert!(!crashed.is_suspect(first.current()));
-        let third = Epochs::begin(dir.path(), "v").expect("third");
+        let third = begin(dir.path(), "v").expect("third");
         assert!(third.is_suspect(crashed.current()) && !third.is_suspect(first.current()));
-        third.end_clean(dir.path()).expect("clean");
+        end(&third, dir.path());
 
-        let fourth = Epochs::begin(dir.path(), "v").expect("fourth");
+        let fourth = begin(dir.path(), "v").expect("fourth");
         assert!(fourth.is_suspect(crashed.current()));
         assert!(!fourth.is_suspect(third.current()) && !fourth.is_suspect(first.current()));
         assert!(fourth.is_suspect(fourth.current() + 1), "from the future");
@@ -158,8 +170,8 @@ mod tests {
     #[test]
     fn another_volume_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        Epochs::begin(dir.path(), "one").expect("first");
-        let e = Epochs::begin(dir.path(), "two").expect_err("another volume");
+        begin(dir.path(), "one").expect("first");
+        let e = begin(dir.path(), "two").expect_err("another volume");
         assert_eq!(e.kind(), Kind::Config);
         assert!(e.to_string().contains("one"), "{e}");
     }

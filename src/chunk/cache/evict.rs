@@ -86,6 +86,9 @@ pub(super) fn start(dir: &Arc<CacheDir>) -> std::io::Result<JoinHandle<()>> {
 /// Bytes that must go for the cache to be within its limits again, `room` more being wanted on the disk.
 fn excess(dir: &CacheDir, room: u64) -> u64 {
     let limits = &dir.limits;
+    if dir.aside().is_some() {
+        return room;
+    }
     let used = dir.used.load(Relaxed);
     let over = if used > limits.max_bytes { used - limits.max_bytes / 100 * 95 } else { 0 };
     let short = match statvfs(dir.path()) {
@@ -108,7 +111,8 @@ pub(super) fn pass(dir: &CacheDir, room: u64) -> u64 {
     if goal == 0 && too_many == 0 {
         return 0;
     }
-    let mut freed = unlink_idle(dir, goal, too_many);
+    // Of a disk that has failed nothing is wanted; what is in memory belongs to contents in use.
+    let mut freed = if dir.aside().is_none() { unlink_idle(dir, goal, too_many) } else { 0 };
     if freed < goal {
         freed += punch_used(dir, goal - freed);
     }
@@ -121,7 +125,7 @@ pub(super) fn pass(dir: &CacheDir, room: u64) -> u64 {
 fn unlink_idle(dir: &CacheDir, goal: u64, too_many: usize) -> u64 {
     let mut idle: Vec<(u64, ContentKey)> = lock(&dir.table)
         .iter()
-        .filter(|(_, e)| e.open.strong_count() == 0)
+        .filter(|(key, e)| e.open.strong_count() == 0 && !dir.journal().protects(key))
         .map(|(key, e)| {
             let rank = match dir.limits.policy {
                 Policy::Lru => e.last_used,
@@ -157,6 +161,9 @@ fn punch_used(dir: &CacheDir, goal: u64) -> u64 {
         let table = lock(&dir.table);
         table.values().filter_map(|e| e.open.upgrade().map(|f| (e.bytes, f))).collect()
     };
+    open.retain(|(_, file)| {
+        !dir.journal().protects_all_of(&file.key()) && (dir.aside().is_none() || file.is_in_memory())
+    });
     open.sort_unstable_by_key(|(bytes, _)| u64::MAX - bytes);
     let mut freed = 0;
     for (_, file) in open {

@@ -1,12 +1,13 @@
 //! Where things lie in a cache directory, and how they come to be there.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::ContentKey;
+use super::disk::{Disk, DiskFile, beside};
 use super::index::Header;
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -45,47 +46,81 @@ pub(super) fn claim(path: &Path) -> Result<(PathBuf, File)> {
 }
 
 pub(super) fn index_path(data: &Path) -> PathBuf {
-    let mut name = data.as_os_str().to_owned();
-    name.push(".idx");
-    PathBuf::from(name)
+    beside(data, ".idx")
+}
+
+/// A content's two open files, and what the index says of the whole.
+pub(super) struct Pair {
+    pub data: DiskFile,
+    pub index: DiskFile,
+    pub header: Header,
 }
 
 /// The two files if they are there and usable.
 pub(super) fn open_pair(
+    disk: &Disk,
     path: &Path,
     key: &ContentKey,
     size: u64,
     chunk_size: u32,
-) -> Option<(File, File, Header)> {
-    let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).ok();
-    let (data, index) = (open(path)?, open(&index_path(path))?);
+) -> std::io::Result<Option<Pair>> {
+    let open = |path: &Path| match disk.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    };
+    let (Some(data), Some(index)) = (open(path)?, open(&index_path(path))?) else { return Ok(None) };
     let mut raw = [0; 64];
-    index.read_exact_at(&mut raw, 0).ok()?;
-    let header = Header::decode(&raw).ok()?;
+    if index.read_full(&mut raw, 0)? < raw.len() {
+        return Ok(None);
+    }
+    let Ok(header) = Header::decode(&raw) else { return Ok(None) };
     let same_size = header.size == size || matches!(key, ContentKey::File(_));
-    (header.chunk_size == chunk_size && same_size).then_some((data, index, header))
+    let usable = header.chunk_size == chunk_size && same_size;
+    Ok(usable.then_some(Pair { data, index, header }))
 }
 
 /// Two new, empty files in the place of whatever is there.
-pub(super) fn make_pair(path: &Path, size: u64, chunk_size: u32) -> std::io::Result<(File, File, Header)> {
-    let make = |path: &Path| {
-        match fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
-    };
+pub(super) fn make_pair(disk: &Disk, path: &Path, size: u64, chunk_size: u32) -> std::io::Result<Pair> {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+        disk.create_dirs(parent)?;
     }
     // The old index goes before the new data comes.
-    let index = make(&index_path(path))?;
-    let data = make(path)?;
+    let index = make(disk, &index_path(path))?;
+    let data = make(disk, path)?;
     data.set_len(size)?;
+    fill_pair(data, index, size, chunk_size)
+}
+
+/// A new, empty index beside a data file that is there and stays as it is.
+pub(super) fn make_index(disk: &Disk, path: &Path, size: u64, chunk_size: u32) -> std::io::Result<Pair> {
+    let data = disk.open(path)?;
+    let index = make(disk, &index_path(path))?;
+    let size = data.metadata()?.len().max(size);
+    data.set_len(size)?;
+    fill_pair(data, index, size, chunk_size)
+}
+
+/// Two files in memory, for a disk that is not used any more.
+pub(super) fn pair_in_memory(name: &str, size: u64, chunk_size: u32) -> std::io::Result<Pair> {
+    let (data, index) = (DiskFile::in_memory(name)?, DiskFile::in_memory(name)?);
+    data.set_len(size)?;
+    fill_pair(data, index, size, chunk_size)
+}
+
+fn make(disk: &Disk, path: &Path) -> std::io::Result<DiskFile> {
+    match disk.remove(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    disk.create_new(path)
+}
+
+fn fill_pair(data: DiskFile, index: DiskFile, size: u64, chunk_size: u32) -> std::io::Result<Pair> {
     let data_ino = data.metadata()?.ino();
     let header = Header { chunk_size, size, data_ino, passthrough: false, verified: false };
     index.write_all_at(&header.encode(), 0)?;
-    Ok((data, index, header))
+    Ok(Pair { data, index, header })
 }
 
 pub(super) fn list(path: &Path) -> Vec<PathBuf> {

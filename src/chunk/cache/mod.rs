@@ -6,16 +6,19 @@
 //! ```text
 //! <dir>/lock                       held by one daemon
 //! <dir>/state                      epochs: which runs stopped cleanly
+//! <dir>/journal/<ino>              what is acknowledged and not in the bucket yet
 //! <dir>/blobs/<aa>/<etag>[.idx]    blobs, by what the Hub calls them
 //! <dir>/files/<aa>/<ino>[.idx]     file data, by inode number (hex)
 //! ```
 
 mod bits;
 mod dir;
+pub(crate) mod disk;
 mod epoch;
 mod evict;
 mod file;
 mod index;
+mod journal;
 mod layout;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 pub use dir::{CacheDir, CacheStats};
 pub use file::{CacheFile, Presence};
 pub use index::{BLOB_TAG, Record, Tag};
+pub use journal::{Journal, Kept, Waiting};
 
 use crate::types::{BlobId, Ino};
 

@@ -1,19 +1,19 @@
 //! The content of one file: what all handles of the process share, and the small things about it.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::flight::Flights;
 use super::read::Readahead;
 use super::state::{Local, State};
-use super::{Shared, permits};
+use super::{QUEUED_UPLOADS, Shared, permits};
 use crate::chunk::cache::{CacheFile, ContentKey, Presence};
 use crate::error::{Error, Kind, Result};
 use crate::meta::Attr;
-use crate::types::{Ino, Version};
+use crate::types::{Ino, Timestamp, Version};
 
 /// The data of one file as this mount sees it. Get it from [`Files::open`](super::Files::open); drop it at release.
 #[derive(Debug)]
@@ -31,23 +31,46 @@ pub struct FileContent {
     pub(super) fills: Flights,
     pub(super) uploads: Flights,
     pub(super) flushing: tokio::sync::Mutex<()>,
+    /// Held while a commit is on its way: shorter than `flushing`, which waits for uploads.
+    pub(super) committing: tokio::sync::Mutex<()>,
+    /// Held while the journal's entry is written or removed. Taken before `landing`.
+    pub(super) saving: tokio::sync::Mutex<()>,
+    /// Whether a task brings what is journalled to the bucket.
+    pub(super) draining: AtomicBool,
+    /// Of the places for uploads, those that this file may have. In KiB.
+    pub(super) own_uploads: Semaphore,
+    /// Complete chunks that wait for their upload.
+    pub(super) queue: Arc<Semaphore>,
     pub(super) readahead: Mutex<Readahead>,
+    /// Bytes that it is going to add to the volume, as its capacity was told.
+    pub(super) claimed: AtomicU64,
 }
 
 impl FileContent {
     pub(super) fn new(shared: Arc<Shared>, attr: Attr) -> Arc<Self> {
-        let chunk_size = shared.chunk_size;
+        let (chunk_size, ino) = (shared.chunk_size, attr.ino);
+        Self::with_state(shared, State::new(attr, chunk_size), ino)
+    }
+
+    pub(super) fn with_state(shared: Arc<Shared>, state: State, ino: Ino) -> Arc<Self> {
+        let own_uploads = Semaphore::new(shared.options.share() / 1024);
         Arc::new(FileContent {
-            ino: attr.ino,
+            ino,
             shared,
-            state: Mutex::new(State::new(attr, chunk_size)),
+            state: Mutex::new(state),
             cache: OnceLock::new(),
             opening: Mutex::default(),
             landing: Arc::default(),
             fills: Flights::default(),
             uploads: Flights::default(),
             flushing: tokio::sync::Mutex::default(),
+            committing: tokio::sync::Mutex::default(),
+            saving: tokio::sync::Mutex::default(),
+            draining: AtomicBool::new(false),
+            own_uploads,
+            queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
             readahead: Mutex::default(),
+            claimed: AtomicU64::new(0),
         })
     }
 
@@ -67,6 +90,13 @@ impl FileContent {
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         self.state().is_modified()
+    }
+
+    /// Whether the journal has all that is not committed.
+    #[must_use]
+    pub fn is_journalled(&self) -> bool {
+        let state = self.state();
+        state.journalled.is_some_and(|j| j.changes >= state.changes)
     }
 
     /// The version that the data is based on: what the metadata said last.
@@ -90,6 +120,18 @@ impl FileContent {
         with_news(&state, state.attr.clone())
     }
 
+    /// Times of last access, change and attribute change, as [`FileContent::attr`] has them.
+    #[must_use]
+    pub fn times(&self) -> (Timestamp, Timestamp, Timestamp) {
+        let state = self.state();
+        let attr = &state.attr;
+        let committing = state.committing.as_ref().and_then(|d| d.mtime);
+        match state.delta.mtime.or(committing) {
+            Some(mtime) => (attr.atime, mtime, attr.ctime.max(mtime)),
+            None => (attr.atime, attr.mtime, attr.ctime),
+        }
+    }
+
     /// Attributes that were just read, with the size and mtime of what is not flushed yet, or of what was committed here
     /// while they were being read.
     #[must_use]
@@ -103,8 +145,9 @@ impl FileContent {
 
     /// Sets the file's times by `set`, with no flush under way that would set them again: neither one that runs now nor
     /// that of writes before this. Writes after it set them again, as they must.
-    pub async fn set_times<T>(&self, set: impl Future<Output = Result<T>>) -> Result<T> {
-        let _none = self.flushing.lock().await;
+    pub async fn set_times<T>(self: &Arc<Self>, set: impl Future<Output = Result<T>>) -> Result<T> {
+        let _none = self.committing.lock().await;
+        let saving = self.saving.lock().await;
         {
             let mut state = self.state();
             state.delta.mtime = None;
@@ -112,6 +155,8 @@ impl FileContent {
                 committing.mtime = None;
             }
         }
+        // After a crash nothing may set them back.
+        self.correct_entry(&saving).await?;
         set.await
     }
 
@@ -123,13 +168,13 @@ impl FileContent {
         if state.attr.version == attr.version {
             state.attr = attr.clone();
         } else if !state.is_modified() && state.committing.is_none() && !state.is_past(attr) {
-            state.rebase(attr.clone(), attr.version.session == self.shared.meta.session());
+            state.rebase(attr.clone(), self.shared.meta.is_own(attr.version.session));
         }
     }
 
     /// Drops what is new: the inode is gone.
     pub(super) async fn abandon(self: &Arc<Self>) {
-        let _landing = self.landing.lock().await;
+        let landing = self.landing.lock().await;
         let objects = {
             let mut state = self.state();
             state.flushed = state.changes;
@@ -143,7 +188,10 @@ impl FileContent {
             objects
         };
         self.shared.unpin(self.ino);
+        self.set_claim(0);
         self.delete_objects(objects);
+        drop(landing);
+        self.end_entry(true).await;
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -279,6 +327,7 @@ impl FileContent {
 
 impl Drop for FileContent {
     fn drop(&mut self) {
+        self.set_claim(0);
         self.shared.closed(self.ino);
     }
 }

@@ -1,5 +1,6 @@
 //! From the bucket (or what the file began as) to the local disk, a chunk at a time and once for all who want it.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::state::{Base, Part};
 use crate::chunk::cache::CacheFile;
 use crate::error::{Error, Kind, Result};
 use crate::source::bucket::Object;
-use crate::types::Extent;
+use crate::types::{Extent, ObjectId, ObjectSum};
 
 /// Lists of chunks read in one round trip.
 const ROWS_AT_ONCE: u64 = 64;
@@ -28,7 +29,17 @@ impl FileContent {
             let last = state.floor().div_ceil(u64::from(state.chunk_size)).min(first + ROWS_AT_ONCE);
             (state.attr.version, (first..last).filter(|&idx| state.needs_rows(idx)).collect::<Vec<_>>())
         };
-        let rows = self.shared.meta.extents(self.ino, &unknown).await?;
+        let (attr, rows) = self.shared.meta.attr_and_extents(self.ino, &unknown).await?;
+        {
+            let mut state = self.state();
+            // Another mount committed: its lists say nothing of the file as it was, which may even have had none.
+            let newer = attr.version != version && !state.is_past(&attr);
+            if state.attr.version == version && newer && state.committing.is_none() {
+                let ours = attr.version.session == self.shared.meta.session();
+                state.rebase(attr, ours);
+                return Ok(true);
+            }
+        }
         let learn = move |content: &Arc<FileContent>| {
             for (idx, rows) in unknown.into_iter().zip(rows) {
                 let tag = content.state().tag_with(idx, &rows);
@@ -84,9 +95,9 @@ impl FileContent {
                     parts.into_iter().filter(|p| !matches!(p, Part::Local(_) | Part::Recorded(_))).collect()
                 }
             };
-            let bytes = wanted.iter().map(|p| p.span().len()).sum();
+            let bytes = wanted.iter().map(Part::cost).sum();
             let _permit = self.fetch_permit(bytes).await?;
-            match self.fetch(idx, wanted).await {
+            match self.fetch(idx, wanted, false).await {
                 Ok(pieces) => {
                     self.on_disk(move |content| content.land(idx, generation, pieces)).await?;
                 }
@@ -101,12 +112,22 @@ impl FileContent {
         Err(Error::with_source(Kind::Unavailable, self.what(), "it changes faster than it can be read"))
     }
 
-    /// The bytes of parts that are not on the local disk.
-    pub(super) async fn fetch(&self, idx: u64, parts: Vec<Part>) -> Result<Vec<(Range<u32>, Bytes)>> {
+    /// The bytes of parts that are not on the local disk. What comes from the bucket is held to its checksum. `again`: the
+    /// local disk will not have them afterwards, and more of the same objects may be asked for soon.
+    pub(super) async fn fetch(
+        &self,
+        idx: u64,
+        parts: Vec<Part>,
+        again: bool,
+    ) -> Result<Vec<(Range<u32>, Bytes)>> {
+        let objects = self.whole_objects(&parts, again).await?;
         let fetch = async |part: Part| -> Result<(Range<u32>, Bytes)> {
             let span = part.span();
             let bytes = match part {
-                Part::Fetch(extent) => self.fetch_extent(&extent).await?,
+                Part::Fetch(extent) => match objects.get(&extent.object) {
+                    Some(whole) => super::object::slice(whole, &extent)?,
+                    None => self.fetch_range(&extent).await?,
+                },
                 Part::Blob(blob, r) => {
                     let size = self.state().attr.size;
                     let bytes = self
@@ -131,7 +152,24 @@ impl FileContent {
         stream::iter(parts).map(fetch).buffered(OBJECTS_AT_ONCE).try_collect().await
     }
 
-    async fn fetch_extent(&self, e: &Extent) -> Result<Bytes> {
+    /// The objects that `parts` need and that have a checksum, each once and whole: a part alone cannot be checked.
+    async fn whole_objects(&self, parts: &[Part], again: bool) -> Result<HashMap<ObjectId, Bytes>> {
+        let mut wanted: Vec<(ObjectId, ObjectSum)> = parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Fetch(extent) => extent.sum.map(|sum| (extent.object, sum)),
+                _ => None,
+            })
+            .collect();
+        wanted.sort_unstable_by_key(|(object, _)| *object);
+        wanted.dedup_by_key(|(object, _)| *object);
+        let fetch = async |(object, sum): (ObjectId, ObjectSum)| {
+            self.shared.whole_object(object, sum, again).await.map(|bytes| (object, bytes))
+        };
+        stream::iter(wanted).map(fetch).buffer_unordered(OBJECTS_AT_ONCE).try_collect().await
+    }
+
+    async fn fetch_range(&self, e: &Extent) -> Result<Bytes> {
         let range = u64::from(e.object_offset)..u64::from(e.object_offset) + u64::from(e.len);
         self.shared.bucket.get(&Object::FileChunk(e.object), Some(range)).await
     }
@@ -190,7 +228,7 @@ impl FileContent {
             let before = state.forget_rows(idx);
             let newer = state.attr.version != attr.version && !state.is_past(&attr);
             if newer && state.committing.is_none() {
-                let ours = attr.version.session == self.shared.meta.session();
+                let ours = self.shared.meta.is_own(attr.version.session);
                 state.rebase(attr, ours);
             }
             before

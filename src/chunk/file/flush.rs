@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::content::FileContent;
 use super::state::{Base, Plan, Step};
@@ -14,56 +15,97 @@ use crate::meta::{Attr, Committed, DataChange, INLINE_MAX};
 const ROWS_PER_COMMIT: usize = 1000;
 /// Chunks whose upload is waited for at once.
 const CHUNKS_AT_ONCE: usize = 16;
+/// Between two tries of an upload.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a flush begins again because others commit to the same file.
 const CONFLICTS: u32 = 32;
 
 impl FileContent {
     /// Brings all that was written before this call to the bucket and commits it; the attributes afterwards. Nothing new:
-    /// no I/O. Flushes that overlap share the work. On an error everything stays as it is, and the next flush tries again.
+    /// no I/O. Flushes that overlap share the work. A bucket that does not answer is tried again within the `io_timeout`. On an
+    /// error everything stays as it is, and the next flush tries again.
     ///
     /// [`Kind::Stale`]: the inode is gone, and nothing will ever be committed.
     pub async fn flush(self: &Arc<Self>) -> Result<Attr> {
+        let limit = self.shared.options.io_timeout;
+        let flush = self.flush_until(Instant::now() + limit);
+        // Who waits for somebody else's flush waits no longer either; one try more is allowed for.
+        match timeout(limit + self.shared.bucket.patience().progress * 2, flush).await {
+            Ok(flushed) => flushed,
+            Err(_) => Err(Error::new(Kind::TimedOut, format!("{} after {} s", self.what(), limit.as_secs()))),
+        }
+    }
+
+    /// The same with one try, for who comes back to it.
+    pub(super) async fn flush_now(self: &Arc<Self>) -> Result<Attr> {
+        self.flush_until(Instant::now()).await
+    }
+
+    /// The same, trying again until then.
+    pub(super) async fn flush_until(self: &Arc<Self>, deadline: Instant) -> Result<Attr> {
         if !self.is_dirty() {
             return Ok(self.attr());
         }
         let wanted = self.state().changes;
         let content = self.clone();
         // A task of its own: the caller may stop waiting, the bookkeeping may not stop half-way.
-        let task = self.shared.spawn(async move { content.flush_upto(wanted).await });
+        let task = self.shared.spawn(async move { content.flush_upto(wanted, deadline).await });
         task.await
             .map_err(|e| Error::with_source(Kind::Internal, "a flush", e))
             .flatten()
             .context(|| self.what())
     }
 
-    async fn flush_upto(self: &Arc<Self>, wanted: u64) -> Result<Attr> {
+    async fn flush_upto(self: &Arc<Self>, wanted: u64, deadline: Instant) -> Result<Attr> {
         let _one = self.flushing.lock().await;
         // Somebody's flush that began after our write has done it.
         if self.state().flushed < wanted
-            && let Err(e) = self.store_and_commit().await
+            && let Err(e) = self.store_and_commit(deadline).await
         {
             if e.kind() == Kind::Stale {
+                if let Some(journalled) = self.state().journalled {
+                    let ino = self.ino;
+                    tracing::info!(
+                        "inode {ino} was deleted: what was written at {:?} and not uploaded is dropped",
+                        journalled.since
+                    );
+                }
                 self.abandon().await;
             }
             return Err(e);
         }
+        self.end_entry(false).await;
         self.clean_up().await;
-        Ok(self.attr())
+        let lost = std::mem::take(&mut self.state().lost);
+        match lost {
+            false => Ok(self.attr()),
+            true => Err(Error::new(Kind::Disk, "what was not uploaded is lost with the cache's disk")),
+        }
     }
 
-    async fn store_and_commit(self: &Arc<Self>) -> Result<()> {
+    async fn store_and_commit(self: &Arc<Self>, deadline: Instant) -> Result<()> {
         let (upto, size) = {
             let state = self.state();
             (state.changes, state.size)
         };
         let mut conflicts = 0;
+        let mut left_disk = false;
         loop {
             let inline = (1..=INLINE_MAX as u64).contains(&self.size());
             if !inline {
-                self.store().await?;
+                self.store_until(deadline).await?;
             }
-            let step =
-                if inline { self.commit_inline().await? } else { self.commit_rows(upto, size).await? };
+            let committing = self.committing.lock().await;
+            let step = if inline { self.commit_inline().await } else { self.commit_rows(upto, size).await };
+            drop(committing);
+            let step = match step {
+                Err(e) if !left_disk && self.leave_disk(&e).await => {
+                    left_disk = true;
+                    continue;
+                }
+                step => step?,
+            };
             match step {
                 Some(Step::Last) => return Ok(()),
                 Some(_) => {}
@@ -80,6 +122,28 @@ impl FileContent {
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
             }
+        }
+    }
+
+    /// Uploads all that is new, again and again until `deadline` if the bucket does not answer. Between two tries no place is
+    /// taken that others could use.
+    async fn store_until(self: &Arc<Self>, deadline: Instant) -> Result<()> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.store().await {
+                Ok(()) => return Ok(()),
+                Err(e) => e,
+            };
+            if self.leave_disk(&error).await && Instant::now() < deadline {
+                continue;
+            }
+            let wake = Instant::now() + pause.mul_f64(rand::random_range(0.5..1.0));
+            if !error.kind().is_transient() || wake > deadline || self.shared.is_closing() {
+                return Err(error);
+            }
+            tracing::debug!(%error, "an upload is tried again");
+            sleep_until(wake).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -112,7 +176,7 @@ impl FileContent {
 
     /// One commit of chunk rows. `None`: somebody else committed; what they did is the base now.
     async fn commit_rows(self: &Arc<Self>, upto: u64, size: u64) -> Result<Option<Step>> {
-        let (plan, base) = {
+        let (plan, base, mark) = {
             let mut state = self.state();
             if !state.rows_to_plan().is_empty() {
                 // A chunk landed since: its list comes first.
@@ -121,7 +185,8 @@ impl FileContent {
             }
             let plan = state.plan(ROWS_PER_COMMIT, size);
             state.begin_commit();
-            (plan, state.attr.version)
+            let mark = if plan.kind == Step::Last { state.mark(upto) } else { None };
+            (plan, state.attr.version, mark)
         };
         let change = DataChange {
             size: plan.size,
@@ -129,6 +194,7 @@ impl FileContent {
             chunks: plan.chunks.clone(),
             mtime: self.commit_mtime(),
             clear_suid: false,
+            mark,
         };
         self.commit(base, change, plan, upto).await
     }
@@ -138,9 +204,13 @@ impl FileContent {
         // Brings here what is elsewhere, so that the lock is held for short.
         self.read(0, INLINE_MAX as u32).await?;
         let landing = self.landing.lock().await;
+        let in_memory = self.in_memory();
         let Some((len, parts)) = self.parts(0, INLINE_MAX) else { return Ok(Some(Step::Some)) };
-        let Some(bytes) = self.gather(len, parts).await? else { return Ok(Some(Step::Some)) };
-        let (plan, base, upto) = {
+        let gathered = self.gather(len, parts).await?;
+        let Some(bytes) = gathered.filter(|_| self.in_memory() == in_memory) else {
+            return Ok(Some(Step::Some));
+        };
+        let (plan, base, upto, mark) = {
             let mut state = self.state();
             if bytes.is_empty() || state.size != bytes.len() as u64 {
                 // It grew or was cut meanwhile.
@@ -148,7 +218,7 @@ impl FileContent {
             }
             let plan = state.plan_inline();
             state.begin_commit();
-            (plan, state.attr.version, state.changes)
+            (plan, state.attr.version, state.changes, state.mark(state.changes))
         };
         drop(landing);
         let change = DataChange {
@@ -157,6 +227,7 @@ impl FileContent {
             chunks: Vec::new(),
             mtime: self.commit_mtime(),
             clear_suid: false,
+            mark,
         };
         self.commit(base, change, plan, upto).await
     }
@@ -179,11 +250,12 @@ impl FileContent {
                 state.end_commit_applied(attr, &plan, upto);
                 let settled: Vec<u64> = plan.chunks.iter().map(|(idx, _)| *idx).collect();
                 drop(state);
+                self.reclaim();
                 self.settle_behind(settled);
                 Ok(Some(plan.kind))
             }
             Ok(Committed::Conflict(attr)) => {
-                let ours = attr.version.session == self.shared.meta.session();
+                let ours = self.shared.meta.is_own(attr.version.session);
                 state.rebase(attr, ours);
                 Ok(None)
             }

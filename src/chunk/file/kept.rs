@@ -82,6 +82,16 @@ impl Kept {
         self.runs.remove(&idx)
     }
 
+    /// How many first bytes of chunk `idx` are kept.
+    pub fn end(&self, idx: u64) -> u32 {
+        self.runs.get(&idx).map_or(0, |run| run.len)
+    }
+
+    /// Drops what is kept of chunk `idx`.
+    pub fn forget(&mut self, idx: u64) {
+        self.runs.remove(&idx);
+    }
+
     /// Drops all.
     pub fn clear(&mut self) {
         self.runs.clear();

@@ -8,12 +8,19 @@
 //! other mount sees the data ([`Files::open`] with fresh attributes). What a flush could not bring to the bucket stays, is
 //! not evicted, and goes with the next one. Of two mounts that write at once, the later flush wins where both wrote, and
 //! nothing is lost where only one did. Memory is bounded, whatever the size of the file.
+//!
+//! With `writeback`, [`FileContent::save`] answers when the data is on the local disk and in the cache directory's journal; the
+//! rest happens behind, and after a crash at the next start ([`Files::resume`]).
 
+mod claim;
 mod content;
+mod drain;
 mod fill;
 mod flight;
 mod flush;
 mod kept;
+mod leave;
+mod object;
 mod put;
 mod read;
 mod state;
@@ -22,10 +29,11 @@ mod sweep;
 mod tests;
 mod upload;
 mod write;
+mod writeback;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -33,25 +41,29 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::chunk::cache::{CacheDir, ContentKey};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Meta};
-use crate::source::bucket::Bucket;
-use crate::types::{BlobId, FileType, Ino};
+use crate::source::bucket::{Bucket, Patience};
+use crate::types::{BlobId, FileType, Ino, SessionId};
 
 pub use content::FileContent;
+pub use drain::FileCommitted;
 pub use sweep::GRACE;
+pub use writeback::Saved;
 
-/// Bytes of uploads in memory at once, in all files together; one chunk may be more.
-const UPLOAD_BYTES: usize = 32 << 20;
 /// The same for what is read from the bucket.
 const FETCH_BYTES: usize = 64 << 20;
-/// Complete chunks that wait for their upload before writers wait too.
+/// Complete chunks of a file that wait for their upload before its writers wait too.
 const QUEUED_UPLOADS: usize = 64;
+/// The longest that one upload or read is tried again while it holds places that others could use.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// Journalled files that are uploaded at once.
+const DRAINS: usize = 8;
 /// How often data whose flush failed, and that nobody has open any more, is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(15);
 /// Files flushed at once by [`Files::flush_all`].
@@ -64,14 +76,55 @@ pub trait BlobReader: Debug + Send + Sync + 'static {
     async fn read_blob(&self, blob: BlobId, size: u64, offset: u64, len: u32) -> Result<Bytes>;
 }
 
+/// How the files of a mount behave.
+#[derive(Clone, Debug)]
+pub struct FilesOptions {
+    /// The longest that one read or flush waits for a bucket that does not answer.
+    pub io_timeout: Duration,
+    /// [`FileContent::save`] is content with the local disk.
+    pub writeback: bool,
+    /// Bytes in the journal beyond which nothing more is put there; `None`: half of what the cache may take.
+    pub backlog: Option<u64>,
+    /// How long the end waits for what is to be uploaded. The rest stays in the journal.
+    pub drain: Duration,
+    /// Bytes of uploads in memory at once, in all files together; a chunk that is larger has all of it. Of these one file
+    /// may have two thirds, so that others go on though the store does not answer for it.
+    pub uploads: usize,
+    /// An upload that takes so long gives its place to others, as long as those that did are no more than two thirds of
+    /// `uploads` beside them.
+    pub stall: Duration,
+}
+
+impl FilesOptions {
+    /// The share of the uploads that one file may have, and all those that have stalled.
+    fn share(&self) -> usize {
+        (self.uploads / 3 * 2).max(1024)
+    }
+}
+
+impl Default for FilesOptions {
+    fn default() -> Self {
+        FilesOptions {
+            io_timeout: Duration::from_secs(15 * 60),
+            writeback: false,
+            backlog: None,
+            drain: Duration::from_secs(45),
+            uploads: 48 << 20,
+            stall: Duration::from_secs(5),
+        }
+    }
+}
+
 /// The data of all files of one mount. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Files(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    options: FilesOptions,
     meta: Meta,
     cache: Arc<CacheDir>,
+    /// With little patience: who waits for it tries again, without holding places meanwhile.
     bucket: Bucket,
     blobs: Arc<dyn BlobReader>,
     chunk_size: u32,
@@ -82,12 +135,27 @@ struct Shared {
     /// In KiB.
     uploads: Semaphore,
     /// In KiB.
+    stalled: Semaphore,
+    /// In KiB.
     fetches: Semaphore,
-    queue: Arc<Semaphore>,
     /// Room for what is kept of chunks that are being written, in KiB.
     kept: Arc<Semaphore>,
+    drains: Semaphore,
+    /// Those who wait before they upload what is journalled shall not.
+    hurry: Notify,
+    /// An entry left the journal.
+    drained: Notify,
+    /// Counts the entries of this session.
+    serials: AtomicU64,
+    /// Sessions that are on the list of those with a journal, because of this mount's: its own, and those of runs before.
+    registered: tokio::sync::Mutex<HashSet<SessionId>>,
+    /// Why the journal could not be drained when that was last tried.
+    last_error: Mutex<Option<String>>,
+    events: broadcast::Sender<FileCommitted>,
+    recent: object::Recent,
     /// What runs without somebody who waits for it.
     tasks: TaskTracker,
+    closing: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -106,7 +174,28 @@ impl Files {
         blobs: Arc<dyn BlobReader>,
         chunk_size: u32,
     ) -> Self {
+        Self::with_options(meta, cache, bucket, blobs, chunk_size, FilesOptions::default())
+    }
+
+    /// The same with other options.
+    #[must_use]
+    pub fn with_options(
+        meta: Meta,
+        cache: Arc<CacheDir>,
+        bucket: Bucket,
+        blobs: Arc<dyn BlobReader>,
+        chunk_size: u32,
+        options: FilesOptions,
+    ) -> Self {
+        let given = bucket.patience();
+        let patience = Patience {
+            progress: given.progress.min(options.io_timeout),
+            total: given.total.min(TRY_AGAIN).min(options.io_timeout),
+        };
+        let bucket = bucket.with_patience(patience);
+        let (uploads, share) = (options.uploads.max(1024), options.share());
         let shared = Arc::new(Shared {
+            options,
             meta,
             cache,
             bucket,
@@ -115,14 +204,24 @@ impl Files {
             runtime: Handle::current(),
             open: Mutex::default(),
             dirty: Mutex::default(),
-            uploads: Semaphore::new(UPLOAD_BYTES / 1024),
+            uploads: Semaphore::new(uploads / 1024),
+            stalled: Semaphore::new(share / 1024),
             fetches: Semaphore::new(FETCH_BYTES / 1024),
-            queue: Arc::new(Semaphore::new(QUEUED_UPLOADS)),
             kept: Arc::new(Semaphore::new(kept::KEPT_BYTES / 1024)),
+            drains: Semaphore::new(DRAINS),
+            hurry: Notify::new(),
+            drained: Notify::new(),
+            serials: AtomicU64::new(1),
+            registered: tokio::sync::Mutex::default(),
+            last_error: Mutex::default(),
+            events: broadcast::Sender::new(1024),
+            recent: object::Recent::default(),
             tasks: TaskTracker::new(),
+            closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
         tokio::spawn(retry(Arc::downgrade(&shared)));
+        tokio::spawn(drain::tidy(Arc::downgrade(&shared)));
         Files(shared)
     }
 
@@ -172,6 +271,12 @@ impl Files {
         self.0.spawn(async move { files.forget(ino).await });
     }
 
+    /// Commits that nobody waited for, from now on.
+    #[must_use]
+    pub fn commits(&self) -> broadcast::Receiver<FileCommitted> {
+        self.0.events.subscribe()
+    }
+
     /// Number of contents with data that is not committed yet.
     #[must_use]
     pub fn dirty_count(&self) -> usize {
@@ -191,16 +296,71 @@ impl Files {
 }
 
 impl Files {
-    /// Ends it, before the cache is closed: flushes everything that is new, waits for what runs (for `grace`), and from
-    /// then on touches the cache no more: reads and writes fail. Returns the first error of the flushes.
+    /// Ends it, before the cache is closed: brings everything that is new to the bucket, waits for what runs (for `grace`), and
+    /// from then on touches the cache no more: reads and writes fail.
+    ///
+    /// What the bucket does not take in time goes into the journal, and is uploaded after the next start with this cache
+    /// directory; the log says how much. An error if that cannot be either.
     pub async fn close(&self, grace: Duration) -> Result<()> {
-        let flushed = self.flush_all().await;
+        self.0.closing.store(true, Ordering::SeqCst);
+        let deadline = tokio::time::Instant::now() + self.0.options.drain;
+        let flushed = self.flush_within(deadline).await;
+        let waiting = self.drain_within(deadline - tokio::time::Instant::now()).await;
+        if waiting.files > 0 {
+            tracing::warn!(
+                "{} files ({} bytes) are not uploaded yet: they wait in {} and go on with the next mount",
+                waiting.files,
+                waiting.bytes,
+                self.0.cache.path().display()
+            );
+        } else if let Err(error) = self.0.unregister().await {
+            tracing::debug!(%error, "the journal's session stays registered");
+        }
         self.0.tasks.close();
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.hurry.notify_waiters();
         if tokio::time::timeout(grace, self.0.tasks.wait()).await.is_err() {
             tracing::warn!("uploads and deletions in the background were given up");
         }
-        self.0.closed.store(true, Ordering::SeqCst);
         flushed
+    }
+
+    /// The process is gone, as far as what it shares with others is concerned.
+    #[cfg(test)]
+    fn kill(&self) {
+        self.0.closing.store(true, Ordering::SeqCst);
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.hurry.notify_waiters();
+        self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Flushes everything that is not in the journal; what cannot be flushed goes there.
+    async fn flush_within(&self, deadline: tokio::time::Instant) -> Result<()> {
+        let writeback = self.0.options.writeback;
+        let finish = async |content: Arc<FileContent>| -> Result<()> {
+            if writeback && content.save_here().await.is_ok() {
+                content.drain();
+                return Ok(());
+            }
+            if content.is_journalled() {
+                return Ok(());
+            }
+            let flushed = match tokio::time::timeout_at(deadline, content.flush_until(deadline)).await {
+                Ok(flushed) => flushed,
+                Err(_) => Err(Error::new(Kind::TimedOut, format!("data of inode {}", content.ino()))),
+            };
+            match flushed {
+                Ok(_) => Ok(()),
+                Err(e) if e.kind() == Kind::Stale => Err(e),
+                Err(e) => content.save_here().await.map_err(|_| e),
+            }
+        };
+        let mut results = stream::iter(self.0.dirty_contents()).map(finish).buffer_unordered(FLUSHES).boxed();
+        let mut first = Ok(());
+        while let Some(result) = results.next().await {
+            first = first.and(result);
+        }
+        first
     }
 }
 
@@ -211,6 +371,10 @@ impl Shared {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         self.tasks.spawn_on(work, &self.runtime)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
     }
 
     fn dirty_contents(&self) -> Vec<Arc<FileContent>> {
@@ -243,10 +407,10 @@ async fn retry(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         for content in shared.dirty_contents() {
             // This list and the one that pins it.
-            if Arc::strong_count(&content) > 2 || !content.is_dirty() {
+            if Arc::strong_count(&content) > 2 || !content.is_dirty() || content.is_journalled() {
                 continue;
             }
-            if let Err(error) = content.flush().await {
+            if let Err(error) = content.flush_now().await {
                 tracing::warn!(%error, ino = %content.ino(), "data that was not stored at close still cannot be");
             }
         }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Files;
 use crate::error::Result;
 use crate::source::bucket::Object;
-use crate::types::Extent;
+use crate::types::{Extent, ObjectSum};
 
 impl Files {
     /// Puts `data` into the bucket as a file's chunks and returns their rows, for an inode that is about to be published.
@@ -16,10 +16,10 @@ impl Files {
         for (index, start) in (0..data.len()).step_by(size).enumerate() {
             let piece = data.slice(start..data.len().min(start + size));
             let object = self.0.meta.next_object();
-            // A chunk is at most 64 MiB: its length fits.
-            let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            let sum = ObjectSum::of(&piece);
             self.0.bucket.put(&Object::FileChunk(object), piece).await?;
-            rows.push((index as u64, vec![Extent { start: 0, len, object, object_offset: 0 }]));
+            let extent = Extent { start: 0, len: sum.len, object, object_offset: 0, sum: Some(sum) };
+            rows.push((index as u64, vec![extent]));
         }
         Ok(rows)
     }

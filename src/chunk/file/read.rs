@@ -1,8 +1,11 @@
 //! Reading: putting answers together, and looking ahead of who reads in order.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, sleep_until};
 
 use super::content::FileContent;
 use super::state::{Base, Part};
@@ -10,6 +13,9 @@ use crate::error::{Error, Kind, Result, ResultExt};
 
 /// How often a read begins again because the file changes under it.
 pub(super) const ROUNDS: usize = 16;
+/// Between two tries of a read.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The most that is fetched ahead of a reader, bytes (and at least one chunk).
 const AHEAD: u64 = 32 << 20;
 /// How far from where it is expected a read may begin and still be in order: the kernel's own readahead sends several
@@ -33,6 +39,7 @@ impl FileContent {
     /// [`FileContent::read`]. Otherwise the number of bytes, less than `buf` holds only at the end of the file.
     #[must_use]
     pub fn try_read(self: &Arc<Self>, offset: u64, buf: &mut [u8]) -> Option<usize> {
+        let in_memory = self.in_memory();
         let (len, parts) = self.parts(offset, buf.len())?;
         let buf = &mut buf[..len];
         let cache = self.opened_cache();
@@ -48,13 +55,39 @@ impl FileContent {
                 Part::Fetch(_) | Part::Blob(..) => return None,
             }
         }
+        if self.in_memory() != in_memory {
+            return None;
+        }
         self.look_ahead(offset, len as u64);
         Some(len)
     }
 
-    /// Up to `len` bytes at `offset`, less only at the end of the file. Bounded in time by the bucket's patience.
+    /// Up to `len` bytes at `offset`, less only at the end of the file. A bucket that does not answer is tried again within
+    /// the `io_timeout`.
     pub async fn read(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes> {
         self.look_ahead(offset, u64::from(len));
+        let deadline = Instant::now() + self.shared.options.io_timeout;
+        let mut pause = FIRST_PAUSE;
+        let mut left_disk = 0;
+        loop {
+            let error = match self.read_once(offset, len).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(e) => e,
+            };
+            if left_disk < 3 && self.leave_disk(&error).await {
+                left_disk += 1;
+                continue;
+            }
+            let wake = Instant::now() + pause;
+            if !error.kind().is_transient() || wake > deadline || self.shared.closed.load(SeqCst) {
+                return Err(error);
+            }
+            sleep_until(wake).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn read_once(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes> {
         // The local disk is full or broken: what is fetched is answered and not kept.
         let mut direct = false;
         for _ in 0..ROUNDS {
@@ -65,6 +98,7 @@ impl FileContent {
             if self.learn_rows(self.touched(&(offset..end))).await? {
                 continue;
             }
+            let in_memory = self.in_memory();
             let Some((len, parts)) = self.parts(offset, len as usize) else { continue };
             let mut missing: Vec<u64> = parts
                 .iter()
@@ -74,6 +108,7 @@ impl FileContent {
             missing.dedup();
             if !missing.is_empty() && !direct {
                 match self.fill_all(missing).await {
+                    Err(e) if self.leave_disk(&e).await => {}
                     Err(e) if matches!(e.kind(), Kind::NoSpace | Kind::Disk | Kind::TooLarge) => {
                         tracing::warn!(error = %e, "the local disk cannot keep what is read");
                         direct = true;
@@ -83,6 +118,8 @@ impl FileContent {
                 continue;
             }
             match self.gather(len, parts).await {
+                // Another place than the one that the parts were listed for has other bytes.
+                Ok(Some(_)) if self.in_memory() != in_memory => {}
                 Ok(Some(bytes)) => return Ok(bytes),
                 Ok(None) => {}
                 // Replaced by somebody else since the list was read: the fill reads it again.
@@ -127,7 +164,7 @@ impl FileContent {
                 }
                 Part::Fetch(_) | Part::Blob(..) => {
                     let span = part.span();
-                    let pieces = self.fetch(idx, vec![part]).await?;
+                    let pieces = self.fetch(idx, vec![part], true).await?;
                     for (_, bytes) in pieces {
                         answer[at..at + span.len()].copy_from_slice(&bytes);
                     }

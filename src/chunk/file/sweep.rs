@@ -1,6 +1,7 @@
 //! Emptying the trash: objects that no file refers to any more are deleted after a grace, for readers on other mounts
 //! that still go by the lists they read before.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use futures::{StreamExt, stream};
 use super::{Files, Shared};
 use crate::error::Result;
 use crate::source::bucket::Object;
-use crate::types::{ObjectId, Timestamp};
+use crate::types::{ObjectId, SessionId, Timestamp};
 
 /// How long an object stays after the last list that named it was replaced.
 pub const GRACE: Duration = Duration::from_secs(15 * 60);
@@ -23,14 +24,20 @@ impl Files {
     /// no harm. What cannot be deleted stays for the next time; the first error is returned.
     pub async fn sweep(&self, grace: Duration) -> Result<u64> {
         let grace = i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX);
-        let due = Timestamp(Timestamp::now().0.saturating_sub(grace));
+        let due = Timestamp(self.0.meta.now().0.saturating_sub(grace));
         let (mut after, mut deleted, mut first) = (0, 0, Ok(()));
+        // What a journal may still name stays until it is drained.
+        let journals: HashSet<SessionId> =
+            self.0.meta.journals().await?.into_iter().map(|(id, _)| id).collect();
         loop {
             let page = self.0.meta.trash(after, ROWS_AT_ONCE).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
             let full = page.len() == ROWS_AT_ONCE;
-            let objects = page.into_iter().filter(|t| t.since <= due).map(|t| t.object);
+            let objects = page
+                .into_iter()
+                .filter(|t| t.since <= due && !journals.contains(&t.object.session))
+                .map(|t| t.object);
             let delete = async |object: ObjectId| {
                 self.0.bucket.delete(&Object::FileChunk(object)).await.map(|()| object)
             };

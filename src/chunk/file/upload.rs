@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use tokio::time::timeout;
 
 use super::content::FileContent;
+use super::permits;
 use super::state::Upload;
-use super::{UPLOAD_BYTES, permits};
 use crate::error::{Error, Kind, Result};
 use crate::source::bucket::Object;
-use crate::types::{Extent, ObjectId};
+use crate::types::{Extent, ObjectId, ObjectSum};
 
 /// Ranges of one chunk that are uploaded at once.
 const RANGES_AT_ONCE: usize = 4;
@@ -24,9 +25,14 @@ type Uploaded = (Extent, Option<(u32, [u8; 32])>);
 
 impl FileContent {
     /// Uploads what is new in chunk `idx`, in the background. Waits while too many are queued: a writer that is faster than
-    /// the bucket fills the disk no further.
+    /// the bucket fills the disk no further. With `writeback` nobody waits: what is not queued goes with the journal.
     pub(super) async fn upload_behind(self: &Arc<Self>, idx: u64) {
-        let Ok(place) = self.shared.queue.clone().acquire_owned().await else { return };
+        let queue = self.queue.clone();
+        let place = match self.shared.options.writeback {
+            true => queue.try_acquire_owned().ok(),
+            false => queue.acquire_owned().await.ok(),
+        };
+        let Some(place) = place else { return };
         let content = self.clone();
         self.shared.spawn(async move {
             let _place = place;
@@ -117,8 +123,10 @@ impl FileContent {
     }
 
     async fn upload_range(self: &Arc<Self>, idx: u64, range: Range<u32>, whole: u32) -> Result<Uploaded> {
-        let permit = self.shared.uploads.acquire_many(permits(range.len(), UPLOAD_BYTES)).await;
-        let _permit = permit.map_err(|e| Error::with_source(Kind::Internal, self.what(), e))?;
+        let failed = |e| Error::with_source(Kind::Internal, self.what(), e);
+        let places = permits(range.len(), self.shared.options.share() / 1024 * 1024);
+        let _own = self.own_uploads.acquire_many(places).await.map_err(failed)?;
+        let place = self.shared.uploads.acquire_many(places).await.map_err(failed)?;
         let wanted = range.clone();
         let kept = self.state().take_kept(idx, &range);
         let read = move |content: &Arc<FileContent>| {
@@ -132,16 +140,36 @@ impl FileContent {
                 }
             };
             let mut hash = blake3::Hasher::new();
-            bytes.iter().for_each(|piece| drop(hash.update(piece)));
+            for piece in &bytes {
+                hash.update(piece);
+            }
             Ok((kept, bytes, *hash.finalize().as_bytes()))
         };
         // What is kept takes its room until it is stored.
         let (_kept, bytes, hash) = self.read_disk(read).await?;
-        let all = range.start == 0 && range.end == whole;
-        let hash = all.then_some((whole, hash));
+        let sum = ObjectSum::with_hash(range.len(), &hash);
         let object: ObjectId = self.shared.meta.next_object();
-        self.shared.bucket.put_pieces(&Object::FileChunk(object), &bytes).await?;
-        let extent = Extent { start: range.start, len: range.end - range.start, object, object_offset: 0 };
-        Ok((extent, hash))
+        let name = Object::FileChunk(object);
+        let put = self.shared.bucket.put_pieces(&name, &bytes);
+        tokio::pin!(put);
+        match timeout(self.shared.options.stall, &mut put).await {
+            Ok(done) => done?,
+            Err(_) => {
+                // It may be slow, or the store may not answer for it: others go on in its place, as far as there is memory.
+                let aside = self.shared.stalled.try_acquire_many(places);
+                let _held = match aside {
+                    Ok(aside) => {
+                        drop(place);
+                        aside
+                    }
+                    Err(_) => place,
+                };
+                put.await?;
+            }
+        }
+        let extent =
+            Extent { start: range.start, len: range.len() as u32, object, object_offset: 0, sum: Some(sum) };
+        let all = range.start == 0 && range.end == whole;
+        Ok((extent, all.then_some((whole, hash))))
     }
 }

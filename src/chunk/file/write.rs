@@ -22,7 +22,8 @@ impl FileContent {
     /// Writes at `offset`. When it returns the bytes are on this mount's disk and in every read of this mount; in the
     /// bucket and for other mounts after [`FileContent::flush`].
     ///
-    /// [`Kind::NoSpace`]: the local disk is full and nothing can be evicted; [`Kind::TooLarge`]: beyond what a file may
+    /// [`Kind::NoSpace`]: the volume's capacity is used up, and nothing was written; or the local disk is full and nothing
+    /// can be evicted; [`Kind::TooLarge`]: beyond what a file may
     /// be. Bytes that were there before and are not wholly overwritten are kept.
     pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<u32> {
         let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, self.what(), e))?;
@@ -43,14 +44,18 @@ impl FileContent {
         if near.checked_add(data.len() as u64).is_none_or(|end| end > MAX_SIZE) {
             return Err(Error::new(Kind::TooLarge, self.what()));
         }
+        self.claim(near + data.len() as u64).await.context(|| self.what())?;
         self.keep_known(near..near + data.len() as u64).await?;
         let len = data.len() as u64;
         let mut reliefs = 0;
+        let mut left_disk = false;
         let (offset, complete) = loop {
             match self.put_once(offset, data.clone()).await {
+                Err(e) if !left_disk && self.leave_disk(&e).await => left_disk = true,
                 Err(e) if e.kind() == Kind::NoSpace && reliefs < RELIEFS => {
                     reliefs += 1;
                     if !self.relieve(len).await {
+                        self.reclaim();
                         return Err(e.context(self.what()));
                     }
                 }
@@ -157,10 +162,16 @@ impl FileContent {
         if size > MAX_SIZE {
             return Err(Error::new(Kind::TooLarge, self.what()));
         }
+        if size > self.size() {
+            self.claim(size).await.context(|| self.what())?;
+        }
         if size > 0 && size < self.size() {
             let cut = size / u64::from(self.shared.chunk_size);
             self.keep_known(self.offset(cut, 0)..size).await?;
         }
+        // Nobody writes an entry of the journal meanwhile: it would speak of bytes that are about to go.
+        let saving = self.saving.lock().await;
+        let journalled = self.state().journalled.is_some();
         let resize = move |content: &Arc<FileContent>| {
             let old = content.size();
             // A file that the cache never saw has nothing there to cut.
@@ -170,7 +181,8 @@ impl FileContent {
                 content.take_over(chunks.clone())?;
                 let cache = content.cache()?;
                 cache.clear(chunks.start, chunks.end.min(cache.chunks()).max(chunks.start))?;
-                if cache.chunks() > size.div_ceil(unit).max(1) {
+                // The journal's entry speaks of these bytes until it is written anew.
+                if !journalled && cache.chunks() > size.div_ceil(unit).max(1) {
                     // Gives the space back; the bytes on the disk up to `size` stay.
                     cache.set_size(size.div_ceil(unit).max(1) * unit)?;
                 }
@@ -179,7 +191,24 @@ impl FileContent {
             content.state().resize(size, Timestamp::now());
             Ok(())
         };
-        self.on_disk(resize).await.context(|| self.what())
+        let shorter = size < self.size();
+        let resized = self.on_disk(resize).await.context(|| self.what());
+        self.reclaim();
+        resized?;
+        if !(journalled && shorter) {
+            return Ok(());
+        }
+        // Before anybody writes where something was cut off: after a crash the file is what it was before, or shorter, and never
+        // a mixture.
+        let corrected = self.correct_entry(&saving).await;
+        drop(saving);
+        match corrected {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                tracing::warn!("{} is written through: the journal cannot be corrected: {e}", self.what());
+                self.flush().await.map(drop)
+            }
+        }
     }
 
     fn in_cache(&self) -> bool {

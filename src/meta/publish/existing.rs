@@ -88,7 +88,6 @@ impl Meta {
             let first = self.take_inos(missing.len() as u64).await?;
             let mut build = self.build();
             build.expect(Expect::Present(schema::attr_key(blobs)));
-            build.add(schema::inodes_key(), i64::try_from(missing.len()).unwrap_or(i64::MAX));
             for (number, ((file, entry), _)) in (first.0..).zip(missing) {
                 let ino = Ino(number);
                 build.expect(Expect::Absent(entry.clone()));

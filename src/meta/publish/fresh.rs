@@ -65,7 +65,7 @@ impl Meta {
     pub(super) async fn publish_repo(&self, plan: &CommitPlan) -> Result<Option<(Published, bool)>> {
         let tombstone = self.kv().get(&[schema::tombstone_key(&plan.folder)]).await?.pop().flatten();
         if let Some(until) = &tombstone
-            && schema::value_time(until)? > Timestamp::now()
+            && schema::value_time(until)? > self.now()
         {
             return Err(Error::new(Kind::NotFound, "it was deleted not long ago"));
         }
@@ -149,7 +149,6 @@ impl Meta {
         build.set_row(top.ino, &row)?;
         build.add(schema::subdirs_key(top.ino), top.subdirs);
         build.touch_dir(Ino::ROOT, Timestamp::now(), 1);
-        build.add(schema::inodes_key(), 1);
         build.0.publish.push(Change::Entry { parent: Ino::ROOT, name: plan.folder.clone() });
         Ok(self.commit(build).await? == Outcome::Applied)
     }

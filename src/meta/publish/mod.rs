@@ -240,7 +240,7 @@ impl Meta {
         let InodeContent::Extents { chunks, .. } = content else { return Ok(()) };
         let mut build: Build = self.build();
         for object in chunks.iter().flat_map(|(_, list)| objects(list)) {
-            build.set(schema::trash_key(object), schema::time_value(Timestamp::now()));
+            build.set(schema::trash_key(object), schema::time_value(self.now()));
         }
         // Without an expectation there is nothing to lose to.
         let _ = self.commit(build).await?;

@@ -9,9 +9,9 @@ use super::super::Meta;
 use super::super::data::{CHUNKS_AT_ONCE, objects};
 use super::super::kv::{Expect, Key, Outcome, Txn, inode_map};
 use super::super::schema::{self, InodeRow, STAGING, StagingRow};
-use super::super::txn::{Build, usage};
+use super::super::txn::Build;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::types::{Extent, FileType, Ino, SessionId, Timestamp};
+use crate::types::{Extent, FileType, Ino, SessionId};
 
 /// The most writes in one transaction.
 const WRITES: usize = 1000;
@@ -30,9 +30,6 @@ pub(super) struct Stage<'a> {
     numbers: Range<u64>,
     build: Build,
     bytes: usize,
-    /// Of all inodes so far.
-    pub inodes: i64,
-    pub usage: i64,
 }
 
 impl<'a> Stage<'a> {
@@ -41,7 +38,7 @@ impl<'a> Stage<'a> {
     pub async fn new(meta: &'a Meta, count: u64, root: Option<Ino>) -> Result<Stage<'a>> {
         let first = meta.take_inos(count).await?;
         let session = meta.session();
-        let row = StagingRow { session, since: Timestamp::now(), first, count, root, dropping: false };
+        let row = StagingRow { session, since: meta.now(), first, count, root, dropping: false };
         Ok(Stage {
             meta,
             key: Key::new(STAGING, schema::ino_field(first)),
@@ -50,8 +47,6 @@ impl<'a> Stage<'a> {
             numbers: first.0..first.0 + count,
             build: meta.build(),
             bytes: 0,
-            inodes: 0,
-            usage: 0,
         })
     }
 
@@ -66,8 +61,6 @@ impl<'a> Stage<'a> {
         self.build.expect(Expect::Absent(schema::attr_key(ino)));
         self.bytes += self.build.set_row(ino, row)?.len();
         self.build.add(schema::subdirs_key(ino), subdirs);
-        self.inodes += 1;
-        self.usage += usage(row);
         self.flush_if_full().await
     }
 
@@ -115,8 +108,6 @@ impl<'a> Stage<'a> {
         let mut build = self.meta.build();
         build.equals(self.key.clone(), &self.raw);
         build.del(self.key.clone());
-        build.add(schema::inodes_key(), self.inodes);
-        build.add(schema::bytes_key(), self.usage);
         Ok(build)
     }
 
@@ -212,7 +203,7 @@ impl Meta {
     }
 
     async fn trash_chunks(&self, build: &mut Build, ino: Ino, chunks: u64) -> Result<()> {
-        let now = schema::time_value(Timestamp::now());
+        let now = schema::time_value(self.now());
         for first in (0..chunks).step_by(CHUNKS_AT_ONCE as usize) {
             let some: Vec<u64> = (first..chunks.min(first + CHUNKS_AT_ONCE)).collect();
             for object in self.extents(ino, &some).await?.iter().flat_map(|list| objects(list)) {

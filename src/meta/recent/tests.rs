@@ -18,6 +18,8 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         hub: false,
         restricted: false,
         mode_set: false,
+        xattrs: false,
+        uncounted: false,
         nlink: 2,
         rdev: 0,
         size: 5,

@@ -11,7 +11,8 @@ local at, last = 9, #ARGV
 
 -- A slot belongs to one request at a time. What this one did before its reply was lost is written there; a request
 -- newer than this one means that nobody waits for this one any more.
-local done = call('GET', slot)
+local found = call('MGET', slot, base .. '@export')
+local done, export = found[1], found[2]
 if done then
   local number, outcome = string.match(done, '^(%d+)(.*)$')
   if number == request then return outcome end
@@ -165,6 +166,15 @@ while at <= last do
     end
   end
   n = n + 1
+end
+
+-- Somebody reads everything meanwhile: what changes now has to be read again.
+if export and steps > 0 then
+  for step = 1, steps do
+    local map, field = maps[step], fields[step]
+    call('SADD', base .. '@touched', field and 'f' .. #map .. ':' .. map .. field or 'm' .. map)
+  end
+  call('PEXPIRE', base .. '@touched', 600000)
 end
 
 local step = 1

@@ -68,6 +68,8 @@ fn judge(e: &RedisError) -> (Kind, Next, &'static str) {
         (_, "READONLY") => (Kind::Unavailable, Next::Reconnect, "server"),
         (_, "OOM") => (Kind::NoSpace, Next::GiveUp, "maxmemory of the server"),
         (_, "HFSHORT") => (Kind::Corrupt, Next::GiveUp, "metadata"),
+        // The flag of an export ran out, or the server forgot it.
+        (_, "HFGONE") => (Kind::Unavailable, Next::GiveUp, "begin again"),
         // Only a request that was given up can meet it; its outcome stays unknown.
         (_, "HFOLD") => (Kind::TimedOut, Next::GiveUp, "request"),
         (ErrorKind::Server(ServerErrorKind::ResponseError), _)

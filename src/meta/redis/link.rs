@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::{Failure, Next};
 use super::info::ServerInfo;
 use super::options::RedisOptions;
+use super::sentinel;
 use crate::error::{Error, Kind, Result};
 use crate::meta::kv::Event;
 
@@ -34,7 +35,6 @@ pub(super) enum Identity {
 
 pub(super) struct Link {
     pub(super) options: RedisOptions,
-    client: Client,
     line: Mutex<Arc<Line>>,
     last_failure: Mutex<Option<(Instant, Failure)>>,
     /// The `run_id` of the server last connected to, if it told; nothing before the first.
@@ -46,16 +46,27 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(options: RedisOptions, events: broadcast::Sender<Event>) -> Result<Self> {
-        Ok(Link {
-            client: options.client(ProtocolVersion::RESP2)?,
+    pub(super) fn new(options: RedisOptions, events: broadcast::Sender<Event>) -> Self {
+        Link {
             options,
             line: Mutex::default(),
             last_failure: Mutex::default(),
             known: Mutex::default(),
             events,
             replaced: watch::Sender::new(0),
-        })
+        }
+    }
+
+    /// How to reach the server that is the volume's now.
+    pub(super) async fn client(&self, protocol: ProtocolVersion) -> Result<Client, Failure> {
+        let address = sentinel::primary(&self.options).await?;
+        let client = self.options.client(&address, protocol);
+        client.map_err(|error| Failure { error, next: Next::GiveUp })
+    }
+
+    /// The server last connected to, if it told who it is.
+    pub(super) fn known(&self) -> Option<String> {
+        lock(&self.known).clone().flatten()
     }
 
     /// Finds out, with one try, whether there is a server that lets us in.
@@ -112,6 +123,10 @@ impl Link {
             }
             tracing::debug!(server = %self.options, error = %failure.error, "trying again");
             tokio::time::sleep(wait).await;
+            if Instant::now() >= deadline {
+                // This process was stopped for longer than the server remembers requests, maybe: no copy may leave now.
+                return Err(failure.error.context(self.options.to_string()));
+            }
             repeated = repeated.or_else(|| repetition.map(|build| build()));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -184,7 +199,8 @@ impl Link {
 
     async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
         let config = connection_config(&self.options);
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let client = self.client(ProtocolVersion::RESP2).await?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let info = ServerInfo::ask(&mut connection).await?;
         let identity = self.recognise(&info)?;
         if identity != Identity::Same {

@@ -15,8 +15,18 @@ pub const DEFAULT_PREFIX: &str = "hfmount";
 /// Where a Redis listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisAddress {
-    Tcp { host: String, port: u16, tls: bool },
+    Tcp {
+        host: String,
+        port: u16,
+        tls: bool,
+    },
     Unix(PathBuf),
+    /// The primary that these sentinels name `master`. They are asked for every new connection.
+    Sentinel {
+        hosts: Vec<(String, u16)>,
+        master: String,
+        tls: bool,
+    },
 }
 
 /// What is needed to reach a volume's metadata in Redis. `Debug` and `Display` leave out the password.
@@ -26,6 +36,8 @@ pub struct RedisOptions {
     pub db: u32,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// Of the sentinels, if they ask for one.
+    pub sentinel_password: Option<String>,
     /// Tells the volumes in one database apart: `[A-Za-z0-9._-]`, 1–64 characters.
     pub prefix: String,
     /// How long one try of an operation may take, a new connection included.
@@ -43,6 +55,7 @@ impl RedisOptions {
             db: 0,
             username: None,
             password: None,
+            sentinel_password: None,
             prefix: DEFAULT_PREFIX.to_owned(),
             try_timeout: Duration::from_secs(5),
             total_timeout: Duration::from_secs(30),
@@ -57,8 +70,37 @@ impl RedisOptions {
     }
 
     /// RESP3 is needed for pushed messages only; RESP2 works with everything.
-    pub(super) fn client(&self, protocol: ProtocolVersion) -> Result<Client> {
-        let addr = match &self.address {
+    pub(super) fn client(&self, address: &RedisAddress, protocol: ProtocolVersion) -> Result<Client> {
+        let mut login = RedisConnectionInfo::default().set_db(i64::from(self.db));
+        if let Some(username) = &self.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            login = login.set_password(password);
+        }
+        self.client_as(address, protocol, login)
+    }
+
+    /// The same for a sentinel, which has no databases and a password of its own.
+    pub(super) fn client_of_sentinel(
+        &self,
+        address: &RedisAddress,
+        protocol: ProtocolVersion,
+    ) -> Result<Client> {
+        let mut login = RedisConnectionInfo::default();
+        if let Some(password) = &self.sentinel_password {
+            login = login.set_password(password);
+        }
+        self.client_as(address, protocol, login)
+    }
+
+    fn client_as(
+        &self,
+        address: &RedisAddress,
+        protocol: ProtocolVersion,
+        login: RedisConnectionInfo,
+    ) -> Result<Client> {
+        let addr = match address {
             RedisAddress::Tcp { host, port, tls: false } => ConnectionAddr::Tcp(host.clone(), *port),
             RedisAddress::Tcp { host, port, tls: true } => {
                 // Where another part has installed it already, that is the same one.
@@ -66,17 +108,10 @@ impl RedisOptions {
                 ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
             }
             RedisAddress::Unix(path) => ConnectionAddr::Unix(path.clone()),
+            // Resolved before this.
+            RedisAddress::Sentinel { .. } => return Err(Error::new(Kind::Internal, self.to_string())),
         };
-        let mut redis = RedisConnectionInfo::default()
-            .set_db(i64::from(self.db))
-            .set_protocol(protocol)
-            .set_lib_name("hfmount", env!("CARGO_PKG_VERSION"));
-        if let Some(username) = &self.username {
-            redis = redis.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            redis = redis.set_password(password);
-        }
+        let redis = login.set_protocol(protocol).set_lib_name("hfmount", env!("CARGO_PKG_VERSION"));
         // A peer that vanished without a word is noticed after the time of one try.
         let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(self.try_timeout);
         addr.into_connection_info()
@@ -86,19 +121,32 @@ impl RedisOptions {
     }
 }
 
+impl RedisOptions {
+    fn login(&self) -> String {
+        match (self.username.as_deref(), &self.password) {
+            (None, None) => String::new(),
+            (Some(user), None) => format!("{user}@"),
+            (user, Some(_)) => format!("{}:***@", user.unwrap_or_default()),
+        }
+    }
+}
+
+fn place(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 impl fmt::Display for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parameters = Vec::new();
         match &self.address {
             RedisAddress::Tcp { host, port, tls } => {
                 let scheme = if *tls { "rediss" } else { "redis" };
-                let login = match (self.username.as_deref(), &self.password) {
-                    (None, None) => String::new(),
-                    (Some(user), None) => format!("{user}@"),
-                    (user, Some(_)) => format!("{}:***@", user.unwrap_or_default()),
-                };
-                let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-                write!(f, "{scheme}://{login}{open}{host}{close}:{port}/{}", self.db)?;
+                write!(f, "{scheme}://{}{}/{}", self.login(), place(host, *port), self.db)?;
+            }
+            RedisAddress::Sentinel { hosts, master, tls } => {
+                let scheme = if *tls { "rediss" } else { "redis" };
+                let hosts: Vec<String> = hosts.iter().map(|(host, port)| place(host, *port)).collect();
+                write!(f, "{scheme}+sentinel://{}{}/{master}/{}", self.login(), hosts.join(","), self.db)?;
             }
             RedisAddress::Unix(path) => {
                 write!(f, "redis+unix://{}", path.display())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{Client, ProtocolVersion, PushInfo, PushKind, Value};
+use ::redis::{ProtocolVersion, PushInfo, PushKind, Value};
 use bytes::Bytes;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::failure::{Failure, Next};
 use super::info::ServerInfo;
 use super::link::{Identity, Link, connection_config};
+use super::pulse::Pulse;
 use crate::error::{Kind, Result};
 use crate::meta::events::decode;
 use crate::meta::kv::Event;
@@ -22,12 +23,12 @@ use crate::meta::kv::Event;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The task behind all watches of an engine; ends with it.
-pub(super) struct Push(JoinHandle<()>);
+/// The tasks behind all watches of an engine; end with it.
+pub(super) struct Push(Vec<JoinHandle<()>>);
 
 impl Drop for Push {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -41,12 +42,11 @@ struct Ear {
 
 impl Push {
     /// Subscribes, and stays subscribed. When this returns, nothing that is published later is missed unnoticed.
-    pub(super) async fn start(link: Arc<Link>, channel: String) -> Result<Self> {
-        let client = link.options.client(ProtocolVersion::RESP3)?;
+    pub(super) async fn start(link: Arc<Link>, channel: String, pulse: Arc<Pulse>) -> Result<Self> {
         let deadline = tokio::time::Instant::now() + link.options.total_timeout;
         let mut pause = FIRST_PAUSE;
         let ear = loop {
-            match listen(&link, &client, &channel).await {
+            match listen(&link, &channel, &pulse).await {
                 Ok(ear) => break ear,
                 Err(e) if e.next == Next::GiveUp || tokio::time::Instant::now() + pause >= deadline => {
                     return Err(e.error.context(link.options.to_string()));
@@ -55,21 +55,23 @@ impl Push {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
-        Ok(Push(tokio::spawn(keep(link, client, channel, ear))))
+        let beating = tokio::spawn(pulse.clone().run(link.clone()));
+        Ok(Push(vec![tokio::spawn(keep(link, channel, pulse, ear)), beating]))
     }
 }
 
-async fn keep(link: Arc<Link>, client: Client, channel: String, first: Ear) {
+async fn keep(link: Arc<Link>, channel: String, pulse: Arc<Pulse>, first: Ear) {
     let mut ear = first;
     loop {
         wait_until_broken(&link, &mut ear).await;
         tracing::warn!(server = %link.options, "the push channel of the metadata broke");
         let _ = link.events.send(Event::Lost);
+        pulse.broke();
         let mut pause = FIRST_PAUSE;
         ear = loop {
             sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            match listen(&link, &client, &channel).await {
+            match listen(&link, &channel, &pulse).await {
                 Ok(ear) => break ear,
                 Err(e) => tracing::debug!(server = %link.options, error = %e.error, "no push channel yet"),
             }
@@ -97,23 +99,24 @@ async fn wait_until_broken(link: &Link, ear: &mut Ear) {
     }
 }
 
-async fn listen(link: &Link, client: &Client, channel: &str) -> Result<Ear, Failure> {
+async fn listen(link: &Link, channel: &str, pulse: &Arc<Pulse>) -> Result<Ear, Failure> {
     let broken = Arc::new(Notify::new());
     let replaced = link.replaced.subscribe();
     let config = {
-        let (events, broken) = (link.events.clone(), broken.clone());
+        let (events, broken, pulse) = (link.events.clone(), broken.clone(), pulse.clone());
         connection_config(&link.options).set_push_sender(move |info| {
-            hear(info, &events, &broken);
+            hear(info, &events, &broken, &pulse);
             Ok::<(), ()>(())
         })
     };
     let connecting = async {
+        let client = link.client(ProtocolVersion::RESP3).await?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let info = ServerInfo::ask(&mut connection).await?;
         if link.recognise(&info)? == Identity::Other {
             link.hang_up_current();
         }
-        connection.subscribe(channel).await?;
+        connection.subscribe(&[channel, &pulse.channel]).await?;
         Ok(Ear { connection, broken, replaced })
     };
     match timeout(link.options.try_timeout, connecting).await {
@@ -123,10 +126,19 @@ async fn listen(link: &Link, client: &Client, channel: &str) -> Result<Ear, Fail
 }
 
 /// Runs on the connection's own task: must not wait.
-fn hear(info: PushInfo, events: &broadcast::Sender<Event>, broken: &Notify) {
+fn hear(info: PushInfo, events: &broadcast::Sender<Event>, broken: &Notify, pulse: &Pulse) {
     match info.kind {
         PushKind::Message => {
-            let message = info.data.into_iter().nth(1);
+            let mut words = info.data.into_iter();
+            let own =
+                matches!(words.next(), Some(Value::BulkString(name)) if name == pulse.channel.as_bytes());
+            let message = words.next();
+            if own {
+                if let Some(Value::BulkString(body)) = message {
+                    pulse.heard(&body);
+                }
+                return;
+            }
             let heard = match message {
                 Some(Value::BulkString(body)) => decode(Bytes::from(body)),
                 _ => vec![Event::Lost],

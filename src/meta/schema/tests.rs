@@ -21,6 +21,8 @@ fn row() -> InodeRow {
         parent: Ino::ROOT,
         mode_set: true,
         chunks: 7,
+        xattrs: true,
+        uncounted: true,
     }
 }
 
@@ -71,12 +73,12 @@ fn rows_are_small() {
 fn fields_that_are_missing_at_the_end_have_defaults() {
     let row = row();
     let mut value = encode(&row).expect("encode").to_vec();
-    // The array's length, and the two last values, of one byte each.
-    assert_eq!(value[..3], [0xdc, 0, 18]);
+    // The array's length, and the four last values, of one byte each.
+    assert_eq!(value[..3], [0xdc, 0, 20]);
     value[2] = 16;
-    value.truncate(value.len() - 2);
+    value.truncate(value.len() - 4);
     let old = decode_row(Ino(5), &value).expect("decode");
-    assert_eq!(old, InodeRow { mode_set: false, chunks: 0, ..row });
+    assert_eq!(old, InodeRow { mode_set: false, chunks: 0, xattrs: false, uncounted: false, ..row });
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use super::file::{self, failure};
 use crate::error::{Error, Kind, Result};
@@ -27,11 +28,18 @@ pub(super) struct Poller {
     events: broadcast::Sender<Event>,
     /// Whether a thread is polling. It ends when nobody watches, or when the engine is gone.
     running: Arc<Mutex<bool>>,
+    /// When the last poll that succeeded began.
+    heard: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Poller {
     pub(super) fn new(path: PathBuf, origin: i64, events: broadcast::Sender<Event>) -> Self {
-        Poller { path, origin, events, running: Arc::default() }
+        Poller { path, origin, events, running: Arc::default(), heard: Arc::default() }
+    }
+
+    /// Everything that was committed until then has been told.
+    pub(super) fn heard_until(&self) -> Option<Instant> {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A receiver that hears everything committed after this call. Blocks on the disk.
@@ -48,6 +56,7 @@ impl Poller {
                 origin: self.origin,
                 events: self.events.downgrade(),
                 running: self.running.clone(),
+                heard: self.heard.clone(),
             };
             thread::Builder::new()
                 .name("hfmount-events".to_owned())
@@ -67,6 +76,7 @@ struct Polling {
     origin: i64,
     events: broadcast::WeakSender<Event>,
     running: Arc<Mutex<bool>>,
+    heard: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Polling {
@@ -80,8 +90,12 @@ impl Polling {
                     return;
                 }
             }
+            let began = Instant::now();
             let pause = match self.poll(&events) {
-                Ok(()) => INTERVAL,
+                Ok(()) => {
+                    *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
+                    INTERVAL
+                }
                 Err(e) => {
                     tracing::warn!(error = %failure(&e), "events of other processes cannot be read");
                     self.version = None;

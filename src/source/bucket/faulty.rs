@@ -30,6 +30,8 @@ pub(crate) struct Faults {
     pub fail_gets: AtomicU32,
     /// This many next bodies break off after half.
     pub cut_bodies: AtomicU32,
+    /// This many next bodies come with one bit changed.
+    pub flip_bodies: AtomicU32,
     /// Every request waits this long first, in ms.
     pub delay: AtomicU64,
     pub put_bytes: AtomicU64,
@@ -37,6 +39,8 @@ pub(crate) struct Faults {
     pub gets: AtomicU64,
     /// Names that were deleted.
     pub deleted: Mutex<Vec<String>>,
+    /// Uploads of exactly so many bytes never answer; 0: none.
+    pub hang_at: AtomicU64,
     /// Only uploads at or above this many bytes fail.
     pub fail_from: AtomicU64,
 }
@@ -86,6 +90,9 @@ impl ObjectStore for Faulty {
         self.delay().await;
         let bytes = payload.content_length() as u64;
         self.faults.puts.fetch_add(1, SeqCst);
+        while bytes > 0 && self.faults.hang_at.load(SeqCst) == bytes {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         if bytes >= self.faults.fail_from.load(SeqCst) && take(&self.faults.fail_puts) {
             return Err(unavailable());
         }
@@ -109,15 +116,23 @@ impl ObjectStore for Faulty {
             return Err(unavailable());
         }
         let result = self.inner.get_opts(location, options).await?;
-        if !take(&self.faults.cut_bodies) {
+        let flip = take(&self.faults.flip_bodies);
+        if !flip && !take(&self.faults.cut_bodies) {
             return Ok(result);
         }
         let (meta, range, attributes) =
             (result.meta.clone(), result.range.clone(), result.attributes.clone());
         let extensions = result.extensions.clone();
         let all = result.bytes().await?;
-        let half = [Ok(all.slice(..all.len() / 2)), Err(unavailable())];
-        let payload = GetResultPayload::Stream(futures::stream::iter(half).boxed());
+        let stream = if flip {
+            let mut all = all.to_vec();
+            let middle = all.len() / 2;
+            all[middle] ^= 1;
+            futures::stream::iter(vec![Ok(Bytes::from(all))])
+        } else {
+            futures::stream::iter(vec![Ok(all.slice(..all.len() / 2)), Err(unavailable())])
+        };
+        let payload = GetResultPayload::Stream(stream.boxed());
         Ok(GetResult { payload, meta, range, attributes, extensions })
     }
 

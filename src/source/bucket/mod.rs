@@ -104,6 +104,12 @@ impl Bucket {
         Bucket { shared: self.shared.clone(), patience }
     }
 
+    /// Its bounds of time.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
     /// Where it is, for messages; without secrets.
     #[must_use]
     pub fn place(&self) -> &str {

@@ -115,6 +115,37 @@ pub async fn heartbeats_run_out(world: &dyn World) {
     assert_eq!(one.alive(&[b, a]).await.expect("alive"), [true, true]);
 }
 
+pub async fn one_clock_for_all(world: &dyn World) {
+    let (a, b) = (world.open().await, world.open().await);
+    let mut last = a.now().await.expect("now");
+    let off = last.0 - hfmount::types::Timestamp::now().0;
+    assert!(off.abs() < 60_000_000_000, "the server is on this machine: {off}");
+    for kv in [&b, &a, &b] {
+        let now = kv.now().await.expect("now");
+        assert!(now >= last, "{now:?} after {last:?}");
+        last = now;
+    }
+}
+
+/// Once something committed long ago counts as heard, it was.
+pub async fn what_was_heard_is_known(world: &dyn World) {
+    let (a, b) = (world.open().await, world.open().await);
+    let mut watch = b.watch().await.expect("watch");
+    for round in 1..6 {
+        let change = Change::Inode { ino: Ino(round) };
+        let txn = Txn { publish: vec![change.clone()], ..Txn::default() };
+        assert_eq!(a.commit(txn).await.expect("commit"), Outcome::Applied);
+        let committed = tokio::time::Instant::now();
+        let deadline = committed + Duration::from_secs(20);
+        while b.heard_until().is_none_or(|until| until < committed) {
+            assert!(tokio::time::Instant::now() < deadline, "it is never known that all was heard");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let heard = watch.0.try_recv().expect("it was heard before that was known");
+        assert_eq!(heard, Event::Changed { change, by: None });
+    }
+}
+
 pub async fn info_names_the_engine(world: &dyn World) {
     let kv: Arc<dyn Kv> = world.open().await;
     let info = kv.info().await.expect("info");

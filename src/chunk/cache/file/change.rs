@@ -1,14 +1,11 @@
 //! Changing a content: data first, then its record; the record goes before the data does.
 
 use std::io::IoSlice;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::{Errno, pwritev};
 
-use super::super::index::{Record, Tag, record_offset};
+use super::super::index::{BLOB_TAG, Record, Tag, record_offset};
 use super::super::{lock, read, write};
 use super::{ACCOUNT_EVERY, CacheFile, Presence};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -26,7 +23,7 @@ impl CacheFile {
         self.write_all(offset, &mut slices, pieces.iter().map(|p| p.len() as u64).sum())
     }
 
-    fn write_all(&self, offset: u64, mut slices: &mut [IoSlice<'_>], len: u64) -> Result<()> {
+    fn write_all(&self, offset: u64, slices: &mut [IoSlice<'_>], len: u64) -> Result<()> {
         if len == 0 {
             return Ok(());
         }
@@ -40,19 +37,15 @@ impl CacheFile {
             let _none_going = lock(&self.punching);
             self.clear(offset / size, (offset + len).div_ceil(size))?;
         }
-        let mut at = offset;
-        while !slices.is_empty() {
-            let n = match pwritev(&self.data, &slices[..slices.len().min(1024)], at) {
-                Ok(0) => return Err(Error::new(Kind::Disk, self.what())),
-                Ok(n) => n,
-                Err(Errno::INTR) => continue,
-                Err(Errno::FBIG) => return Err(Error::with_source(Kind::TooLarge, self.what(), Errno::FBIG)),
-                Err(e) => return Err(std::io::Error::from(e)).context(|| self.what()),
-            };
-            at += n as u64;
-            IoSlice::advance_slices(&mut slices, n);
+        self.check_memory(len)?;
+        match self.data_file().write_pieces(slices, offset) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EFBIG) => {
+                return Err(Error::with_source(Kind::TooLarge, self.what(), e));
+            }
+            Err(e) => return Err(e).context(|| self.what()),
         }
-        if self.unaccounted.fetch_add(len, Relaxed) + len >= ACCOUNT_EVERY {
+        if self.unaccounted.fetch_add(len, Relaxed) + len >= ACCOUNT_EVERY || self.is_in_memory() {
             self.account();
         }
         Ok(())
@@ -61,26 +54,35 @@ impl CacheFile {
     /// Says that chunk `idx` now holds `len` bytes with this hash. The data must have been written before.
     pub fn record(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32) -> Result<()> {
         let epoch = self.dir.epochs().current();
-        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: false })
+        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: false }, None)
     }
 
-    /// The same for a chunk that came from the bucket.
-    pub fn record_stored(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32) -> Result<()> {
+    /// The same for a blob's chunk that was written while [`CacheFile::is_in_memory`] said `in_memory`; `stored`: it came
+    /// from the bucket. [`Kind::Unavailable`] if the content has left the disk since: its data is not here.
+    pub fn record_poured(
+        &self,
+        idx: u64,
+        hash: &[u8; 32],
+        len: u32,
+        stored: bool,
+        in_memory: bool,
+    ) -> Result<()> {
         let epoch = self.dir.epochs().current();
-        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: true })
+        let record = Record { tag: BLOB_TAG, hash: *hash, len, epoch, stored };
+        self.put_record(idx, &record, Some(in_memory))
     }
 
     /// Notes that the bucket has chunk `idx`, if it is still recorded with this hash.
     pub fn set_stored(&self, idx: u64, hash: &[u8; 32]) -> Result<()> {
         match self.record_of(idx)? {
             Some(r) if r.hash == *hash && !r.stored && self.presence(idx) == Presence::Present => {
-                self.put_record(idx, &Record { stored: true, ..r })
+                self.put_record(idx, &Record { stored: true, ..r }, Some(self.is_in_memory()))
             }
             _ => Ok(()),
         }
     }
 
-    fn put_record(&self, idx: u64, record: &Record) -> Result<()> {
+    fn put_record(&self, idx: u64, record: &Record, in_memory: Option<bool>) -> Result<()> {
         if idx >= self.chunks() {
             return Err(Error::new(Kind::Invalid, format!("{} has no chunk {idx}", self.what())));
         }
@@ -89,8 +91,11 @@ impl CacheFile {
             return Err(Error::new(Kind::Unavailable, "the cache directory is closed"));
         }
         let order = lock(&self.header);
+        if in_memory.is_some_and(|then| then != self.is_in_memory()) {
+            return Err(Error::with_source(Kind::Unavailable, self.what(), "the disk failed meanwhile"));
+        }
         let old = self.record_of(idx)?.map_or(0, |r| u64::from(r.len));
-        self.index.write_all_at(&record.encode(idx), record_offset(idx)).context(|| self.what())?;
+        self.index().write_all_at(&record.encode(idx), record_offset(idx)).context(|| self.what())?;
         self.filled.fetch_add(u64::from(record.len), Relaxed);
         self.filled.fetch_sub(old, Relaxed);
         read(&self.bits).set(idx, false);
@@ -114,12 +119,12 @@ impl CacheFile {
             }
             read(&self.bits).clear(idx);
             self.changes.fetch_add(1, SeqCst);
-            self.index.write_all_at(&[0; 64], record_offset(idx)).context(|| self.what())?;
+            self.index().write_all_at(&[0; 64], record_offset(idx)).context(|| self.what())?;
             from = idx + 1;
         }
         // Records of this run would be suspect after a crash anyway; those of earlier ones would be believed.
         if old_epoch {
-            self.index.sync_data().context(|| self.what())?;
+            self.index().sync().context(|| self.what())?;
         }
         Ok(())
     }
@@ -143,7 +148,7 @@ impl CacheFile {
         let good = match self.record_of(idx)? {
             Some(record) if self.hash_of(idx, record.len)? == Some(record.hash) => {
                 let record = Record { epoch: self.dir.epochs().current(), ..record };
-                self.put_record(idx, &record)?;
+                self.put_record(idx, &record, None)?;
                 true
             }
             _ => {
@@ -168,7 +173,7 @@ impl CacheFile {
         self.dir.check_file_size(size).context(|| self.what())?;
         self.clear(size / u64::from(self.chunk_size), self.chunks())?;
         self.changes.fetch_add(1, SeqCst);
-        self.data.set_len(size).context(|| self.what())?;
+        self.data_file().set_len(size).context(|| self.what())?;
         self.size.store(size, SeqCst);
         write(&self.bits).resize(size.div_ceil(u64::from(self.chunk_size)));
         self.update_header(|h| h.size = size)?;
@@ -225,14 +230,6 @@ impl CacheFile {
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.data, flags, offset, len) {
-            // A disk that cannot do it keeps the space until the content goes; nothing is wrong with the data.
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(e) => Err(std::io::Error::from(e)).context(|| self.what()),
-        }
+        self.data_file().punch(offset, len).context(|| self.what())
     }
 }

@@ -5,16 +5,19 @@
 //! block on the disk unless they say that they do not.
 
 mod change;
+mod memory;
 mod read;
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, RwLock};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::bits::Bits;
 use super::dir::CacheDir;
+use super::disk::DiskFile;
 use super::index::{Header, Record, Tag, record_offset};
+use super::layout::Pair;
 use super::{ContentKey, lock, read, write};
 use crate::error::{Result, ResultExt};
 
@@ -36,8 +39,12 @@ pub enum Presence {
 pub struct CacheFile {
     key: ContentKey,
     dir: Arc<CacheDir>,
-    data: File,
-    index: File,
+    /// The data and its index.
+    files: (DiskFile, DiskFile),
+    /// The same in memory, since the disk failed. From then on `files` is not used any more.
+    memory: OnceLock<(DiskFile, DiskFile)>,
+    /// Bytes of memory that it takes.
+    memory_bytes: AtomicU64,
     chunk_size: u32,
     data_ino: u64,
     /// The header as last written, and the order of changes to records.
@@ -48,6 +55,8 @@ pub struct CacheFile {
     filled: AtomicU64,
     /// Raised when a record was cleared, before the data under it changes: a reader that raced with it looks again.
     changes: AtomicU64,
+    /// Whether the names of the two files are on the disk.
+    named: AtomicBool,
     dirty: AtomicBool,
     /// Held while a chunk is taken from a content in use. Who says that none may go, or begins to write where one may just
     /// be going, waits for it.
@@ -61,21 +70,24 @@ pub struct CacheFile {
 
 impl CacheFile {
     /// Takes over open files whose header is already right; reads the index.
-    pub(super) fn load(
-        key: ContentKey,
-        dir: Arc<CacheDir>,
-        data: File,
-        index: File,
-        header: Header,
-    ) -> Result<Self> {
+    pub(super) fn load(key: ContentKey, dir: Arc<CacheDir>, pair: Pair, in_memory: bool) -> Result<Self> {
+        let Pair { data, index, header } = pair;
         let data_ino = data.metadata().context(|| format!("cached {key}"))?.ino();
         // Another inode number: the pair was copied or restored. The checksums tell what can be kept.
         let moved = data_ino != header.data_ino;
+        let (files, memory) = match in_memory {
+            false => ((data, index), OnceLock::new()),
+            true => {
+                let none = || DiskFile::in_memory("hfmount-none").context(|| format!("cached {key}"));
+                ((none()?, none()?), OnceLock::from((data, index)))
+            }
+        };
         let file = CacheFile {
             key,
             dir,
-            data,
-            index,
+            files,
+            memory,
+            memory_bytes: AtomicU64::new(0),
             chunk_size: header.chunk_size,
             data_ino,
             header: Mutex::new(header),
@@ -83,6 +95,7 @@ impl CacheFile {
             bits: RwLock::new(Bits::new(header.size.div_ceil(u64::from(header.chunk_size)))),
             filled: AtomicU64::new(0),
             changes: AtomicU64::new(0),
+            named: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             punching: Mutex::new(()),
             passthrough: AtomicBool::new(header.passthrough),
@@ -99,7 +112,7 @@ impl CacheFile {
         let mut buf = vec![0; 64 << 10];
         let mut idx = 0;
         while idx < bits.len() {
-            let n = read_full(&self.index, &mut buf, record_offset(idx)).context(|| self.what())?;
+            let n = self.index().read_full(&mut buf, record_offset(idx)).context(|| self.what())?;
             for raw in buf[..n].as_chunks::<64>().0 {
                 if idx < bits.len()
                     && let Some(r) = Record::decode(raw, idx)
@@ -114,6 +127,14 @@ impl CacheFile {
             }
         }
         Ok(())
+    }
+
+    fn data_file(&self) -> &DiskFile {
+        &self.memory.get().unwrap_or(&self.files).0
+    }
+
+    fn index(&self) -> &DiskFile {
+        &self.memory.get().unwrap_or(&self.files).1
     }
 
     fn what(&self) -> String {
@@ -167,7 +188,7 @@ impl CacheFile {
     /// The data file, for handing it to the kernel. Readers only: nobody else writes to it.
     #[must_use]
     pub fn data(&self) -> &File {
-        &self.data
+        self.data_file().file()
     }
 
     /// What is known of chunk `idx`. No I/O.
@@ -200,7 +221,7 @@ impl CacheFile {
             return Ok(None);
         }
         let mut raw = [0; 64];
-        let n = read_full(&self.index, &mut raw, record_offset(idx)).context(|| self.what())?;
+        let n = self.index().read_full(&mut raw, record_offset(idx)).context(|| self.what())?;
         Ok(if n == raw.len() { Record::decode(&raw, idx) } else { None })
     }
 
@@ -256,21 +277,41 @@ impl CacheFile {
 
     /// Data and index to the disk.
     pub fn sync(&self) -> Result<()> {
-        self.data.sync_data().and_then(|()| self.index.sync_data()).context(|| self.what())
+        self.data_file().sync().and_then(|()| self.index().sync()).context(|| self.what())
+    }
+
+    /// The data to the disk, and what it takes to find it there again. Records are not: after a power loss they may be older.
+    pub fn sync_data(&self) -> Result<()> {
+        self.data_file().sync().context(|| self.what())?;
+        if !self.named.load(SeqCst) {
+            let sync = || {
+                self.index().sync()?;
+                // The file's name, and that of its folder.
+                let folders = self.files.0.path().ancestors().skip(1).take(2);
+                folders.map(|dir| self.dir.disk().sync_dir(dir)).collect::<std::io::Result<()>>()
+            };
+            sync().context(|| self.what())?;
+            self.named.store(true, SeqCst);
+        }
+        Ok(())
     }
 
     fn update_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let mut header = lock(&self.header);
         change(&mut header);
         header.data_ino = self.data_ino;
-        self.index.write_all_at(&header.encode(), 0).context(|| self.what())?;
-        self.index.sync_data().context(|| self.what())
+        let index = self.index();
+        index.write_all_at(&header.encode(), 0).and_then(|()| index.sync()).context(|| self.what())
     }
 
     /// Tells the directory how much of the disk this content takes.
     pub(super) fn account(&self) {
         self.unaccounted.store(0, Relaxed);
-        if let Ok(meta) = self.data.metadata() {
+        let Ok(meta) = self.data_file().metadata() else { return };
+        if self.is_in_memory() {
+            let bytes = meta.blocks() * 512;
+            self.dir.account_memory(self.memory_bytes.swap(bytes, SeqCst), bytes);
+        } else {
             self.dir.account(self.key, meta.blocks() * 512 + record_offset(self.chunks()));
         }
     }
@@ -278,20 +319,7 @@ impl CacheFile {
 
 impl Drop for CacheFile {
     fn drop(&mut self) {
+        self.dir.account_memory(self.memory_bytes.load(SeqCst), 0);
         self.dir.released(self.key);
     }
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_full(file: &File, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.read_at(&mut buf[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
 }

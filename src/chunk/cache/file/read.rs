@@ -1,12 +1,9 @@
 //! Reading what is present, and only that: a reader that raced with a change looks again.
 
-use std::io::IoSliceMut;
 use std::sync::atomic::Ordering::SeqCst;
 
-use rustix::io::{ReadWriteFlags, preadv2};
-
 use super::super::read;
-use super::{CacheFile, Presence, read_full};
+use super::{CacheFile, Presence};
 use crate::error::{Result, ResultExt};
 
 impl CacheFile {
@@ -48,15 +45,12 @@ impl CacheFile {
         if buf.is_empty() {
             return Some(0);
         }
-        let want = buf.len();
-        let n = preadv2(&self.data, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT).ok()?;
-        // A short read may be the end of the file or the end of what is in memory: the slow way finds out.
-        (n == want).then_some(n)
+        self.data_file().try_read(buf, offset)
     }
 
     /// Reads the data file, present or not. Fewer bytes than asked for only at its end.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        read_full(&self.data, buf, offset).context(|| self.what())
+        self.data_file().read_full(buf, offset).context(|| self.what())
     }
 
     /// BLAKE3 of the first `len` bytes of chunk `idx` as they are on the disk; `None` if the file is too short.

@@ -65,6 +65,11 @@ impl State {
             let from = (idx * size).max(offset);
             let piece = data.slice((from - offset) as usize..(((idx + 1) * size).min(end) - offset) as usize);
             self.kept.wrote(idx, self.within(idx, from), piece, room);
+            // All that is kept must be new and in no object.
+            let new = self.chunks.get(&idx).is_some_and(|c| c.dirty.covers(0..self.kept.end(idx)));
+            if !new {
+                self.kept.forget(idx);
+            }
         }
     }
 
@@ -170,6 +175,7 @@ impl State {
             len: r.end - r.start,
             object: ObjectId { session: SessionId(u64::MAX), seq: u64::from(r.start) },
             object_offset: 0,
+            sum: None,
         };
         let then: Vec<Extent> = chunk.dirty.iter().map(stand_in).collect();
         if !all && (bare || stale || extents::overlay(&list, &then).len() > MAX_EXTENTS) {
@@ -192,6 +198,8 @@ impl State {
             new.extend(&chunk.uploading);
             chunk.copied.extend(&new.missing(0..end));
             chunk.dirty.insert(0..end);
+            // Others wrote some of it.
+            self.kept.forget(idx);
         }
     }
 

@@ -245,7 +245,7 @@ impl State {
     }
 
     /// Bytes that were only copied from what was committed before: others may have written there since.
-    fn drop_copies(&mut self) {
+    pub(super) fn drop_copies(&mut self) {
         for chunk in self.chunks.values_mut() {
             let copied = std::mem::take(&mut chunk.copied);
             if copied.is_empty() {
@@ -277,7 +277,7 @@ impl State {
     }
 
     /// One past the last byte that is not committed.
-    fn own_end(&self) -> u64 {
+    pub(super) fn own_end(&self) -> u64 {
         let end = |c: &Chunk| c.dirty.end().max(c.uploading.end()).max(extents::end(&c.pending));
         let ends = self.chunks.iter().map(|(idx, c)| (*idx, end(c))).filter(|(_, end)| *end > 0);
         ends.map(|(idx, end)| idx * u64::from(self.chunk_size) + u64::from(end)).max().unwrap_or(0)

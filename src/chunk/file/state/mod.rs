@@ -7,6 +7,7 @@
 
 mod change;
 mod commit;
+mod journal;
 mod local;
 
 use std::collections::{HashMap, VecDeque};
@@ -23,6 +24,7 @@ use crate::types::{BlobId, Extent, ObjectId, Version};
 
 pub(super) use self::change::Upload;
 pub(super) use self::commit::{Delta, Plan, Step};
+pub(super) use self::journal::{Entry, Journalled};
 
 /// Where committed bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +120,14 @@ impl Part {
             Part::Fetch(e) => extents::span(e),
         }
     }
+
+    /// About how many bytes come into memory with it: of an object with a checksum, all.
+    pub fn cost(&self) -> usize {
+        match self {
+            Part::Fetch(Extent { sum: Some(sum), .. }) => sum.len as usize,
+            _ => self.span().len(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -146,6 +156,10 @@ pub(super) struct State {
     pub merges: u64,
     /// Of chunks that are being written in order.
     pub kept: Kept,
+    /// The entry of the journal that has what was written up to some change.
+    pub journalled: Option<Journalled>,
+    /// Bytes that no object has are gone with the local disk, and nobody was told yet.
+    pub lost: bool,
     clock: u64,
     last_id: u64,
 }
@@ -179,6 +193,8 @@ impl State {
             past: VecDeque::new(),
             merges: 0,
             kept: Kept::default(),
+            journalled: None,
+            lost: false,
             clock: 0,
             last_id: 0,
         }
@@ -186,6 +202,8 @@ impl State {
 
     /// Takes the attributes for the latest.
     fn adopt(&mut self, attr: Attr) {
+        // Bytes that are not new any more may become others, and new again as copies of those.
+        self.kept.clear();
         if self.attr.version != attr.version {
             self.past.push_back(self.attr.version);
             if self.past.len() > PAST {

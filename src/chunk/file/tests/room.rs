@@ -1,5 +1,6 @@
 //! A local disk that is full.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
@@ -10,15 +11,28 @@ use crate::error::Kind;
 const C: usize = CHUNK as usize;
 
 /// A disk of its own for a cache directory; needs root.
-struct Tmpfs(PathBuf);
+pub struct Tmpfs(pub PathBuf);
 
 impl Tmpfs {
-    fn mount(path: &Path, size: &str) -> Self {
+    pub fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).expect("a directory");
         let options = format!("size={size},mode=0700");
         let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
         assert!(done.expect("mount").success(), "this test mounts a tmpfs and needs root");
         Tmpfs(path.to_owned())
+    }
+}
+
+impl Tmpfs {
+    /// Takes all the room that is left.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).expect("a file");
+        let error = loop {
+            if let Err(e) = file.write_all(&[1; 4096]) {
+                break e;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     }
 }
 

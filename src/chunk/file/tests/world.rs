@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::kv::FaultyKv;
+use crate::chunk::cache::disk::Disk;
 use crate::chunk::cache::{CacheDir, CacheLimits, ContentKey};
-use crate::chunk::file::{BlobReader, FileContent, Files};
+use crate::chunk::file::{BlobReader, FileContent, Files, FilesOptions};
 use crate::error::{Kind, Result};
 use crate::meta::kv::{Key, Kv, Outcome, Txn, Write, inode_map};
 use crate::meta::{Content, InodeRow, Meta, New, SessionInfo};
@@ -72,6 +73,20 @@ pub struct Node {
     pub files: Files,
     pub cache: Arc<CacheDir>,
     path: std::path::PathBuf,
+    options: FilesOptions,
+}
+
+/// With the patience of a test.
+pub fn options() -> FilesOptions {
+    FilesOptions {
+        io_timeout: Duration::from_millis(600),
+        drain: Duration::from_secs(2),
+        ..FilesOptions::default()
+    }
+}
+
+pub fn writeback() -> FilesOptions {
+    FilesOptions { writeback: true, ..options() }
 }
 
 impl World {
@@ -96,8 +111,17 @@ impl World {
     }
 
     pub async fn node(&self) -> Node {
+        self.node_with(options()).await
+    }
+
+    pub async fn node_with(&self, options: FilesOptions) -> Node {
         let n = self.nodes.fetch_add(1, SeqCst);
-        self.mount(self.dir.path().join(format!("cache{n}"))).await
+        self.mount_with(self.dir.path().join(format!("cache{n}")), options, Disk::default()).await
+    }
+
+    /// A mount on a disk that does what the test wants.
+    pub async fn node_on(&self, path: std::path::PathBuf, options: FilesOptions, disk: Disk) -> Node {
+        self.mount_with(path, options, disk).await
     }
 
     /// A mount with its cache there.
@@ -110,6 +134,10 @@ impl World {
     }
 
     async fn mount(&self, path: std::path::PathBuf) -> Node {
+        self.mount_with(path, options(), Disk::default()).await
+    }
+
+    async fn mount_with(&self, path: std::path::PathBuf, options: FilesOptions, disk: Disk) -> Node {
         let info = SessionInfo {
             host: "test".into(),
             pid: 1,
@@ -120,10 +148,37 @@ impl World {
         };
         let meta = Meta::open(self.kv.clone(), info, Duration::from_secs(60)).await.expect("a session");
         let limits = CacheLimits { free_ratio: 0.0, ..CacheLimits::default() };
-        let cache = CacheDir::open(&path, "vol", limits).expect("a cache");
+        let cache = CacheDir::open_on(disk, &path, "vol", limits).expect("a cache");
+        let (bucket, blobs) = (self.bucket.clone(), self.blobs.clone());
         let files =
-            Files::new(meta.clone(), cache.clone(), self.bucket.clone(), self.blobs.clone(), self.chunk);
-        Node { meta, files, cache, path }
+            Files::with_options(meta.clone(), cache.clone(), bucket, blobs, self.chunk, options.clone());
+        Node { meta, files, cache, path, options }
+    }
+
+    /// The process of the mount dies; another one, of another session, begins on its cache directory, with the journal taken
+    /// over. `between` happens to the disk meanwhile.
+    pub async fn crash(&self, node: Node, between: impl FnOnce()) -> (Node, u64) {
+        self.crash_on(node, between, Disk::default).await
+    }
+
+    pub async fn crash_on(&self, node: Node, between: impl FnOnce(), disk: impl Fn() -> Disk) -> (Node, u64) {
+        let (path, options) = (node.path.clone(), node.options.clone());
+        node.files.kill();
+        let left = Arc::downgrade(&node.cache);
+        drop(node);
+        for _ in 0..500 {
+            if left.strong_count() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(left.strong_count(), 0, "the dead hold their cache");
+        between();
+        let next = self.mount_with(path.clone(), options, disk()).await;
+        assert_eq!(next.cache.path(), path, "the cache directory is free");
+        let resumed = next.files.resume().await.expect("resumed");
+        assert!(next.cache.wait_loaded(Duration::from_secs(5)));
+        (next, resumed)
     }
 
     /// Ends the mount cleanly and begins another on the same cache directory.
@@ -232,6 +287,12 @@ impl Node {
     pub async fn open(&self, ino: Ino) -> Arc<FileContent> {
         let attr = self.meta.getattr(ino).await.expect("attr");
         self.files.open(&attr).expect("a file")
+    }
+
+    /// Waits until nothing is left in the journal.
+    pub async fn drained(&self) {
+        let left = self.files.drain_within(Duration::from_secs(20)).await;
+        assert_eq!(left.files, 0, "not drained: {:?}", self.files.waiting());
     }
 
     /// In reads of the size that the kernel's have.

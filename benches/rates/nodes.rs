@@ -140,6 +140,7 @@ async fn node(redis: &str) -> Result<Node, Box<dyn std::error::Error + Send + Sy
         gid: 0,
         umask: 0,
         read_only: false,
+        relatime: false,
         entry_ttl: TTL,
         attr_ttl: TTL,
         tombstone_ttl: Duration::from_secs(3600),

@@ -1,0 +1,86 @@
+//! This test program started again as something else: a server that can be killed, or a program that a broken mapping may
+//! kill. Which, and with what, stands in the environment.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::standin::{S3, S3Options};
+
+/// Says what this process is.
+const ROLE: &str = "HFMOUNT_CRASH_CHILD";
+
+/// This program again, in a role. It ends with its parent.
+fn again(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "child::not_a_test_but_a_child", "--ignored", "--nocapture"]).env(ROLE, role);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // SAFETY: prctl may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+    command
+}
+
+/// An S3 server over a folder.
+pub fn s3(root: &Path, port: u16) -> Child {
+    again(&format!("s3:{port}:{}", root.display())).spawn().expect("an S3 server")
+}
+
+/// Writes `seed` over `len` bytes at `offset` of a file through a shared mapping and syncs it. An error is the reason why it is
+/// not known what became of that.
+pub fn map_write(path: &Path, offset: usize, len: usize, seed: u8) -> std::io::Result<()> {
+    let role = format!("map:{offset}:{len}:{seed}:{}", path.display());
+    let status = again(&role).status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other(format!("the mapping's program: {status}")))
+    }
+}
+
+#[test]
+#[ignore = "started by the other tests"]
+fn not_a_test_but_a_child() {
+    let role = std::env::var(ROLE).expect("a role");
+    let (what, rest) = role.split_once(':').expect("a role with arguments");
+    match what {
+        "s3" => {
+            let (port, root) = rest.split_once(':').expect("port and folder");
+            let listen = ([127, 0, 0, 1], port.parse().expect("a port")).into();
+            let options = S3Options { listen, bucket: "crash".into(), ..S3Options::default() };
+            let _server = S3::start_with(root, options).expect("the port is free");
+            loop {
+                std::thread::park();
+            }
+        }
+        "map" => {
+            let mut parts = rest.splitn(4, ':');
+            let mut number = || parts.next().expect("part").parse::<usize>().expect("number");
+            let (offset, len, seed) = (number(), number(), number());
+            write_mapped(Path::new(parts.next().expect("path")), offset, len, seed as u8);
+            std::process::exit(0);
+        }
+        _ => panic!("no such role: {role}"),
+    }
+}
+
+fn write_mapped(path: &Path, offset: usize, len: usize, seed: u8) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("open");
+    let total = offset + len;
+    // SAFETY: a new mapping of a file that is at least `total` bytes long, at a place that the kernel chooses.
+    unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let map = libc::mmap(std::ptr::null_mut(), total, protection, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        assert_ne!(map, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        std::ptr::write_bytes(map.cast::<u8>().add(offset), seed, len);
+        assert_eq!(libc::msync(map, total, libc::MS_SYNC), 0, "{}", std::io::Error::last_os_error());
+        assert_eq!(libc::munmap(map, total), 0);
+    }
+    drop(file);
+}

@@ -1,0 +1,526 @@
+//! Does the steps on real nodes, and holds the answers against all worlds that are possible.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hfmount::error::{Error, Result};
+use hfmount::types::{FileType, Ino, Timestamp};
+use hfmount::vfs::{Entry, Flock, Lookup, SetAttr, Stat, TimeOrNow, Vfs};
+
+use crate::node::{CALLER, Cluster, Engine, Node, read_all};
+use crate::op::{Id, Locking, NAMES, NODES, Op, Pick, Step, Verb};
+use crate::world::{Answer, Found, TOP, World, Wrong};
+
+/// Worlds at one time, beyond which nothing is done whose outcome is open.
+const WORLDS: usize = 24;
+
+/// What is what on the real nodes.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    inos: BTreeMap<Id, Ino>,
+    /// With the file that is open.
+    handles: BTreeMap<Id, (u64, Id)>,
+}
+
+/// A case under way.
+pub struct Run<'a> {
+    cluster: &'a Cluster<'a>,
+    nodes: Vec<Node>,
+    disks: Vec<String>,
+    worlds: Vec<World>,
+    known: Known,
+    next: Id,
+    log: Vec<String>,
+}
+
+/// Does all of it on a new cluster. `Err` is the story of what went wrong.
+pub fn case(engine: Engine<'_>, ops: &[Op]) -> Result<(), Wrong> {
+    let cluster = Cluster::new(engine);
+    let mut run = Run::new(&cluster);
+    let mut done = run.begin();
+    for op in ops {
+        done = done.and_then(|()| run.op(op));
+    }
+    let done = done.and_then(|()| run.verify());
+    if std::env::var_os("HFMOUNT_TEST_STORY").is_some() {
+        eprintln!("{}", run.log.join("\n"));
+    }
+    done.map_err(|wrong| format!("{}\n{wrong}", run.log.join("\n")))
+}
+
+impl<'a> Run<'a> {
+    fn new(cluster: &'a Cluster<'a>) -> Self {
+        let disks: Vec<String> = (0..NODES).map(|n| format!("disk-{n}")).collect();
+        let nodes = disks.iter().map(|disk| cluster.node(disk)).collect();
+        Run {
+            cluster,
+            nodes,
+            disks,
+            worlds: vec![World::new()],
+            known: Known::default(),
+            next: 1,
+            log: Vec::new(),
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), Wrong> {
+        let vfs = self.nodes[0].vfs().clone();
+        let made = self.nodes[0].run(async move { vfs.mkdir(&CALLER, Ino::ROOT, b"top", 0o755).await });
+        self.known.inos.insert(TOP, made.map_err(|e| e.to_string())?.stat.ino);
+        Ok(())
+    }
+
+    fn op(&mut self, op: &Op) -> Result<(), Wrong> {
+        match op {
+            Op::One(verb) => self.verb(verb),
+            Op::Both(one, two) => {
+                let one = self.resolve(one);
+                let two = self.resolve(two);
+                match (one, two) {
+                    (Some(one), Some(two)) if one.node() != two.node() && self.worlds.len() <= WORLDS => {
+                        self.both(&one, &two)
+                    }
+                    (Some(one), two) => {
+                        self.step(&one)?;
+                        // It may mean something else now.
+                        two.filter(|t| t.node() != one.node()).map_or(Ok(()), |t| self.step(&t))
+                    }
+                    (None, Some(two)) => self.step(&two),
+                    (None, None) => Ok(()),
+                }
+            }
+            Op::KillDuring(verb, micros, fresh) => match self.resolve(verb) {
+                Some(step) if self.worlds.len() <= WORLDS => self.kill_during(&step, *micros, *fresh),
+                _ => Ok(()),
+            },
+            Op::Remount(node, fresh) => self.remount(usize::from(*node) % NODES, *fresh),
+            Op::Kill(node, fresh) => {
+                let node = usize::from(*node) % NODES;
+                self.log
+                    .push(format!("kill node {node}, {}", if *fresh { "empty disk" } else { "same disk" }));
+                self.restart(node, *fresh);
+                Ok(())
+            }
+            Op::Evict(node) => {
+                let node = usize::from(*node) % NODES;
+                self.log.push(format!("evict on node {node}"));
+                self.nodes[node].evict();
+                Ok(())
+            }
+        }
+    }
+
+    fn verb(&mut self, verb: &Verb) -> Result<(), Wrong> {
+        self.resolve(verb).map_or(Ok(()), |step| self.step(&step))
+    }
+
+    /// One step, with nothing else under way.
+    fn step(&mut self, step: &Step) -> Result<(), Wrong> {
+        let node = &self.nodes[step.node()];
+        let outcome = node.run(perform(node.vfs().clone(), step.clone(), self.known.clone()));
+        let got = self.learn(step, outcome);
+        self.log.push(format!("{:3} {} -> {}", self.next, step.short(), got.short()));
+        let (mut next, mut wrong) = (Vec::new(), Vec::new());
+        for mut world in std::mem::take(&mut self.worlds) {
+            match world.take(step, Some(&got), &self.known.inos) {
+                Ok(()) => next.push(world),
+                Err(w) => wrong.push(w),
+            }
+        }
+        self.accept(next, wrong)
+    }
+
+    fn accept(&mut self, next: Vec<World>, mut wrong: Vec<Wrong>) -> Result<(), Wrong> {
+        let mut worlds: Vec<World> = Vec::new();
+        for mut world in next {
+            world.settle();
+            if !worlds.contains(&world) {
+                worlds.push(world);
+            }
+        }
+        if worlds.is_empty() {
+            wrong.dedup();
+            return Err(wrong.join("\n or: "));
+        }
+        self.worlds = worlds;
+        Ok(())
+    }
+
+    /// Two steps at the same time: one of the two orders must explain both answers.
+    fn both(&mut self, one: &Step, two: &Step) -> Result<(), Wrong> {
+        let steps = [one, two];
+        let tasks = steps.map(|step| {
+            let node = &self.nodes[step.node()];
+            node.start(perform(node.vfs().clone(), step.clone(), self.known.clone()))
+        });
+        let mut got = Vec::new();
+        for (step, task) in steps.iter().zip(tasks) {
+            let outcome = self.nodes[step.node()].join(task);
+            got.push(self.learn(step, outcome));
+        }
+        for (n, (step, got)) in steps.iter().zip(&got).enumerate() {
+            let sign = if n == 0 { "/" } else { "\\" };
+            self.log.push(format!("{:3} {sign} {} -> {}", self.next, step.short(), got.short()));
+        }
+        let (mut next, mut wrong) = (Vec::new(), Vec::new());
+        for world in &self.worlds {
+            for order in [[0, 1], [1, 0]] {
+                let mut world = world.clone();
+                let taken =
+                    order.iter().try_for_each(|&n| world.take(steps[n], Some(&got[n]), &self.known.inos));
+                match taken {
+                    Ok(()) => next.push(world),
+                    Err(w) => wrong.push(w),
+                }
+            }
+        }
+        self.accept(next, wrong)
+    }
+
+    /// The node dies while it does the step: it was done, or it was not.
+    fn kill_during(&mut self, step: &Step, micros: u16, fresh: bool) -> Result<(), Wrong> {
+        let node = step.node();
+        self.log.push(format!(
+            "{:3} {} and node {node} is killed after {micros} us",
+            self.next,
+            step.short()
+        ));
+        let task =
+            self.nodes[node].start(perform(self.nodes[node].vfs().clone(), step.clone(), self.known.clone()));
+        std::thread::sleep(Duration::from_micros(micros.into()));
+        drop(task);
+        let (mut next, mut wrong) = (Vec::new(), Vec::new());
+        for world in &self.worlds {
+            let mut after = world.clone();
+            match after.take(step, None, &self.known.inos) {
+                Ok(()) => next.push(after),
+                Err(w) => wrong.push(w),
+            }
+            next.push(world.clone());
+        }
+        self.accept(next, wrong)?;
+        self.restart(node, fresh);
+        self.look_what_became(step)
+    }
+
+    /// Another node looks at what a dead one was doing.
+    fn look_what_became(&mut self, step: &Step) -> Result<(), Wrong> {
+        let node = (step.node() + 1) % NODES;
+        match *step {
+            Step::Create { dir, name, id, .. }
+            | Step::Mkdir { dir, name, id, .. }
+            | Step::Symlink { dir, name, id, .. } => {
+                let look = Step::Lookup { node, dir, name };
+                let outcome = self.nodes[node].run(perform(
+                    self.nodes[node].vfs().clone(),
+                    look.clone(),
+                    self.known.clone(),
+                ));
+                if let Answer::Found(Found { ino, .. }) = outcome.0
+                    && !self.known.inos.values().any(|i| *i == ino)
+                {
+                    self.known.inos.insert(id, ino);
+                }
+                self.step(&look)
+            }
+            Step::Remove { dir, name, .. } | Step::Link { dir, name, .. } => {
+                self.step(&Step::Lookup { node, dir, name })
+            }
+            Step::Rename { from, to, .. } => {
+                self.step(&Step::Lookup { node, dir: from.0, name: from.1 })?;
+                self.step(&Step::Lookup { node, dir: to.0, name: to.1 })
+            }
+            Step::TruncatePath { file, .. } => self.step(&Step::Cat { node, file }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A new daemon in the place of the one that is dropped here.
+    fn restart(&mut self, node: usize, fresh: bool) {
+        if fresh {
+            self.disks[node] = format!("disk-{node}-{}", self.next);
+            self.next += 1;
+        }
+        // The old one first: its disk is locked while it lives.
+        let place = self.nodes.remove(node);
+        drop(place);
+        self.nodes.insert(node, self.cluster.node(&self.disks[node]));
+        for world in &mut self.worlds {
+            world.killed(node);
+        }
+    }
+
+    fn close_all(&mut self, node: usize) -> Result<(), Wrong> {
+        let open: Vec<Id> =
+            self.worlds[0].handles.iter().filter(|(_, h)| h.node == node).map(|(id, _)| *id).collect();
+        for handle in open {
+            self.step(&Step::Close { node, handle })?;
+        }
+        Ok(())
+    }
+
+    fn remount(&mut self, node: usize, fresh: bool) -> Result<(), Wrong> {
+        self.close_all(node)?;
+        self.log.push(format!("remount node {node}, {}", if fresh { "empty disk" } else { "same disk" }));
+        self.nodes.remove(node).stop().map_err(|e| format!("the node does not end well: {e}"))?;
+        if fresh {
+            self.disks[node] = format!("disk-{node}-{}", self.next);
+            self.next += 1;
+        }
+        self.nodes.insert(node, self.cluster.node(&self.disks[node]));
+        for world in &mut self.worlds {
+            world.killed(node);
+        }
+        Ok(())
+    }
+
+    /// In the end everything is closed, and all nodes, one that is new among them, see all of what the reference has.
+    fn verify(&mut self) -> Result<(), Wrong> {
+        for node in 0..NODES {
+            self.close_all(node)?;
+        }
+        self.nodes.push(self.cluster.node("disk-of-the-last"));
+        for node in 0..self.nodes.len() {
+            for dir in self.worlds[0].dirs() {
+                self.step(&Step::List { node, dir })?;
+                for name in NAMES {
+                    self.step(&Step::Lookup { node, dir, name })?;
+                }
+            }
+            for file in self.worlds[0].files() {
+                self.step(&Step::Cat { node, file })?;
+            }
+        }
+        while let Some(node) = self.nodes.pop() {
+            node.stop().map_err(|e| format!("the node does not end well: {e}"))?;
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, step: &Step, (answer, fh): (Answer, Option<u64>)) -> Answer {
+        self.next += 1;
+        match (step, &answer) {
+            (
+                Step::Create { id, .. } | Step::Mkdir { id, .. } | Step::Symlink { id, .. },
+                Answer::Made(ino),
+            ) => {
+                self.known.inos.insert(*id, *ino);
+                self.known.handles.extend(fh.map(|fh| (*id, (fh, *id))));
+            }
+            (Step::Open { id, file, .. }, Answer::Done) => {
+                self.known.handles.extend(fh.map(|fh| (*id, (fh, *file))));
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// What an operation means here and now. `None`: nothing.
+    fn resolve(&mut self, verb: &Verb) -> Option<Step> {
+        let world = &self.worlds[0];
+        let node = |n: &Pick| usize::from(*n) % NODES;
+        let name = |n: &Pick| NAMES[usize::from(*n) % NAMES.len()];
+        let pick = |from: Vec<Id>, n: &Pick| {
+            let len = from.len();
+            from.into_iter().nth(if len == 0 { 0 } else { usize::from(*n) % len })
+        };
+        // In every possible world.
+        let known = |id: &Id| {
+            self.known.inos.contains_key(id) && self.worlds.iter().all(|w| w.inodes.contains_key(id))
+        };
+        let dir = |n: &Pick| pick(world.dirs().into_iter().filter(known).collect(), n);
+        let file = |n: &Pick| pick(world.files().into_iter().filter(known).collect(), n);
+        let handle = |n: &Pick, fits: fn(&crate::world::Handle) -> bool| {
+            let open = world.handles.iter().filter(|(_, h)| fits(h)).map(|(id, _)| *id).collect();
+            pick(open, n).map(|id| (world.handles[&id].node, id))
+        };
+        let vague = |id: Id| self.worlds.iter().any(|w| w.view(id).is_vague(w.data(w.handles[&id].file)));
+        let id = self.next;
+        let step = match verb {
+            Verb::Create(n, d, a, append) => {
+                Step::Create { node: node(n), dir: dir(d)?, name: name(a), append: *append, id }
+            }
+            Verb::Mkdir(n, d, a) => Step::Mkdir { node: node(n), dir: dir(d)?, name: name(a), id },
+            Verb::Symlink(n, d, a) => Step::Symlink { node: node(n), dir: dir(d)?, name: name(a), id },
+            Verb::Link(n, f, d, a) => {
+                Step::Link { node: node(n), file: file(f)?, dir: dir(d)?, name: name(a) }
+            }
+            Verb::Unlink(n, d, a) => {
+                Step::Remove { node: node(n), dir: dir(d)?, name: name(a), rmdir: false }
+            }
+            Verb::Rmdir(n, d, a) => Step::Remove { node: node(n), dir: dir(d)?, name: name(a), rmdir: true },
+            Verb::Rename(n, f, t, flags) => Step::Rename {
+                node: node(n),
+                from: (dir(&f.0)?, name(&f.1)),
+                to: (dir(&t.0)?, name(&t.1)),
+                flags: *flags,
+            },
+            Verb::Open(n, f, flags) => Step::Open { node: node(n), file: file(f)?, flags: *flags, id },
+            Verb::Close(h) => handle(h, |_| true).map(|(node, handle)| Step::Close { node, handle })?,
+            Verb::Flush(h) => handle(h, |_| true).map(|(node, handle)| Step::Flush { node, handle })?,
+            Verb::Fsync(h) => handle(h, |_| true).map(|(node, handle)| Step::Fsync { node, handle })?,
+            Verb::Write(h, at, len, seed) => {
+                let (node, handle) = handle(h, crate::world::Handle::writes)?;
+                if world.handles[&handle].appends() && vague(handle) {
+                    return None;
+                }
+                let byte = |n: u16| seed.wrapping_add((n % 251) as u8) | 1;
+                Step::Write { node, handle, at: (*at).into(), data: (0..*len).map(byte).collect() }
+            }
+            Verb::Read(h, at, len) => {
+                let (node, handle) = handle(h, crate::world::Handle::reads)?;
+                Step::Read { node, handle, at: (*at).into(), len: (*len).into() }
+            }
+            Verb::Truncate(h, size) => {
+                let (node, handle) = handle(h, crate::world::Handle::writes)?;
+                if vague(handle) {
+                    return None;
+                }
+                Step::Truncate { node, handle, size: (*size).into() }
+            }
+            Verb::TruncatePath(n, f, size) => {
+                Step::TruncatePath { node: node(n), file: file(f)?, size: (*size).into() }
+            }
+            Verb::Fstat(h) => handle(h, |_| true).map(|(node, handle)| Step::Fstat { node, handle })?,
+            Verb::Mode(n, i, mode) => {
+                let inodes: Vec<Id> = world.files().into_iter().chain(world.dirs()).filter(known).collect();
+                Step::Mode { node: node(n), inode: pick(inodes, i)?, mode: *mode & 0o777 }
+            }
+            Verb::Mtime(n, i, t) => Step::Mtime { node: node(n), inode: file(i)?, seconds: (*t).into() },
+            Verb::Lookup(n, d, a) => Step::Lookup { node: node(n), dir: dir(d)?, name: name(a) },
+            Verb::List(n, d) => Step::List { node: node(n), dir: dir(d)? },
+            Verb::Cat(n, f) => Step::Cat { node: node(n), file: file(f)? },
+            Verb::Flock(h, kind) => {
+                handle(h, |_| true).map(|(node, handle)| Step::Flock { node, handle, kind: *kind })?
+            }
+        };
+        // Two steps at once must not be called the same.
+        self.next += 1;
+        Some(step)
+    }
+}
+
+/// What a step answers on a real node, and the number of the file that it opened.
+async fn perform(vfs: Arc<Vfs>, step: Step, known: Known) -> (Answer, Option<u64>) {
+    match attempt(vfs, step, known).await {
+        Ok(answer) => answer,
+        Err(e) => (Answer::Failed(e.kind()), None),
+    }
+}
+
+async fn attempt(vfs: Arc<Vfs>, step: Step, known: Known) -> Result<(Answer, Option<u64>), Error> {
+    let ino = |id: Id| known.inos[&id];
+    let fh = |id: Id| known.handles[&id].0;
+    let of = |handle: Id| known.inos[&known.handles[&handle].1];
+    let made = |entry: Entry| Answer::Made(entry.stat.ino);
+    let answer = match step {
+        Step::Create { dir, name, append, .. } => {
+            let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | if append { libc::O_APPEND } else { 0 };
+            let (entry, opened) = vfs.create(&CALLER, ino(dir), name.as_bytes(), 0o644, flags).await?;
+            return Ok((made(entry), Some(opened.fh)));
+        }
+        Step::Mkdir { dir, name, .. } => made(vfs.mkdir(&CALLER, ino(dir), name.as_bytes(), 0o755).await?),
+        Step::Symlink { dir, name, .. } => {
+            made(vfs.symlink(&CALLER, ino(dir), name.as_bytes(), b"target").await?)
+        }
+        Step::Link { file, dir, name, .. } => {
+            vfs.link(ino(file), ino(dir), name.as_bytes()).await?;
+            Answer::Done
+        }
+        Step::Remove { dir, name, rmdir: false, .. } => {
+            vfs.unlink(&CALLER, ino(dir), name.as_bytes()).await?;
+            Answer::Done
+        }
+        Step::Remove { dir, name, .. } => {
+            vfs.rmdir(&CALLER, ino(dir), name.as_bytes()).await?;
+            Answer::Done
+        }
+        Step::Rename { from, to, flags, .. } => {
+            let (from, to) = ((ino(from.0), from.1.as_bytes()), (ino(to.0), to.1.as_bytes()));
+            vfs.rename(&CALLER, from, to, flags).await?;
+            Answer::Done
+        }
+        Step::Open { file, flags, .. } => {
+            let opened = vfs.open(ino(file), flags).await?;
+            return Ok((Answer::Done, Some(opened.fh)));
+        }
+        Step::Close { handle, .. } => {
+            vfs.flush(fh(handle)).await?;
+            vfs.release(fh(handle), Some(handle as u64)).await?;
+            Answer::Done
+        }
+        Step::Flush { handle, .. } => {
+            vfs.flush(fh(handle)).await?;
+            Answer::Done
+        }
+        Step::Fsync { handle, .. } => {
+            vfs.fsync(fh(handle)).await?;
+            Answer::Done
+        }
+        Step::Write { handle, at, data, .. } => {
+            vfs.write(fh(handle), at, Bytes::from(data)).await?;
+            Answer::Done
+        }
+        Step::Read { handle, at, len, .. } => Answer::Bytes(vfs.read(fh(handle), at, len).await?.to_vec()),
+        Step::Truncate { handle, size, .. } => {
+            vfs.setattr(of(handle), Some(fh(handle)), SetAttr { size: Some(size), ..SetAttr::default() })
+                .await?;
+            Answer::Done
+        }
+        Step::TruncatePath { file, size, .. } => {
+            vfs.setattr(ino(file), None, SetAttr { size: Some(size), ..SetAttr::default() }).await?;
+            Answer::Done
+        }
+        Step::Fstat { handle, .. } => {
+            Answer::Found(found(vfs.getattr(of(handle), Some(fh(handle))).await?.0))
+        }
+        Step::Mode { inode, mode, .. } => {
+            vfs.setattr(ino(inode), None, SetAttr { mode: Some(mode), ..SetAttr::default() }).await?;
+            Answer::Done
+        }
+        Step::Mtime { inode, seconds, .. } => {
+            let time = TimeOrNow::Time(Timestamp(seconds * 1_000_000_000));
+            vfs.setattr(ino(inode), None, SetAttr { mtime: Some(time), ..SetAttr::default() }).await?;
+            Answer::Done
+        }
+        Step::Lookup { dir, name, .. } => match vfs.lookup(&CALLER, ino(dir), name.as_bytes()).await? {
+            Lookup::Found(entry) => Answer::Found(found(entry.stat)),
+            Lookup::Absent { .. } => Answer::Absent,
+        },
+        Step::List { dir, .. } => Answer::Names(list(vfs, ino(dir)).await?),
+        Step::Cat { file, .. } => Answer::Bytes(read_all(vfs, ino(file)).await?.to_vec()),
+        Step::Flock { handle, kind, .. } => {
+            let kind = match kind {
+                Locking::Shared => Flock::Shared,
+                Locking::Exclusive => Flock::Exclusive,
+                Locking::Unlock => Flock::Unlock,
+            };
+            vfs.flock(fh(handle), handle as u64, kind, false, async {}).await?;
+            Answer::Done
+        }
+    };
+    Ok((answer, None))
+}
+
+fn found(stat: Stat) -> Found {
+    let Stat { ino, kind, size, nlink, mode, mtime, .. } = stat;
+    Found { ino, kind, size, nlink, mode, mtime: mtime.0.div_euclid(1_000_000_000) }
+}
+
+async fn list(vfs: Arc<Vfs>, dir: Ino) -> Result<BTreeMap<String, (Ino, FileType)>, Error> {
+    let mut names = BTreeMap::new();
+    let mut offset = 0;
+    loop {
+        let items = vfs.readdir(dir, offset, offset % 2 == 0, 3).await?;
+        let Some(last) = items.last() else { return Ok(names) };
+        offset = last.offset;
+        for item in items {
+            let name = String::from_utf8_lossy(&item.name).into_owned();
+            if name != "." && name != ".." {
+                names.insert(name, (item.ino, item.kind));
+            }
+        }
+    }
+}
