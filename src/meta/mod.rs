@@ -20,6 +20,7 @@ mod export;
 #[doc(hidden)]
 pub mod faulty;
 mod gc;
+mod groups;
 mod hints;
 mod hub_rows;
 mod identity;
@@ -72,8 +73,9 @@ use crate::types::{Ino, ObjectId, SessionId, Timestamp, Version};
 pub use self::accessed::Access;
 pub use self::attr::Attr;
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
-pub use self::data::{Committed, DataChange};
+pub use self::data::{ChunkExtents, Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::groups::needs_groups;
 pub use self::journals::{JournalMark, JournalRow, list_journals};
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
@@ -85,7 +87,8 @@ pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::JOURNALS;
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, XATTRS_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, Layout, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, Under,
+    XATTRS_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;

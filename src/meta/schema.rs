@@ -2,7 +2,8 @@
 //!
 //! | map | kind | field → value |
 //! |---|---|---|
-//! | `i<ino>` | plain | `a` → [`InodeRow`]; `x` → extended attributes ([`Xattrs`](super::Xattrs)), `t` → latest recorded read (Max, ns); of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>` |
+//! | `i<ino>` | plain | `a` → [`InodeRow`]; `x` → extended attributes ([`Xattrs`](super::Xattrs)), `t` → latest recorded read (Max, ns); of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>`: no row is a hole or shows the blob under the file, an empty one is a hole |
+//! | `g<ino>/` | ordered | of files with far chunks: number of a group of [`GROUP`] chunks, any of which may have a row → empty |
 //! | `d<ino>/` | ordered | name → 8 bytes big-endian inode number, 1 byte type |
 //! | `b<blob>` | plain | `a` → [`BlobRow`], `h<index>` → BLAKE3 of a chunk, `s<index>` → the chunk is in the bucket, `v` → the whole was verified |
 //! | `l<ino>` | plain | `flock` → `Vec<Holder>`; `next` → [`Ticket`]: who gets it before others do |
@@ -12,6 +13,7 @@
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
+//! | `shared/` | ordered | object → how many chunk rows refer to it beyond the first; absent = none |
 //! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
 //! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
@@ -140,7 +142,45 @@ pub struct InodeRow {
     /// The Hub brought it and nobody has written to it: it counts neither as an inode nor with its bytes.
     #[serde(default)]
     pub uncounted: bool,
+    #[serde(default)]
+    pub layout: Layout,
 }
+
+impl InodeRow {
+    /// Bytes that the chunk rows give; `None` if nobody counted them.
+    pub(super) fn data(&self) -> Option<u64> {
+        if self.chunks == 0 { Some(0) } else { self.layout.data }
+    }
+}
+
+/// How the data of a file lies, beyond its chunk rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Bytes that the chunk rows give. `None`: a row of 0.1.0, which did not count them.
+    pub data: Option<u64>,
+    /// Chunks from [`FAR`] on that may have rows are named in the map `g<ino>/`.
+    pub grouped: bool,
+    /// What shows where a chunk has no row at all.
+    pub under: Option<Under>,
+}
+
+/// The blob that a file began as a copy of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Under {
+    #[serde(with = "blob_bytes")]
+    pub blob: BlobId,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// So many of its first bytes are the file's.
+    pub len: u64,
+}
+
+/// Chunks up to here are looked for one by one; those from here on in the list of groups. A file of 2^57 bytes may have
+/// few chunks with rows.
+pub const FAR: u64 = 4 * GROUP;
+
+/// Chunks that share a place in the list of groups.
+pub const GROUP: u64 = 1000;
 
 /// What is known of a blob from the start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +240,9 @@ pub(super) struct OrphanRow {
     /// The reaper has dropped the inode and is at its chunk rows, so many at most.
     #[serde(default)]
     pub reaping: Option<u64>,
+    /// As the inode's row had it.
+    #[serde(default)]
+    pub grouped: bool,
 }
 
 /// Inodes that a publication has written and that nothing refers to yet.
@@ -328,11 +371,27 @@ pub(super) fn orphan_key(ino: Ino) -> Key {
     Key::new(ORPHANS, ino_field(ino))
 }
 
+pub(super) fn groups_map(ino: Ino) -> String {
+    format!("g{ino}/")
+}
+
+pub(super) fn group_key(ino: Ino, group: u64) -> Key {
+    Key::new(groups_map(ino), Bytes::copy_from_slice(&group.to_be_bytes()))
+}
+
 pub(super) fn trash_key(object: ObjectId) -> Key {
+    Key::new(TRASH, object_field(object))
+}
+
+pub(super) fn shared_key(object: ObjectId) -> Key {
+    Key::new("shared/", object_field(object))
+}
+
+fn object_field(object: ObjectId) -> Bytes {
     let mut field = [0; 16];
     field[..8].copy_from_slice(&object.session.0.to_be_bytes());
     field[8..].copy_from_slice(&object.seq.to_be_bytes());
-    Key::new(TRASH, Bytes::copy_from_slice(&field))
+    Bytes::copy_from_slice(&field)
 }
 
 pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
@@ -434,8 +493,8 @@ pub(super) fn decode_row(ino: Ino, value: &[u8]) -> Result<InodeRow> {
     decode(value, || format!("row of inode {ino}"))
 }
 
-pub(super) fn decode_extents(ino: Ino, index: u64, value: Option<&Bytes>) -> Result<Vec<Extent>> {
-    value.map_or(Ok(Vec::new()), |v| decode(v, || format!("chunk {index} of inode {ino}")))
+pub(super) fn decode_extents(ino: Ino, index: u64, value: Option<&Bytes>) -> Result<Option<Vec<Extent>>> {
+    value.map(|v| decode(v, || format!("chunk {index} of inode {ino}"))).transpose()
 }
 
 /// A blob id as 32 or 20 plain bytes instead of an array of numbers.

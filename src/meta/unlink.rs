@@ -96,7 +96,8 @@ impl Meta {
         if last && row.kind == FileType::File {
             // Others compare it with what their own clock says: it must be everybody's.
             let since = self.now();
-            let orphan = OrphanRow { since, held_until: self.hold_until(since), reaping: None };
+            let orphan =
+                OrphanRow { since, held_until: self.hold_until(since), reaping: None, grouped: false };
             build.set(schema::orphan_key(ino), schema::encode(&orphan)?);
         }
         let mut attr = Attr::new(ino, row, None, 0);

@@ -69,9 +69,7 @@ impl Vfs {
             Data::File(file) if append => {
                 file.append(data).await?;
             }
-            Data::File(file) => {
-                file.write(offset, data).await?;
-            }
+            Data::File(file) => return file.write(offset, data).await,
             Data::Private(file) => {
                 let file = Arc::clone(file);
                 blocking(move || {

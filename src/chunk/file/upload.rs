@@ -135,7 +135,7 @@ impl FileContent {
                 None => {
                     let mut bytes = vec![0; wanted.len()];
                     // What was cut off meanwhile is not there; it does not count when the upload lands.
-                    content.cache()?.read_at(content.offset(idx, wanted.start), &mut bytes)?;
+                    content.cache()?.read_at(content.place(idx, wanted.start)?, &mut bytes)?;
                     vec![Bytes::from(bytes)]
                 }
             };

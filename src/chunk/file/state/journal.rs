@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::local::own_bytes;
 use super::{Delta, Local, State};
 use crate::chunk::extents;
-use crate::chunk::ranges::Ranges;
+use crate::chunk::ranges::{Ranges, Spans};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, JournalMark};
 use crate::types::{Extent, SessionId, Timestamp, Version};
@@ -40,6 +40,9 @@ pub(in crate::chunk::file) struct Entry {
     pub end: u64,
     pub mtime: Option<Timestamp>,
     pub chunks: Vec<EntryChunk>,
+    /// Bytes of the version `base` that are holes; the chunks lie over them.
+    #[serde(default)]
+    pub cleared: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -115,6 +118,9 @@ impl State {
             })
             .collect();
         chunks.sort_unstable_by_key(|c| c.idx);
+        let mut cleared = before.cleared;
+        cleared.truncate(self.delta.floor);
+        cleared.extend(&self.delta.cleared);
         Entry {
             session: mark.session,
             serial: mark.serial,
@@ -125,6 +131,7 @@ impl State {
             end: self.delta.end.max(before.end.min(self.delta.floor)),
             mtime: self.delta.mtime.or(before.mtime),
             chunks,
+            cleared: cleared.iter().map(|r| (r.start, r.end)).collect(),
         }
     }
 
@@ -133,7 +140,9 @@ impl State {
         let same = attr.version == entry.base;
         let committed_size = attr.size;
         let mut state = State::new(attr, entry.chunk_size);
-        state.delta = Delta { floor: entry.floor, end: entry.end, mtime: entry.mtime };
+        let mut cleared = Spans::default();
+        entry.cleared.iter().for_each(|(start, end)| cleared.insert(*start..*end));
+        state.delta = Delta { floor: entry.floor, end: entry.end, cleared, mtime: entry.mtime };
         state.changes = changes.changes;
         state.journalled = Some(changes);
         for saved in &entry.chunks {
