@@ -7,6 +7,9 @@ use serde_json::Value;
 use crate::mount::{Home, Mount};
 use crate::standin::S3;
 
+/// Only for mounts whose test says nothing else.
+const IN_TIME: &[&str] = &["--io-timeout", "30s"];
+
 pub struct World {
     pub home: Home,
     pub s3: S3,
@@ -31,10 +34,11 @@ impl World {
         self.s3.faults(|f| f.refuse = down);
     }
 
-    /// A mount with its cache in `cache`.
+    /// A mount with its cache in `cache`. What waits for the bucket fails before the test does.
     pub fn mount_in(&self, name: &str, cache: &Path, args: &[&str]) -> Mount {
         let cache = cache.to_str().expect("UTF-8");
-        self.home.mount(name, &[&["--offline", "--cache-dir", cache], args].concat())
+        let in_time = if args.contains(&"--io-timeout") { &[] } else { IN_TIME };
+        self.home.mount(name, &[&["--offline", "--cache-dir", cache], in_time, args].concat())
     }
 
     /// The same with a cache of its own below the home.
