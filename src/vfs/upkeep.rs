@@ -31,7 +31,10 @@ impl Vfs {
     async fn upkeep_once(&self) -> Result<()> {
         self.meta.hold_orphans(&self.handles.open_inodes()).await?;
         // One mount of all does it for all, each time round: the scan costs the same whoever does it.
-        if self.opts.read_only || !self.meta.elect("orphans", every(&self.meta) * 3 / 4).await? {
+        if self.opts.read_only
+            || !self.meta.may_reap()
+            || !self.meta.elect("orphans", every(&self.meta) * 3 / 4).await?
+        {
             return Ok(());
         }
         // Their objects lie in the trash now; whoever empties that deletes them.
