@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Home;
+use crate::meta::url::MetaUrl;
 
 /// Who serves a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ impl RunFile {
         home: &Home,
         mount_point: &Path,
         volume: &str,
-        meta: String,
+        meta: &MetaUrl,
         cache_dir: &Path,
     ) -> io::Result<RunGuard> {
         let path = home.run_file(mount_point);
@@ -53,7 +54,7 @@ impl RunFile {
             start,
             mount_point: mount_point.to_owned(),
             volume: volume.to_owned(),
-            meta,
+            meta: meta.to_string(),
             cache_dir: cache_dir.to_owned(),
             disk_error: None,
             upload_error: None,

@@ -47,6 +47,7 @@ mod session;
 mod setattr;
 mod settings;
 pub mod sqlite;
+pub mod survey;
 mod txn;
 mod unlink;
 pub mod url;

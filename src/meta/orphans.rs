@@ -63,6 +63,13 @@ impl Meta {
         Timestamp(now.0.saturating_add_unsigned(nanos.saturating_mul(2)))
     }
 
+    /// Whether times in rows of orphans can be trusted: the engine's clock has not jumped for as long as an orphan lives that
+    /// nobody holds. Before that, a holder may not have had the time to say by the new clock that it holds.
+    #[must_use]
+    pub fn may_reap(&self) -> bool {
+        self.0.clock.steady_for() >= self.ttl() * 2
+    }
+
     /// Drops the orphans that nobody held until `now` (by the engine's clock, [`Meta::now`]), and goes on with those that somebody else left half dropped.
     /// Several mounts may do this at once.
     pub async fn reap_orphans(&self, now: Timestamp) -> Result<Vec<Reaped>> {

@@ -115,9 +115,9 @@ impl AttrCache {
             .map(|(_, after)| after.clone())
     }
 
-    /// Whether the kernel's pages are of this version; from now on they are.
-    pub fn tell(&self, ino: Ino, version: Version) -> bool {
-        lock(&self.told).put(ino, version) == Some(version)
+    /// The kernel's pages are of this version from now on. Answers which one they were of, if that is known.
+    pub fn tell(&self, ino: Ino, version: Version) -> Option<Version> {
+        lock(&self.told).put(ino, version)
     }
 
     /// This mount wrote the new version itself, so the kernel's pages have become that version's.

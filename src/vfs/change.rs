@@ -318,9 +318,9 @@ impl Vfs {
         self.attrs.forget(ino);
         if set.atime.is_some() {
             self.atimes.set(&attr);
-            if let Some(file) = self.files.in_use(ino) {
-                file.refresh(&attr);
-            }
+        }
+        if let Some(file) = self.files.in_use(ino) {
+            file.refresh(&attr);
         }
         let entry = self.entry(&attr);
         Ok((entry.stat, entry.attr_ttl))

@@ -38,7 +38,7 @@ impl Vfs {
     /// Lets go of what nobody holds any more. One mount of all does it for all, each time round: the scan costs the same
     /// whoever does it.
     async fn tidy_once(&self) -> Result<()> {
-        if !self.meta.elect("orphans", every(&self.meta) * 3 / 4).await? {
+        if !self.meta.may_reap() || !self.meta.elect("orphans", every(&self.meta) * 3 / 4).await? {
             return Ok(());
         }
         let expired = self.meta.expire_bin(self.meta.now()).await?;

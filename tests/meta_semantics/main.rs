@@ -121,6 +121,7 @@ on_all_engines! {
         a_server_may_forget_a_session,
         a_server_that_does_not_answer_is_no_reason_to_give_up,
         clocks_that_are_off_delete_nothing_early,
+        a_clock_that_jumps_takes_no_open_file_away,
         numbers_are_not_reused_after_the_server_went_back,
     }
     fencing::{
