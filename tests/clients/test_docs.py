@@ -42,7 +42,7 @@ class Readme(unittest.TestCase):
             text = file.read()
         section = text.split("## Commands and options")[1].split("\n## ")[0]
         cls.common, *verbs = re.split(r"\n\*\*`hfmount ", section)
-        cls.verbs = {verb.split()[0]: verb for verb in verbs}
+        cls.verbs = {re.match(r"[a-z]+", verb).group(): verb for verb in verbs}
 
     def help(self, verb):
         """Of every option of the verb: its whole entry in `--help`, on one line."""
