@@ -96,6 +96,7 @@ impl Meta {
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
             quota: Quota::default(),
+            bin_ttl: AtomicU64::new(0),
             tasks: Mutex::default(),
         }));
         let watch = meta.kv().watch().await?;
@@ -235,7 +236,7 @@ async fn live(inner: Weak<Inner>, ttl: Duration) {
         let beaten = meta.kv().beat(meta.session(), ttl).await;
         let done = match beaten {
             Ok(()) => {
-                let told = meta.0.clock.set(&**meta.kv()).await;
+                let told = meta.0.clock.set(&**meta.kv(), ttl / 4).await;
                 meta.look_around(&mut silence).await.and(told)
             }
             Err(e) => Err(e),
