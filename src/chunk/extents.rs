@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::ranges::Ranges;
 use crate::types::{Extent, ObjectId};
 
 /// A chunk with more extents than this is rewritten as one object.
@@ -59,6 +60,16 @@ pub fn canonical(list: &[Extent]) -> Vec<Extent> {
 #[must_use]
 pub fn clip(list: &[Extent], end: u32) -> Vec<Extent> {
     list.iter().filter_map(|e| cut(e, &(0..end))).collect()
+}
+
+/// The list without what lies in `holes`.
+#[must_use]
+pub fn without_ranges(list: Vec<Extent>, holes: &Ranges) -> Vec<Extent> {
+    if holes.is_empty() {
+        return list;
+    }
+    let kept = |e: &Extent| holes.missing(span(e)).iter().filter_map(|r| cut(e, &r)).collect::<Vec<_>>();
+    list.iter().flat_map(kept).collect()
 }
 
 /// The parts of the list within `range`, and in their order the holes between them.
@@ -228,6 +239,12 @@ mod tests {
             prop_assert_eq!(bytes(&clipped), model);
 
             let range = start.min(end)..start.max(end);
+            let emptied = without_ranges(list.clone(), &Ranges::of(range.clone()));
+            prop_assert!(is_canonical(&emptied));
+            let mut model = bytes(&list);
+            model[range.start as usize..range.end as usize].fill(None);
+            prop_assert_eq!(bytes(&emptied), model);
+
             let mut at = range.start;
             for piece in pieces(&list, range.clone()) {
                 let (span, data) = match &piece {

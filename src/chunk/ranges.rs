@@ -1,22 +1,27 @@
-//! A set of bytes as a list of disjoint ranges: what of a chunk is on the local disk, what is not uploaded yet.
+//! A set of bytes as a list of disjoint ranges: what of a chunk is on the local disk, what is not uploaded yet; what of a
+//! file was made a hole.
 
 use std::ops::Range;
 
 use crate::types::Extent;
 
-/// Bytes of one chunk: sorted, disjoint, not adjacent, none empty. Costs 8 bytes a range.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges(Vec<Range<u32>>);
+/// Numbers in ranges: sorted, disjoint, not adjacent, none empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeSet<T>(Vec<Range<T>>);
+
+/// Bytes of one chunk. Costs 8 bytes a range.
+pub type Ranges = RangeSet<u32>;
+
+/// Bytes of a file. Costs 16 bytes a range.
+pub type Spans = RangeSet<u64>;
+
+impl<T> Default for RangeSet<T> {
+    fn default() -> Self {
+        RangeSet(Vec::new())
+    }
+}
 
 impl Ranges {
-    /// One range, or none if it is empty.
-    #[must_use]
-    pub fn of(range: Range<u32>) -> Self {
-        let mut ranges = Ranges::default();
-        ranges.insert(range);
-        ranges
-    }
-
     /// The bytes of a chunk that extents give.
     #[must_use]
     pub fn of_extents(list: &[Extent]) -> Self {
@@ -27,8 +32,30 @@ impl Ranges {
         ranges
     }
 
+    /// How many bytes are in the set.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|r| u64::from(r.end - r.start)).sum()
+    }
+
+    /// The smallest range that holds them all.
+    #[must_use]
+    pub fn hull(&self) -> Range<u32> {
+        self.0.first().map_or(0, |r| r.start)..self.end()
+    }
+}
+
+impl<T: Copy + Ord + Default> RangeSet<T> {
+    /// One range, or none if it is empty.
+    #[must_use]
+    pub fn of(range: Range<T>) -> Self {
+        let mut ranges = RangeSet::default();
+        ranges.insert(range);
+        ranges
+    }
+
     /// Adds the bytes of `range`.
-    pub fn insert(&mut self, range: Range<u32>) {
+    pub fn insert(&mut self, range: Range<T>) {
         if range.is_empty() {
             return;
         }
@@ -44,7 +71,7 @@ impl Ranges {
     }
 
     /// Takes the bytes of `range` out.
-    pub fn remove(&mut self, range: Range<u32>) {
+    pub fn remove(&mut self, range: Range<T>) {
         if range.is_empty() {
             return;
         }
@@ -59,20 +86,24 @@ impl Ranges {
     }
 
     /// Adds the bytes of another set.
-    pub fn extend(&mut self, other: &Ranges) {
+    pub fn extend(&mut self, other: &RangeSet<T>) {
         for range in &other.0 {
             self.insert(range.clone());
         }
     }
 
     /// Takes out everything from `end` on.
-    pub fn truncate(&mut self, end: u32) {
-        self.remove(end..u32::MAX);
+    pub fn truncate(&mut self, end: T) {
+        let keep = self.0.partition_point(|r| r.start < end);
+        self.0.truncate(keep);
+        if let Some(last) = self.0.last_mut() {
+            last.end = last.end.min(end);
+        }
     }
 
     /// Whether every byte of `range` is in the set. An empty range is.
     #[must_use]
-    pub fn covers(&self, range: Range<u32>) -> bool {
+    pub fn covers(&self, range: Range<T>) -> bool {
         if range.is_empty() {
             return true;
         }
@@ -82,8 +113,8 @@ impl Ranges {
 
     /// The bytes of `range` that are not in the set.
     #[must_use]
-    pub fn missing(&self, range: Range<u32>) -> Ranges {
-        let mut missing = Ranges::of(range);
+    pub fn missing(&self, range: Range<T>) -> RangeSet<T> {
+        let mut missing = RangeSet::of(range);
         for r in &self.0 {
             missing.remove(r.clone());
         }
@@ -92,13 +123,13 @@ impl Ranges {
 
     /// The bytes of `range` that are in the set.
     #[must_use]
-    pub fn within(&self, range: Range<u32>) -> Ranges {
-        let cut = |r: &Range<u32>| r.start.max(range.start)..r.end.min(range.end);
-        Ranges(self.0.iter().map(cut).filter(|r| !r.is_empty()).collect())
+    pub fn within(&self, range: Range<T>) -> RangeSet<T> {
+        let cut = |r: &Range<T>| r.start.max(range.start)..r.end.min(range.end);
+        RangeSet(self.0.iter().map(cut).filter(|r| !r.is_empty()).collect())
     }
 
     /// The ranges, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Range<T>> + '_ {
         self.0.iter().cloned()
     }
 
@@ -108,12 +139,6 @@ impl Ranges {
         self.0.len()
     }
 
-    /// How many bytes are in the set.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|r| u64::from(r.end - r.start)).sum()
-    }
-
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -121,14 +146,8 @@ impl Ranges {
 
     /// One past the last byte; 0 if there is none.
     #[must_use]
-    pub fn end(&self) -> u32 {
-        self.0.last().map_or(0, |r| r.end)
-    }
-
-    /// The smallest range that holds them all.
-    #[must_use]
-    pub fn hull(&self) -> Range<u32> {
-        self.0.first().map_or(0, |r| r.start)..self.end()
+    pub fn end(&self) -> T {
+        self.0.last().map_or(T::default(), |r| r.end)
     }
 }
 

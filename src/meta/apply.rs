@@ -56,6 +56,11 @@ pub(super) fn apply(rows: &mut impl Rows, txn: &Txn) -> Result<Outcome> {
                 }
                 rows.set(key, Bytes::from(sum.to_string()))?;
             }
+            Write::Release(counter, otherwise, value) => match stored(rows, counter)? {
+                Some(1) => rows.delete(counter)?,
+                Some(n) if n > 1 => rows.set(counter, Bytes::from((n - 1).to_string()))?,
+                _ => rows.set(otherwise, value.clone())?,
+            },
         }
     }
     Ok(Outcome::Applied)

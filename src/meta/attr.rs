@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Meta;
 use super::kv::number;
-use super::schema::{self, Content, InodeRow, Role};
+use super::schema::{self, Content, InodeRow, Layout, Role};
 use crate::error::{Error, Kind, Result};
 use crate::types::{FileType, Ino, Timestamp, Version};
 
@@ -33,7 +33,7 @@ pub struct Attr {
     pub rdev: u32,
     /// Bytes.
     pub size: u64,
-    /// 512-byte units that `size` would take.
+    /// 512-byte units: of a file with chunks what its data takes, holes not counted; else what `size` would take.
     pub blocks: u64,
     pub atime: Timestamp,
     pub mtime: Timestamp,
@@ -43,6 +43,9 @@ pub struct Attr {
     pub role: Option<Role>,
     /// The directory that holds this directory; of other inodes the one that it was made in.
     pub parent: Ino,
+    /// Of a file: one more than the highest chunk index that may have a row.
+    pub chunks: u64,
+    pub layout: Layout,
     /// It has extended attributes.
     pub xattrs: bool,
     /// See [`InodeRow::uncounted`].
@@ -54,6 +57,11 @@ impl Attr {
     pub(super) fn new(ino: Ino, row: InodeRow, changed: Option<i64>, subdirs: u32) -> Self {
         let is_dir = row.kind == FileType::Dir;
         let changed = changed.map(Timestamp);
+        let under = row.layout.under.map_or(0, |u| u.len);
+        let data = match (&row.content, row.data()) {
+            (Content::Extents, Some(data)) => data.saturating_add(under).min(row.size),
+            _ => row.size,
+        };
         Attr {
             ino,
             kind: row.kind,
@@ -66,7 +74,7 @@ impl Attr {
             nlink: if is_dir { 2 + subdirs } else { row.nlink },
             rdev: row.rdev,
             size: row.size,
-            blocks: row.size.div_ceil(512),
+            blocks: data.div_ceil(512),
             atime: row.atime,
             // Setting the time of a directory drops `changed`: if it is there, it is younger.
             mtime: changed.unwrap_or(row.mtime),
@@ -75,6 +83,8 @@ impl Attr {
             content: row.content,
             role: row.role,
             parent: row.parent,
+            chunks: row.chunks,
+            layout: row.layout,
             xattrs: row.xattrs,
             uncounted: row.uncounted,
         }
@@ -85,6 +95,7 @@ impl Attr {
         (self.size, self.blocks) = (newer.size, newer.blocks);
         (self.mtime, self.ctime) = (newer.mtime, self.ctime.max(newer.ctime));
         (self.version, self.content) = (newer.version, newer.content.clone());
+        (self.chunks, self.layout) = (newer.chunks, newer.layout);
         self.uncounted = newer.uncounted;
     }
 

@@ -1,6 +1,6 @@
 //! The data of files as rows: inline bytes, lists of extents, size and version. The bytes themselves are elsewhere.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use super::attr::{Attr, gone};
 use super::journals::{JournalMark, mark_write};
 use super::kv::Outcome;
 use super::retry::Tries;
-use super::schema::{self, Content, INLINE_MAX, InodeRow};
+use super::schema::{self, Content, FAR, GROUP, INLINE_MAX, InodeRow, Layout, Under};
 use super::setattr::clear_suid;
 use super::txn::{Build, usage};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -36,11 +36,23 @@ pub struct DataChange {
     pub chunks: Vec<(u64, Vec<Extent>)>,
     /// `None`: it stays.
     pub mtime: Option<Timestamp>,
+    /// The blob that shows where a chunk has no row, for content that becomes extents.
+    pub under: Option<Under>,
+    /// A listed chunk below this one with an empty list keeps an empty row: the blob does not show there.
+    pub holes_below: u64,
+    /// No chunk has a row at or beyond this one after the change. `None`: nobody knows.
+    pub end: Option<u64>,
+    /// The listed chunks refer to objects that the rows of this file, which has this version, refer to already. The change
+    /// is a conflict if the file has another one.
+    pub source: Option<(Ino, Version)>,
     /// Takes the set-user-id and set-group-id bits, as a write by who is not privileged does.
     pub clear_suid: bool,
     /// The entry of a journal that this change contains: said in the same transaction.
     pub mark: Option<JournalMark>,
 }
+
+/// The row of a chunk: its extents, or `None` if there is no row.
+pub type ChunkExtents = Option<Vec<Extent>>;
 
 /// How a data commit ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +65,14 @@ pub enum Committed {
 }
 
 impl Meta {
-    /// The extent lists of some chunks of a file, in their order, in one round trip; a hole is an empty list.
+    /// The extent lists of some chunks of a file, in their order, in one round trip; no row is an empty list.
     pub async fn extents(&self, ino: Ino, chunks: &[u64]) -> Result<Vec<Vec<Extent>>> {
+        let rows = self.chunk_rows(ino, chunks).await?;
+        Ok(rows.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    /// The same, with a missing row (a hole, or the blob under the file) told from an empty one (a hole).
+    pub async fn chunk_rows(&self, ino: Ino, chunks: &[u64]) -> Result<Vec<ChunkExtents>> {
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
@@ -65,9 +83,9 @@ impl Meta {
         chunks.iter().zip(&values).map(decode).collect()
     }
 
-    /// The attributes of a file and the extent lists of some of its chunks, as they are at one moment; one round trip.
+    /// The attributes of a file and the rows of some of its chunks, as they are at one moment; one round trip.
     /// [`Kind::Stale`] if the inode is gone.
-    pub async fn attr_and_extents(&self, ino: Ino, chunks: &[u64]) -> Result<(Attr, Vec<Vec<Extent>>)> {
+    pub async fn attr_and_chunk_rows(&self, ino: Ino, chunks: &[u64]) -> Result<(Attr, Vec<ChunkExtents>)> {
         let mut keys = schema::attr_keys(ino).to_vec();
         let attr_fields = keys.len();
         keys.extend(chunks.iter().map(|&index| schema::chunk_key(ino, index)));
@@ -81,8 +99,9 @@ impl Meta {
     }
 
     /// Replaces data of a file iff its version is still `base`. ctime is now, the version new. One round trip if the row was
-    /// seen before and no chunk that has extents is changed. Objects that no extent refers to any more go to the
-    /// trash in the same transaction.
+    /// seen before and no chunk that has extents is changed. Objects that no chunk row refers to any more go to the
+    /// trash in the same transaction. Between two changes of the same file's data a change must list few chunks:
+    /// all of it is one transaction.
     ///
     /// [`Kind::Stale`] if it is gone, [`Kind::Invalid`] if it is no file or the inline bytes are too many, [`Kind::NoSpace`]
     /// if the file becomes larger than the volume's capacity allows.
@@ -122,8 +141,22 @@ impl Meta {
         }
         let mut build = self.build();
         build.equals(schema::attr_key(ino), &raw);
-        let row = self.changed_row(&old, change);
-        self.change_chunks(&mut build, ino, &old, &row, change).await?;
+        if let Some((source, version)) = change.source
+            && source != ino
+        {
+            // Its rows refer to the objects as long as it has this version, so that they are not in the trash.
+            let (raw, guessed) = self.raw_row(source, fresh).await?;
+            if schema::decode_row(source, &raw)?.version != version {
+                return if guessed {
+                    Ok(None)
+                } else {
+                    Ok(Some(Committed::Conflict(Attr::new(ino, old, None, 0))))
+                };
+            }
+            build.equals(schema::attr_key(source), &raw);
+        }
+        let mut row = self.changed_row(&old, change);
+        self.change_chunks(&mut build, ino, &old, &mut row, change).await?;
         let raw = build.set_row(ino, &row)?;
         let growth = usage(&row) - usage(&old);
         if row.nlink > 0 {
@@ -144,6 +177,9 @@ impl Meta {
             }
             Outcome::Conflict(_) => {
                 self.hints().forget_row(ino);
+                if let Some((source, _)) = change.source {
+                    self.hints().forget_row(source);
+                }
                 Ok(None)
             }
             Outcome::Full => Err(self.full_of_bytes()),
@@ -158,10 +194,21 @@ impl Meta {
             _ => Content::Extents,
         };
         row.chunks = if row.content == Content::Extents {
-            let written = change.chunks.iter().filter(|(_, list)| !list.is_empty());
-            written.map(|(index, _)| index + 1).fold(old.chunks, u64::max)
+            let written =
+                change.chunks.iter().filter(|(index, list)| !list.is_empty() || *index < change.holes_below);
+            let chunks = written.map(|(index, _)| index + 1).fold(old.chunks, u64::max);
+            chunks.min(change.end.unwrap_or(u64::MAX))
         } else {
             0
+        };
+        row.layout = match row.content {
+            Content::Extents => Layout {
+                // Where far rows of an older version lie nobody wrote down.
+                grouped: old.layout.grouped || (old.chunks <= FAR && row.chunks > FAR),
+                under: change.under.filter(|under| under.len > 0),
+                ..old.layout
+            },
+            _ => Layout::default(),
         };
         row.size = change.size;
         row.uncounted = false;
@@ -174,47 +221,76 @@ impl Meta {
         row
     }
 
-    /// Writes the chunk rows, and the trash for what they no longer refer to.
+    /// Writes the chunk rows, counts their bytes in `row`, and lets go of what they no longer refer to.
     async fn change_chunks(
         &self,
         build: &mut Build,
         ino: Ino,
         old: &InodeRow,
-        row: &InodeRow,
+        row: &mut InodeRow,
         change: &DataChange,
     ) -> Result<()> {
-        let kept = if row.content == Content::Extents { &change.chunks[..] } else { &[] };
-        let dropped: Vec<u64> = if row.content == Content::Extents {
+        let stays = row.content == Content::Extents;
+        let kept = if stays { &change.chunks[..] } else { &[] };
+        let mut references: HashMap<ObjectId, i64> = HashMap::new();
+        let mut bytes: i64 = 0;
+        let before: Vec<u64> = if stays {
             kept.iter().map(|(index, _)| *index).filter(|index| *index < old.chunks).collect()
         } else {
-            (0..old.chunks).collect()
+            self.row_ranges(ino, old.chunks, old.layout.grouped).await?.into_iter().flatten().collect()
         };
-        let alive: HashSet<ObjectId> = kept.iter().flat_map(|(_, list)| objects(list)).collect();
-        let mut dead = HashSet::new();
-        for some in dropped.chunks(CHUNKS_AT_ONCE as usize) {
-            for (index, list) in some.iter().zip(self.extents(ino, some).await?) {
-                dead.extend(objects(&list).filter(|object| !alive.contains(object)));
-                if !list.is_empty() && kept.is_empty() {
+        for some in before.chunks(CHUNKS_AT_ONCE as usize) {
+            for (index, list) in some.iter().zip(self.chunk_rows(ino, some).await?) {
+                let Some(list) = list else { continue };
+                bytes -= data_bytes(&list);
+                for object in objects(&list) {
+                    *references.entry(object).or_default() -= 1;
+                }
+                if !stays {
                     build.del(schema::chunk_key(ino, *index));
                 }
             }
         }
+        let mut groups = BTreeSet::new();
         for (index, list) in kept {
             let key = schema::chunk_key(ino, *index);
-            if list.is_empty() {
+            bytes += data_bytes(list);
+            for object in objects(list) {
+                *references.entry(object).or_default() += 1;
+            }
+            if list.is_empty() && *index >= change.holes_below {
                 build.del(key);
             } else {
                 build.set(key, schema::encode(list)?);
+                groups.extend((*index >= FAR).then_some(*index / GROUP));
             }
         }
-        let now = schema::time_value(self.now());
-        for object in dead {
-            build.set(schema::trash_key(object), now.clone());
+        if row.layout.grouped {
+            groups.iter().for_each(|group| build.set(schema::group_key(ino, *group), Bytes::new()));
+        } else if old.layout.grouped {
+            build.del_map(schema::groups_map(ino));
+        }
+        if stays {
+            row.layout.data = old.data().map(|data| data.saturating_add_signed(bytes));
+        }
+        let now = self.now();
+        for (object, more) in references {
+            // The first reference to a new object is not counted.
+            let counted = if change.source.is_some() { more } else { more - 1 };
+            if counted > 0 {
+                build.add(schema::shared_key(object), counted);
+            }
+            (more..0).for_each(|_| build.release(object, now));
         }
         Ok(())
     }
 }
 
-pub(super) fn objects(list: &[Extent]) -> impl Iterator<Item = ObjectId> + '_ {
-    list.iter().map(|extent| extent.object)
+fn data_bytes(list: &[Extent]) -> i64 {
+    list.iter().map(|e| i64::from(e.len)).sum()
+}
+
+/// The objects that a list refers to, each once.
+pub(super) fn objects(list: &[Extent]) -> BTreeSet<ObjectId> {
+    list.iter().map(|extent| extent.object).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::kv::{Expect, Outcome};
 use super::retry::{Tries, entry_words};
-use super::schema::{self, Content, InodeRow, Role};
+use super::schema::{self, Content, InodeRow, Layout, Role};
 use super::{Meta, check_name};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::{FileType, Ino, Timestamp};
@@ -44,6 +44,7 @@ impl Meta {
             chunks: 0,
             xattrs: false,
             uncounted: true,
+            layout: Layout::default(),
         }
     }
 

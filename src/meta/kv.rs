@@ -58,6 +58,9 @@ pub enum Write {
     /// As `Add`, but the transaction is [`Outcome::Full`] (nothing applied) when the sum would exceed the bound. To
     /// give back what was counted use `Add`: a bound that was lowered must not stand in the way.
     AddBounded(Key, i64, i64),
+    /// Takes 1 from the number at the first key, which goes when that makes it 0. If there is no number above 0, sets the
+    /// second key to the value instead.
+    Release(Key, Key, Bytes),
 }
 
 /// A change that other mounts should hear of. A hint: correctness never rests on its arrival.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::attr::Attr;
 use super::kv::{Expect, Outcome};
 use super::retry::{Tries, entry_words};
-use super::schema::{self, Content, InodeRow, Role, TARGET_MAX};
+use super::schema::{self, Content, InodeRow, Layout, Role, TARGET_MAX};
 use super::{Meta, check_name};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::{FileType, Ino, Timestamp};
@@ -88,6 +88,7 @@ impl New {
             chunks: 0,
             xattrs: false,
             uncounted: false,
+            layout: Layout::default(),
         })
     }
 }

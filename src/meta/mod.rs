@@ -11,6 +11,7 @@
 mod accessed;
 mod apply;
 mod attr;
+mod bin;
 mod blobs;
 mod clock;
 mod data;
@@ -20,6 +21,7 @@ mod export;
 #[doc(hidden)]
 pub mod faulty;
 mod gc;
+mod groups;
 mod hints;
 mod hub_rows;
 mod identity;
@@ -45,6 +47,7 @@ mod session;
 mod setattr;
 mod settings;
 pub mod sqlite;
+pub mod survey;
 mod txn;
 mod unlink;
 pub mod url;
@@ -71,9 +74,11 @@ use crate::types::{Ino, ObjectId, SessionId, Timestamp, Version};
 
 pub use self::accessed::Access;
 pub use self::attr::Attr;
+pub use self::bin::{BinUsage, Binned, Keep, Lost, Restored, Wanted, bin_usage, is_temporary};
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
-pub use self::data::{Committed, DataChange};
+pub use self::data::{ChunkExtents, Committed, DataChange};
 pub use self::gc::Trashed;
+pub use self::groups::needs_groups;
 pub use self::journals::{JournalMark, JournalRow, list_journals};
 pub use self::locks::LockKind;
 pub use self::lookup::DirEntry;
@@ -85,7 +90,8 @@ pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::JOURNALS;
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, XATTRS_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, Layout, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, Under,
+    XATTRS_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;
@@ -110,6 +116,8 @@ struct Inner {
     last_object: AtomicU64,
     /// Nanoseconds.
     tombstone_ttl: AtomicU64,
+    /// Nanoseconds; 0: there is no bin.
+    bin_ttl: AtomicU64,
     quota: Quota,
     /// Heartbeats and the sweeping up after dead sessions.
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -254,6 +262,8 @@ mod tests {
         spawnable(|m| m.hold_orphans(&[INO]));
         spawnable(|m| m.reap_orphans(Timestamp(0)));
         spawnable(|m| m.trash(0, 1));
+        spawnable(|m| async { m.restore(&Wanted::default(), None, true, |_| {}).await });
+        spawnable(|m| m.expire_bin(Timestamp(0)));
         spawnable(|m| m.set_ref(INO, "main", Commit([0; 20])));
         spawnable(|m| m.read_ref(INO, "main"));
         spawnable(|m| m.reserve_ino());

@@ -19,7 +19,7 @@ const AT_ONCE: usize = 250;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reaped {
     pub ino: Ino,
-    /// What it had in the store. They lie in the trash as well: who deletes them calls [`Meta::forget_trash`].
+    /// What it had in the store. They lie in the trash, unless other files have them as well.
     pub objects: Vec<ObjectId>,
 }
 
@@ -50,10 +50,24 @@ impl Meta {
         Ok(build.0.write.is_empty() || self.commit(build).await? == Outcome::Applied)
     }
 
+    /// Of a file that loses its last name now.
+    pub(super) fn new_orphan(&self) -> OrphanRow {
+        // Others compare it with what their own clock says: it must be everybody's.
+        let since = self.now();
+        OrphanRow { since, held_until: self.hold_until(since), reaping: None, grouped: false }
+    }
+
     /// How long an orphan lives if nobody says anything more.
     pub(super) fn hold_until(&self, now: Timestamp) -> Timestamp {
         let nanos = u64::try_from(self.ttl().as_nanos()).unwrap_or(u64::MAX);
         Timestamp(now.0.saturating_add_unsigned(nanos.saturating_mul(2)))
+    }
+
+    /// Whether times in rows of orphans can be trusted: the engine's clock has not jumped for as long as an orphan lives that
+    /// nobody holds. Before that, a holder may not have had the time to say by the new clock that it holds.
+    #[must_use]
+    pub fn may_reap(&self) -> bool {
+        self.0.clock.steady_for() >= self.ttl() * 2
     }
 
     /// Drops the orphans that nobody held until `now` (by the engine's clock, [`Meta::now`]), and goes on with those that somebody else left half dropped.
@@ -119,9 +133,12 @@ impl Meta {
         let mut with_chunks = Vec::new();
         for ((ino, raw, row), inode) in lot.iter().zip(self.kv().get(&keys).await?) {
             build.equals(schema::orphan_key(*ino), raw);
-            let chunks = match &inode {
-                Some(inode) => schema::decode_row(*ino, inode)?.chunks,
-                None => 0,
+            let (chunks, grouped) = match &inode {
+                Some(inode) => {
+                    let row = schema::decode_row(*ino, inode)?;
+                    (row.chunks, row.layout.grouped)
+                }
+                None => (0, false),
             };
             // A data commit in between would add chunks.
             if let Some(inode) = &inode {
@@ -132,7 +149,7 @@ impl Meta {
                 build.del_map(inode_map(ino.0));
                 build.del(schema::orphan_key(*ino));
             } else {
-                let row = OrphanRow { reaping: Some(chunks), ..*row };
+                let row = OrphanRow { reaping: Some(chunks), grouped, ..*row };
                 let raw = schema::encode(&row)?;
                 build.del(schema::attr_key(*ino));
                 build.set(schema::orphan_key(*ino), raw.clone());
@@ -142,38 +159,60 @@ impl Meta {
         Ok((build, with_chunks))
     }
 
-    /// Moves what the chunk rows refer to into the trash, some rows at a time, and then forgets the inode.
+    /// Lets go of what the chunk rows refer to, some rows at a time, and then forgets the inode.
     async fn drop_chunks(&self, ino: Ino, raw: &Bytes, row: &OrphanRow) -> Result<Vec<ObjectId>> {
         let mut dropped = Vec::new();
-        let end = row.reaping.unwrap_or(0);
-        let mut first = 0;
-        while first < end {
-            let next = (first + CHUNKS_AT_ONCE).min(end);
-            let mut build = self.build();
-            let chunks: Vec<u64> = (first..next).collect();
-            for (&index, list) in chunks.iter().zip(self.extents(ino, &chunks).await?) {
-                for object in objects(&list) {
-                    build.set(schema::trash_key(object), schema::time_value(row.since));
-                    dropped.push(object);
-                }
-                if !list.is_empty() {
-                    build.del(schema::chunk_key(ino, index));
+        for range in self.row_ranges(ino, row.reaping.unwrap_or(0), row.grouped).await? {
+            for first in range.clone().step_by(CHUNKS_AT_ONCE as usize) {
+                let chunks: Vec<u64> = (first..range.end.min(first + CHUNKS_AT_ONCE)).collect();
+                let mut tries = Tries::new();
+                while !self.drop_some(ino, &chunks, row, &mut dropped).await? {
+                    tries.again().await?;
                 }
             }
-            if !build.0.write.is_empty() {
-                // Without an expectation there is nothing to lose to.
-                let _ = self.commit(build).await?;
-            }
-            first = next;
         }
         let mut build = self.build();
         build.equals(schema::orphan_key(ino), raw);
         build.del(schema::orphan_key(ino));
         build.del_map(inode_map(ino.0));
+        if row.grouped {
+            build.del_map(schema::groups_map(ino));
+        }
         // A conflict means that somebody else has done it.
         let _ = self.commit(build).await?;
+        dropped.sort_unstable();
         dropped.dedup();
         Ok(dropped)
+    }
+
+    /// `false`: somebody else drops them too, and was faster. A reference must not be let go of twice.
+    async fn drop_some(
+        &self,
+        ino: Ino,
+        chunks: &[u64],
+        row: &OrphanRow,
+        dropped: &mut Vec<ObjectId>,
+    ) -> Result<bool> {
+        let keys: Vec<_> = chunks.iter().map(|&index| schema::chunk_key(ino, index)).collect();
+        let mut build = self.build();
+        let mut objects_here = Vec::new();
+        for ((key, raw), index) in keys.iter().zip(self.kv().get(&keys).await?).zip(chunks) {
+            let Some(raw) = raw else { continue };
+            build.equals(key.clone(), &raw);
+            build.del(key.clone());
+            for object in objects(&schema::decode_extents(ino, *index, Some(&raw))?.unwrap_or_default()) {
+                build.release(object, row.since);
+                objects_here.push(object);
+            }
+        }
+        if build.0.write.is_empty() {
+            return Ok(true);
+        }
+        let done = self.commit(build).await? == Outcome::Applied;
+        if done {
+            dropped.append(&mut objects_here);
+        }
+        Ok(done)
     }
 }
 

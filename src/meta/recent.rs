@@ -285,6 +285,8 @@ fn effects(writes: &[Write]) -> Vec<Effect> {
             | Write::Add(key, _)
             | Write::AddBounded(key, ..) => (&key.map, true, None, 0),
             Write::DelMap(map) => (map, true, None, 0),
+            // Counts objects.
+            Write::Release(..) => continue,
         };
         let Some(ino) = map.strip_prefix('i').and_then(|n| n.parse().ok()).map(Ino) else { continue };
         match effects.iter_mut().rev().take(8).find(|e| e.ino == ino) {

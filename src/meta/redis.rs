@@ -229,9 +229,12 @@ impl Kv for RedisKv {
             ("C", Some(index), _) => Ok(Outcome::Conflict(index)),
             ("F", _, Some(session)) => Err(fenced(session)),
             ("N", Some(index), _) => match txn.write.get(index) {
-                Some(Write::Max(key, _) | Write::Add(key, _) | Write::AddBounded(key, ..)) => {
-                    Err(not_a_number(key))
-                }
+                Some(
+                    Write::Max(key, _)
+                    | Write::Add(key, _)
+                    | Write::AddBounded(key, ..)
+                    | Write::Release(key, ..),
+                ) => Err(not_a_number(key)),
                 _ => Err(self.strange(&reply)),
             },
             _ => Err(self.strange(&reply)),

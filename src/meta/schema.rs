@@ -2,7 +2,8 @@
 //!
 //! | map | kind | field → value |
 //! |---|---|---|
-//! | `i<ino>` | plain | `a` → [`InodeRow`]; `x` → extended attributes ([`Xattrs`](super::Xattrs)), `t` → latest recorded read (Max, ns); of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>` |
+//! | `i<ino>` | plain | `a` → [`InodeRow`]; `x` → extended attributes ([`Xattrs`](super::Xattrs)), `t` → latest recorded read (Max, ns); of directories `m` → latest change of the list of names (Max, ns), `n` → number of subdirectories (Add); of files `c<index>` → `Vec<Extent>`: no row is a hole or shows the blob under the file, an empty one is a hole |
+//! | `g<ino>/` | ordered | of files with far chunks: number of a group of [`GROUP`] chunks, any of which may have a row → empty |
 //! | `d<ino>/` | ordered | name → 8 bytes big-endian inode number, 1 byte type |
 //! | `b<blob>` | plain | `a` → [`BlobRow`], `h<index>` → BLAKE3 of a chunk, `s<index>` → the chunk is in the bucket, `v` → the whole was verified |
 //! | `l<ino>` | plain | `flock` → `Vec<Holder>`; `next` → [`Ticket`]: who gets it before others do |
@@ -11,8 +12,11 @@
 //! | `dead/` | ordered | session → when it was declared dead; while what it held is being released |
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
+//! | `bin/` | ordered | inode number → [`BinRow`]: what users deleted and may restore; a file in it has no name and no orphan row |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
+//! | `shared/` | ordered | object → how many chunk rows refer to it beyond the first; absent = none |
 //! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
+//! | `collected/` | ordered | session → when `hfmount gc` began to delete what it had uploaded and nobody had committed (ns): no mount goes on after it |
 //! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
@@ -140,13 +144,67 @@ pub struct InodeRow {
     /// The Hub brought it and nobody has written to it: it counts neither as an inode nor with its bytes.
     #[serde(default)]
     pub uncounted: bool,
+    #[serde(default)]
+    pub layout: Layout,
 }
 
+impl InodeRow {
+    /// Bytes that the chunk rows give; `None` if nobody counted them.
+    pub(super) fn data(&self) -> Option<u64> {
+        if self.chunks == 0 { Some(0) } else { self.layout.data }
+    }
+}
+
+/// How the data of a file lies, beyond its chunk rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Bytes that the chunk rows give. `None`: a row of 0.1.0, which did not count them.
+    pub data: Option<u64>,
+    /// Chunks from [`FAR`] on that may have rows are named in the map `g<ino>/`.
+    pub grouped: bool,
+    /// What shows where a chunk has no row at all.
+    pub under: Option<Under>,
+}
+
+/// The blob that a file began as a copy of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Under {
+    #[serde(with = "blob_bytes")]
+    pub blob: BlobId,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// So many of its first bytes are the file's.
+    pub len: u64,
+}
+
+/// Chunks up to here are looked for one by one; those from here on in the list of groups. A file of 2^57 bytes may have
+/// few chunks with rows.
+pub const FAR: u64 = 4 * GROUP;
+
+/// Chunks that share a place in the list of groups.
+pub const GROUP: u64 = 1000;
+
 /// What is known of a blob from the start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BlobBase {
     pub size: u64,
     pub origins: Vec<Origin>,
+    /// When somebody last said that a name would follow, give or take [`INTRODUCED_EVERY`]: what is old and has no name
+    /// may be collected.
+    #[serde(default)]
+    pub introduced: Timestamp,
+}
+
+/// How far a blob's time of introduction may be behind, nanoseconds.
+pub(super) const INTRODUCED_EVERY: i64 = 600_000_000_000;
+
+impl BlobBase {
+    /// Notes that it is introduced, now or again.
+    pub(super) fn introduce(&mut self, now: Timestamp) {
+        if now.0.saturating_sub(self.introduced.0) >= INTRODUCED_EVERY {
+            self.introduced = now;
+        }
+    }
 }
 
 /// What a session says of itself.
@@ -200,6 +258,25 @@ pub(super) struct OrphanRow {
     /// The reaper has dropped the inode and is at its chunk rows, so many at most.
     #[serde(default)]
     pub reaping: Option<u64>,
+    /// As the inode's row had it.
+    #[serde(default)]
+    pub grouped: bool,
+}
+
+/// Where something was that a user deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BinRow {
+    pub parent: Ino,
+    pub name: Bytes,
+    pub kind: FileType,
+    /// Of files, bytes.
+    pub size: u64,
+    pub deleted: Timestamp,
+    pub until: Timestamp,
+    /// Of what is no file: the inode is gone, and is made anew from this.
+    pub row: Option<InodeRow>,
+    /// A directory that is there again, under this number.
+    pub became: Option<Ino>,
 }
 
 /// Inodes that a publication has written and that nothing refers to yet.
@@ -247,10 +324,14 @@ pub(super) const ATTR_FIELDS: [Bytes; 4] = [
 
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
+pub(super) const BIN: &str = "bin/";
 pub(super) const STAGING: &str = "staging/";
+pub(super) const TOMBSTONES: &str = "tombstones/";
 pub(super) const DEAD: &str = "dead/";
 /// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
 pub const JOURNALS: &str = "journals/";
+/// The ordered map of lost sessions whose uploads are garbage: field [`session_field`](super::kv::session_field).
+pub(super) const COLLECTED: &str = "collected/";
 const VOLUME: &str = "v";
 
 pub(super) fn attr_key(ino: Ino) -> Key {
@@ -328,11 +409,31 @@ pub(super) fn orphan_key(ino: Ino) -> Key {
     Key::new(ORPHANS, ino_field(ino))
 }
 
+pub(super) fn bin_key(ino: Ino) -> Key {
+    Key::new(BIN, ino_field(ino))
+}
+
+pub(super) fn groups_map(ino: Ino) -> String {
+    format!("g{ino}/")
+}
+
+pub(super) fn group_key(ino: Ino, group: u64) -> Key {
+    Key::new(groups_map(ino), Bytes::copy_from_slice(&group.to_be_bytes()))
+}
+
 pub(super) fn trash_key(object: ObjectId) -> Key {
+    Key::new(TRASH, object_field(object))
+}
+
+pub(super) fn shared_key(object: ObjectId) -> Key {
+    Key::new("shared/", object_field(object))
+}
+
+fn object_field(object: ObjectId) -> Bytes {
     let mut field = [0; 16];
     field[..8].copy_from_slice(&object.session.0.to_be_bytes());
     field[8..].copy_from_slice(&object.seq.to_be_bytes());
-    Key::new(TRASH, Bytes::copy_from_slice(&field))
+    Bytes::copy_from_slice(&field)
 }
 
 pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
@@ -344,8 +445,12 @@ pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
     }
 }
 
+pub(super) fn collected_key(session: SessionId) -> Key {
+    Key::new(COLLECTED, super::kv::session_field(session))
+}
+
 pub(super) fn tombstone_key(name: &[u8]) -> Key {
-    Key::new("tombstones/", Bytes::copy_from_slice(name))
+    Key::new(TOMBSTONES, Bytes::copy_from_slice(name))
 }
 
 pub(super) fn last_ino_key() -> Key {
@@ -434,8 +539,8 @@ pub(super) fn decode_row(ino: Ino, value: &[u8]) -> Result<InodeRow> {
     decode(value, || format!("row of inode {ino}"))
 }
 
-pub(super) fn decode_extents(ino: Ino, index: u64, value: Option<&Bytes>) -> Result<Vec<Extent>> {
-    value.map_or(Ok(Vec::new()), |v| decode(v, || format!("chunk {index} of inode {ino}")))
+pub(super) fn decode_extents(ino: Ino, index: u64, value: Option<&Bytes>) -> Result<Option<Vec<Extent>>> {
+    value.map(|v| decode(v, || format!("chunk {index} of inode {ino}"))).transpose()
 }
 
 /// A blob id as 32 or 20 plain bytes instead of an array of numbers.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::Meta;
 use super::kv::{Expect, Kv, Outcome, Txn, Write, number};
-use super::schema::{self, Content, InodeRow, Role, SCHEMA, SchemaRow};
+use super::schema::{self, Content, InodeRow, Layout, Role, SCHEMA, SchemaRow};
 use crate::error::{Error, Kind, Result};
 use crate::types::{FileType, Ino, SessionId, Timestamp, Version};
 
@@ -91,6 +91,7 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
         chunks: 0,
         xattrs: false,
         uncounted: false,
+        layout: Layout::default(),
     };
     loop {
         if let Some(value) = kv.get(&[schema::schema_key()]).await?.pop().flatten() {

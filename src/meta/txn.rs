@@ -7,7 +7,7 @@ use super::attr::{Attr, usage_of};
 use super::kv::{Change, Expect, Key, Outcome, Txn, Write};
 use super::schema::{self, InodeRow};
 use crate::error::Result;
-use crate::types::{Ino, Timestamp};
+use crate::types::{Ino, ObjectId, Timestamp};
 
 /// A transaction in the making.
 pub(super) struct Build(pub Txn);
@@ -33,6 +33,12 @@ impl Build {
 
     pub fn del_map(&mut self, map: String) {
         self.0.write.push(Write::DelMap(map));
+    }
+
+    /// A chunk row no longer refers to the object: it goes to the trash unless another one does.
+    pub fn release(&mut self, object: ObjectId, now: Timestamp) {
+        let (shared, trash) = (schema::shared_key(object), schema::trash_key(object));
+        self.0.write.push(Write::Release(shared, trash, schema::time_value(now)));
     }
 
     pub fn add(&mut self, key: Key, n: i64) {

@@ -87,6 +87,7 @@ async fn operations_are_one_command() {
         ("evalsha", 1),
         ("hget", 1 + 2),    // the slot; the two numbers
         ("hexists", 1 + 2), // the session; the expectations
+        ("exists", 1),      // whether somebody exports
         ("hset", 4 + 1),    // the rows; the slot
         ("incr", 1),
         ("zadd", 1),

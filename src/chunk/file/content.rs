@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::flight::Flights;
+use super::place::{NEAR, Slots};
 use super::read::Readahead;
 use super::state::{Local, State};
 use super::{QUEUED_UPLOADS, Shared, permits};
@@ -25,6 +26,7 @@ pub struct FileContent {
     /// Made when first needed: most small files never touch the cache.
     cache: OnceLock<Arc<CacheFile>>,
     opening: Mutex<()>,
+    pub(super) slots: Slots,
     /// Held while bytes are written into the cache's file, and never during network I/O: what is fetched must not land
     /// on what is written.
     pub(super) landing: Arc<tokio::sync::Mutex<()>>,
@@ -60,6 +62,7 @@ impl FileContent {
             state: Mutex::new(state),
             cache: OnceLock::new(),
             opening: Mutex::default(),
+            slots: Slots::default(),
             landing: Arc::default(),
             fills: Flights::default(),
             uploads: Flights::default(),
@@ -180,7 +183,7 @@ impl FileContent {
             state.flushed = state.changes;
             let fresh = state.chunks.values().filter(|c| !c.stale);
             let pending = fresh.flat_map(|c| c.pending.iter().map(|e| e.object));
-            let mut objects: Vec<_> = if state.uncertain { Vec::new() } else { pending.collect() };
+            let mut objects: Vec<_> = pending.filter(|o| !state.uncertain.contains(o)).collect();
             state.chunks.clear();
             objects.append(&mut state.discarded);
             objects.sort_unstable();
@@ -228,7 +231,7 @@ impl FileContent {
         }
         let size = u64::from(self.shared.chunk_size);
         // In whole chunks: its exact size is ours to keep, and changing it costs a sync.
-        let rounded = self.size().div_ceil(size).max(1) * size;
+        let rounded = self.size().div_ceil(size).clamp(1, NEAR) * size;
         let cache =
             self.shared.cache.open_content(ContentKey::File(self.ino), rounded, self.shared.chunk_size)?;
         Ok(self.cache.get_or_init(|| cache))
@@ -254,10 +257,11 @@ impl FileContent {
                 return Ok(false);
             }
             let cache = self.cache()?;
-            if cache.presence(idx) == Presence::Suspect && !cache.verify(idx)? {
+            let Some(slot) = self.slot(idx) else { return Ok(false) };
+            if cache.presence(slot) == Presence::Suspect && !cache.verify(slot)? {
                 return Ok(false);
             }
-            cache.has(idx, tag)
+            cache.has(slot, tag)
         };
         look().unwrap_or_else(|error| {
             tracing::warn!(%error, "the cache cannot be read");
@@ -275,7 +279,10 @@ impl FileContent {
             recorded.map(|(idx, c)| (*idx, c.generation)).collect()
         };
         for (idx, generation) in recorded {
-            let present = self.cache()?.take(idx)?;
+            let present = match self.slot(idx) {
+                Some(slot) => self.cache()?.take(slot)?,
+                None => false,
+            };
             self.state().taken_over(idx, generation, present);
         }
         Ok(())
@@ -347,7 +354,7 @@ impl Drop for FileContent {
 /// `attr` with what of its size and times is not committed yet.
 fn with_news(state: &State, mut attr: Attr) -> Attr {
     attr.size = state.size;
-    attr.blocks = state.size.div_ceil(512);
+    attr.blocks = state.data_bytes().div_ceil(512);
     let committing = state.committing.as_ref().and_then(|d| d.mtime);
     if let Some(mtime) = state.delta.mtime.or(committing) {
         attr.mtime = mtime;

@@ -12,6 +12,7 @@ use super::read::ROUNDS;
 use super::state::{Base, Part};
 use crate::chunk::cache::CacheFile;
 use crate::error::{Error, Kind, Result};
+use crate::meta::Under;
 use crate::source::bucket::Object;
 use crate::types::{Extent, ObjectId, ObjectSum};
 
@@ -23,13 +24,19 @@ const OBJECTS_AT_ONCE: usize = 4;
 impl FileContent {
     /// Reads the lists of those of `chunks` that are not known, and some behind them. `true` if it did.
     pub(super) async fn learn_rows(self: &Arc<Self>, chunks: Range<u64>) -> Result<bool> {
+        self.learn_rows_ahead(chunks, ROWS_AT_ONCE).await
+    }
+
+    /// The same, with up to `ahead` lists in the round trip; no more than are remembered.
+    pub(super) async fn learn_rows_ahead(self: &Arc<Self>, chunks: Range<u64>, ahead: u64) -> Result<bool> {
         let (version, unknown) = {
             let state = self.state();
             let Some(first) = chunks.clone().find(|&idx| state.needs_rows(idx)) else { return Ok(false) };
-            let last = state.floor().div_ceil(u64::from(state.chunk_size)).min(first + ROWS_AT_ONCE);
+            let end = state.floor().div_ceil(u64::from(state.chunk_size)).min(state.attr.chunks);
+            let last = end.min(first + ahead);
             (state.attr.version, (first..last).filter(|&idx| state.needs_rows(idx)).collect::<Vec<_>>())
         };
-        let (attr, rows) = self.shared.meta.attr_and_extents(self.ino, &unknown).await?;
+        let (attr, rows) = self.shared.meta.attr_and_chunk_rows(self.ino, &unknown).await?;
         {
             let mut state = self.state();
             // Another mount committed: its lists say nothing of the file as it was, which may even have had none.
@@ -42,12 +49,14 @@ impl FileContent {
         }
         let learn = move |content: &Arc<FileContent>| {
             for (idx, rows) in unknown.into_iter().zip(rows) {
-                let tag = content.state().tag_with(idx, &rows);
-                let recorded = (!rows.is_empty() && content.has_recorded(idx, &tag)).then_some(tag);
+                let list = rows.as_deref();
+                let tag = content.state().tag_with(idx, list.unwrap_or_default());
+                let some = list.is_some_and(|list| !list.is_empty());
+                let recorded = (some && content.has_recorded(idx, &tag)).then_some(tag);
                 let mut state = content.state();
                 // Somebody committed meanwhile, perhaps we: these rows may be older than what is known now.
                 if state.attr.version == version {
-                    state.learn_rows(idx, &rows, recorded);
+                    state.learn_rows(idx, list, recorded);
                 }
             }
             content.state().forget_some();
@@ -128,19 +137,12 @@ impl FileContent {
                     Some(whole) => super::object::slice(whole, &extent)?,
                     None => self.fetch_range(&extent).await?,
                 },
-                Part::Blob(blob, r) => {
-                    let size = self.state().attr.size;
-                    let bytes = self
-                        .shared
-                        .blobs
-                        .read_blob(blob, size, self.offset(idx, r.start), r.end - r.start)
-                        .await?;
+                Part::Blob(Under { blob, size, .. }, r) => {
+                    let (at, len) = (self.offset(idx, r.start), r.end - r.start);
+                    let bytes = self.shared.blobs.read_blob(blob, size, at, len).await?;
                     if bytes.len() != r.len() {
-                        return Err(Error::with_source(
-                            Kind::Corrupt,
-                            format!("blob {blob}"),
-                            "a short read",
-                        ));
+                        let what = format!("blob {blob}");
+                        return Err(Error::with_source(Kind::Corrupt, what, "a short read"));
                     }
                     bytes
                 }
@@ -177,11 +179,12 @@ impl FileContent {
     /// Writes fetched bytes where they are still wanted, and records the chunk if that makes it whole.
     fn land(self: &Arc<Self>, idx: u64, generation: u64, pieces: Vec<(Range<u32>, Bytes)>) -> Result<()> {
         let cache = self.cache()?;
+        let slot = self.make_slot(idx);
         for (range, bytes) in pieces {
             let wanted = self.state().wanted(idx, generation, range.clone());
             for part in wanted.iter() {
                 let data = &bytes[(part.start - range.start) as usize..(part.end - range.start) as usize];
-                self.write_cache(cache, self.offset(idx, part.start), data)?;
+                self.write_cache(cache, self.offset(slot, part.start), data)?;
                 if !self.state().filled(idx, generation, part) {
                     return Ok(());
                 }
@@ -190,7 +193,7 @@ impl FileContent {
         self.settle(idx)
     }
 
-    /// Writes into the cache's file, once more after making room if the disk is full. Blocks; `landing` is held.
+    /// Writes at an offset of the cache's file, once more after making room if the disk is full. Blocks; `landing` is held.
     pub(super) fn write_cache(&self, cache: &CacheFile, offset: u64, data: &[u8]) -> Result<()> {
         let unit = u64::from(cache.chunk_size());
         let chunks = (offset + data.len() as u64).div_ceil(unit);
@@ -209,13 +212,13 @@ impl FileContent {
     /// Hands a chunk that is committed and wholly on the disk to the index. Blocks; `landing` is held.
     pub(super) fn settle(&self, idx: u64) -> Result<()> {
         let Some((tag, end, hash)) = self.state().to_record(idx) else { return Ok(()) };
-        let cache = self.cache()?;
+        let (cache, Some(slot)) = (self.cache()?, self.slot(idx)) else { return Ok(()) };
         let hash = match hash {
             Some(hash) => Some(hash),
-            None => cache.hash_of(idx, end)?,
+            None => cache.hash_of(slot, end)?,
         };
         let Some(hash) = hash else { return Ok(()) };
-        cache.record(idx, &tag, &hash, end)?;
+        cache.record(slot, &tag, &hash, end)?;
         self.state().recorded(idx, &tag);
         Ok(())
     }

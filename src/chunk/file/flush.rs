@@ -12,8 +12,8 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::meta::{Attr, Committed, DataChange, INLINE_MAX};
 use crate::types::Ino;
 
-/// Chunk rows in one transaction.
-const ROWS_PER_COMMIT: usize = 1000;
+/// Chunk rows in one transaction. In tests so few that small files take several.
+const ROWS_PER_COMMIT: usize = if cfg!(test) { 3 } else { 1000 };
 /// Chunks whose upload is waited for at once.
 const CHUNKS_AT_ONCE: usize = 16;
 /// Between two tries of an upload.
@@ -96,7 +96,9 @@ impl FileContent {
         let mut conflicts = 0;
         let mut left_disk = false;
         loop {
-            let inline = (1..=INLINE_MAX as u64).contains(&self.size());
+            self.learn_row_ranges().await?;
+            let inline =
+                (1..=INLINE_MAX as u64).contains(&self.size()) && !self.state().must_cut(ROWS_PER_COMMIT);
             if !inline {
                 self.store_until(deadline).await?;
             }
@@ -127,6 +129,23 @@ impl FileContent {
                 }
             }
         }
+    }
+
+    /// Finds out which chunks have rows, if the commit must know and they are too many to try each.
+    pub(super) async fn learn_row_ranges(&self) -> Result<()> {
+        let (version, chunks) = {
+            let state = self.state();
+            if !state.needs_row_ranges() {
+                return Ok(());
+            }
+            (state.attr.version, state.attr.chunks)
+        };
+        let ranges = self.shared.meta.row_ranges(self.ino, chunks, true).await?;
+        let mut state = self.state();
+        if state.attr.version == version {
+            state.row_ranges = Some(Arc::new(ranges));
+        }
+        Ok(())
     }
 
     /// Uploads all that is new, again and again until `deadline` if the bucket does not answer. Between two tries no place is
@@ -182,8 +201,8 @@ impl FileContent {
     async fn commit_rows(self: &Arc<Self>, upto: u64, size: u64) -> Result<Option<Step>> {
         let (plan, base, mark) = {
             let mut state = self.state();
-            if !state.rows_to_plan().is_empty() {
-                // A chunk landed since: its list comes first.
+            if !state.rows_to_plan().is_empty() || state.needs_row_ranges() {
+                // A chunk landed since, or a hole was made: the lists come first.
                 drop(state);
                 return Ok(Some(Step::Some));
             }
@@ -197,8 +216,11 @@ impl FileContent {
             inline: None,
             chunks: plan.chunks.clone(),
             mtime: self.commit_mtime(),
-            clear_suid: false,
+            under: plan.under,
+            holes_below: plan.holes_below,
+            end: Some(plan.size.div_ceil(u64::from(self.shared.chunk_size))),
             mark,
+            ..DataChange::default()
         };
         self.commit(base, change, plan, upto).await
     }
@@ -228,10 +250,9 @@ impl FileContent {
         let change = DataChange {
             size: plan.size,
             inline: Some(bytes),
-            chunks: Vec::new(),
             mtime: self.commit_mtime(),
-            clear_suid: false,
             mark,
+            ..DataChange::default()
         };
         self.commit(base, change, plan, upto).await
     }
@@ -264,7 +285,7 @@ impl FileContent {
                 Ok(None)
             }
             Err(e) => {
-                state.commit_unknown(e.kind().is_transient());
+                state.commit_unknown(&plan, e.kind().is_transient());
                 Err(e)
             }
         }

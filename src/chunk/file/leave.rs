@@ -15,8 +15,9 @@ impl FileContent {
         let leave = |content: &Arc<FileContent>| {
             // It was never opened: what is opened now is in memory.
             let Some(cache) = content.opened_cache() else { return Ok(true) };
-            let keep = content.state().unstored();
+            let keep = content.in_slots(&content.state().unstored());
             cache.go_to_memory(&keep, |lost| {
+                let lost = &content.out_of_slots(lost)[..];
                 if let (Some(first), Some(last)) = (lost.first(), lost.last()) {
                     tracing::error!(
                         "{}: bytes between {} and {} that were not uploaded are lost with the cache's disk",

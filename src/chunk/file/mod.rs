@@ -14,12 +14,15 @@
 
 mod claim;
 mod content;
+mod copy;
 mod drain;
 mod fill;
 mod flight;
 mod flush;
+mod hole;
 mod leave;
 mod object;
+mod place;
 mod put;
 mod read;
 mod state;
@@ -52,7 +55,9 @@ use crate::types::{BlobId, FileType, Ino, SessionId};
 
 pub use content::FileContent;
 pub use drain::FileCommitted;
+pub use hole::Allocate;
 pub use sweep::GRACE;
+pub use write::MAX_SIZE;
 pub use writeback::Saved;
 
 /// The same for what is read from the bucket.

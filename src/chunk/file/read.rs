@@ -46,12 +46,12 @@ impl FileContent {
         for (at, idx, part) in parts {
             let span = part.span();
             let piece = &mut buf[at..at + (span.end - span.start) as usize];
-            let place = self.offset(idx, span.start);
+            let place = || self.place(idx, span.start).ok();
             match part {
                 Part::Zeros(_) => piece.fill(0),
                 Part::Inline(bytes, r) => piece.copy_from_slice(&bytes[r.start as usize..r.end as usize]),
-                Part::Local(_) => drop(cache?.try_read_raw(place, piece)?),
-                Part::Recorded(_) => drop(cache?.try_read(place, piece)?),
+                Part::Local(_) => drop(cache?.try_read_raw(place()?, piece)?),
+                Part::Recorded(_) => drop(cache?.try_read(place()?, piece)?),
                 Part::Fetch(_) | Part::Blob(..) => return None,
             }
         }
@@ -178,7 +178,7 @@ impl FileContent {
             let cache = content.cache()?;
             for (at, idx, part) in local {
                 let span = part.span();
-                let (place, piece) = (content.offset(idx, span.start), &mut answer[at..at + span.len()]);
+                let (place, piece) = (content.place(idx, span.start)?, &mut answer[at..at + span.len()]);
                 match part {
                     Part::Recorded(_) if cache.read_present(place, piece)? != Some(span.len()) => {
                         content.state().evicted(idx);

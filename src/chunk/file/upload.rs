@@ -131,7 +131,7 @@ impl FileContent {
         let read = move |content: &Arc<FileContent>| {
             let mut bytes = vec![0; wanted.len()];
             // What was cut off meanwhile is not there; it does not count when the upload lands.
-            content.cache()?.read_at(content.offset(idx, wanted.start), &mut bytes)?;
+            content.cache()?.read_at(content.place(idx, wanted.start)?, &mut bytes)?;
             let hash = *blake3::hash(&bytes).as_bytes();
             Ok((Bytes::from(bytes), hash))
         };

@@ -1,5 +1,6 @@
 //! Writing and cutting: into the local disk's file. What becomes complete goes to the bucket at once.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,12 +8,13 @@ use tokio::time::timeout;
 
 use super::TRY_AGAIN;
 use super::content::FileContent;
+use super::place::NEAR;
 use super::state::Base;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::Timestamp;
 
-/// The largest file: offsets are signed 64-bit numbers to programs.
-const MAX_SIZE: u64 = i64::MAX as u64;
+/// The largest file, bytes.
+pub const MAX_SIZE: u64 = 1 << 57;
 /// Separate new ranges in a chunk, beyond which the chunk is fetched and they become one.
 const MAX_RANGES: usize = 64;
 /// How often a write that finds the disk full waits for uploads and tries again.
@@ -34,9 +36,15 @@ impl FileContent {
     /// bucket and for other mounts after [`FileContent::flush`].
     ///
     /// [`Kind::NoSpace`]: the volume's capacity is used up, and nothing was written; or the local disk is full and nothing
-    /// can be evicted; [`Kind::TooLarge`]: beyond what a file may
-    /// be. Bytes that were there before and are not wholly overwritten are kept.
+    /// can be evicted; [`Kind::TooLarge`]: it would begin beyond what a file may be; less is written if it would only end
+    /// there. Bytes that were there before and are not wholly overwritten are kept.
     pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<u32> {
+        let room = usize::try_from(MAX_SIZE.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if room == 0 && !data.is_empty() {
+            return Err(Error::new(Kind::TooLarge, self.what()));
+        }
+        // As other file systems do: what fits is written.
+        let data = data.slice(..data.len().min(room));
         let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, self.what(), e))?;
         self.put(Some(offset), data).await?;
         Ok(len)
@@ -95,8 +103,7 @@ impl FileContent {
             let offset = offset.unwrap_or_else(|| content.size());
             let range = offset..offset + data.len() as u64;
             content.take_over(content.touched(&range))?;
-            let cache = content.cache()?;
-            if let Err(e) = content.write_cache(cache, offset, &data) {
+            if let Err(e) = content.write_local(range.clone(), &data) {
                 content.state().spoiled(range);
                 return Err(e);
             }
@@ -105,6 +112,18 @@ impl FileContent {
             Ok((offset, complete))
         };
         self.on_disk(write).await
+    }
+
+    /// Blocks; `landing` is held.
+    fn write_local(&self, range: Range<u64>, data: &Bytes) -> Result<()> {
+        let cache = self.cache()?;
+        for run in self.runs(range.clone()) {
+            let idx = run.start / u64::from(self.shared.chunk_size);
+            let place = run.start - self.offset(idx, 0) + self.offset(self.make_slot(idx), 0);
+            let piece = (run.start - range.start) as usize..(run.end - range.start) as usize;
+            self.write_cache(cache, place, &data[piece])?;
+        }
+        Ok(())
     }
 
     /// The local disk is full of what is nowhere else: brings that to the bucket, so that it can be evicted.
@@ -155,7 +174,7 @@ impl FileContent {
     }
 
     /// Reads the lists of chunks that are about to be overwritten in part, if the cache may have the rest of them.
-    async fn keep_known(self: &Arc<Self>, range: std::ops::Range<u64>) -> Result<()> {
+    pub(super) async fn keep_known(self: &Arc<Self>, range: Range<u64>) -> Result<()> {
         let known = {
             let state = self.state();
             let mut touched = self.touched(&range);
@@ -174,7 +193,7 @@ impl FileContent {
     }
 
     /// Sends off chunks that are complete, and keeps the bookkeeping small.
-    async fn after_write(self: &Arc<Self>, range: std::ops::Range<u64>, complete: &[u64]) {
+    async fn after_write(self: &Arc<Self>, range: Range<u64>, complete: &[u64]) {
         for &idx in complete {
             self.upload_behind(idx).await;
         }
@@ -185,13 +204,18 @@ impl FileContent {
             }
         }
         if self.state().pending_chunks() > MAX_PENDING {
-            let content = self.clone();
-            self.shared.spawn(async move {
-                if let Err(error) = content.flush().await {
-                    tracing::debug!(%error, ino = %content.ino(), "cannot commit on the way");
-                }
-            });
+            self.flush_behind();
         }
+    }
+
+    /// Commits what there is, so that little has to be remembered.
+    pub(super) fn flush_behind(self: &Arc<Self>) {
+        let content = self.clone();
+        self.shared.spawn(async move {
+            if let Err(error) = content.flush().await {
+                tracing::debug!(%error, ino = %content.ino(), "cannot commit on the way");
+            }
+        });
     }
 
     /// Sets the size: what is cut off is gone, what is added reads as zeros. For other mounts after
@@ -218,11 +242,14 @@ impl FileContent {
                 let chunks = size / unit..old.div_ceil(unit);
                 content.take_over(chunks.clone())?;
                 let cache = content.cache()?;
-                cache.clear(chunks.start, chunks.end.min(cache.chunks()).max(chunks.start))?;
+                for slots in content.slots(&chunks) {
+                    cache.clear(slots.start, slots.end.min(cache.chunks()).max(slots.start))?;
+                }
+                let left = size.div_ceil(unit).max(1);
                 // The journal's entry speaks of these bytes until it is written anew.
-                if !journalled && cache.chunks() > size.div_ceil(unit).max(1) {
+                if !journalled && left <= NEAR && cache.chunks() > left {
                     // Gives the space back; the bytes on the disk up to `size` stay.
-                    cache.set_size(size.div_ceil(unit).max(1) * unit)?;
+                    cache.set_size(left * unit)?;
                 }
             }
             content.shared.pin(content);
@@ -233,11 +260,19 @@ impl FileContent {
         let resized = self.on_disk(resize).await.context(|| self.what());
         self.reclaim();
         resized?;
-        if !(journalled && shorter) {
+        self.correct_after(saving, journalled && shorter).await
+    }
+
+    /// Something was cut off or made a hole. If the journal's entry spoke of that: before anybody writes there, it is
+    /// corrected, so that after a crash the file is what it was before, or what it is now, and never a mixture.
+    pub(super) async fn correct_after(
+        self: &Arc<Self>,
+        saving: tokio::sync::MutexGuard<'_, ()>,
+        wrong: bool,
+    ) -> Result<()> {
+        if !wrong {
             return Ok(());
         }
-        // Before anybody writes where something was cut off: after a crash the file is what it was before, or shorter, and never
-        // a mixture.
         let corrected = self.correct_entry(&saving).await;
         drop(saving);
         match corrected {
@@ -249,7 +284,7 @@ impl FileContent {
         }
     }
 
-    fn in_cache(&self) -> bool {
+    pub(super) fn in_cache(&self) -> bool {
         self.shared.cache.knows(&crate::chunk::cache::ContentKey::File(self.ino))
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::MutexGuard;
 
 use super::content::FileContent;
+use super::place::NEAR;
 use super::state::{Entry, Journalled, State};
 use super::{Files, Shared};
 use crate::chunk::cache::{ContentKey, Kept, Waiting};
@@ -53,6 +54,7 @@ impl FileContent {
         let limit = self.shared.options.backlog.unwrap_or(self.shared.cache.limits().max_bytes / 2);
         let state = self.state();
         let uploads = state.size > INLINE_MAX as u64
+            && !state.has_far(NEAR)
             && (!state.to_upload().is_empty() || !state.bare_chunks().is_empty());
         drop(state);
         uploads
@@ -81,6 +83,14 @@ impl FileContent {
             // No write is half-way: what the entry says is what is there.
             let _landing = self.landing.lock().await;
             let mut state = self.state();
+            if state.has_far(NEAR) {
+                // Their places in the cache are known to this process only.
+                return Err(Error::with_source(
+                    Kind::Disk,
+                    self.what(),
+                    "chunks too far out for the journal",
+                ));
+            }
             let since = state.journalled.map_or_else(Timestamp::now, |j| j.since);
             let entry = state.entry(mark);
             state.rely_also_on(&entry);

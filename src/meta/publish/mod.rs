@@ -224,6 +224,8 @@ impl Meta {
                 row.size = *size;
                 row.content = Content::Extents;
                 row.chunks = chunks.iter().map(|(index, _)| index + 1).max().unwrap_or(0);
+                let extents = chunks.iter().flat_map(|(_, list)| list);
+                row.layout.data = Some(extents.map(|e| u64::from(e.len)).sum());
             }
         }
         stage.inode(ino, &row, 0).await?;

@@ -1,7 +1,7 @@
 -- Applies one transaction, or nothing.
 -- KEYS[1]: the tag before all keys of the volume. ARGV: ring, slot, request, 1 if it is a repetition else 0, session or '',
 -- channel or '', message, number of expectations, the expectations (op, map [, field [, value]]), the writes (op, map
--- [, field [, value [, bound]]]).
+-- [, field [, value [, bound]]]; a release: op, map, field, map, field, value).
 -- Answers A (applied), B (a bound was met), C<n> (expectation n, from 0), F (fenced), N<n> (write n found no number).
 local base = KEYS[1]
 local ring, slot, request, again = base .. ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
@@ -100,6 +100,23 @@ while at <= last do
   elseif op == 'd' then
     put(map, field, false)
     at = at + 3
+  elseif op == 'r' then
+    local high, low = 0, 0
+    local old = current(map, field)
+    if old then
+      high, low = parse(old)
+      if not high then return refuse('N' .. n) end
+    end
+    if high == 0 and low == 1 then
+      put(map, field, false)
+    elseif above(high, low, 0, 0) then
+      low = low - 1
+      if low < 0 then high, low = high - 1, low + BILLION end
+      put(map, field, show(high, low))
+    else
+      put(ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
+    end
+    at = at + 6
   elseif op == 'D' then
     dropped[map], fresh[map] = true, nil
     steps[#steps + 1] = { map }

@@ -45,6 +45,9 @@ pub(super) fn commit(request: &mut Cmd, txn: &Txn, channel: &str) {
             Write::Max(key, n) => place(request, "x", key).arg(n),
             Write::Add(key, n) => place(request, "+", key).arg(n),
             Write::AddBounded(key, n, bound) => place(request, "b", key).arg(n).arg(bound),
+            Write::Release(counter, otherwise, value) => {
+                place(request, "r", counter).arg(&otherwise.map).arg(&otherwise.field[..]).arg(&value[..])
+            }
         };
     }
 }

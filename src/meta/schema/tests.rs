@@ -23,7 +23,12 @@ fn row() -> InodeRow {
         chunks: 7,
         xattrs: true,
         uncounted: true,
+        layout: Layout { data: Some(5), grouped: true, under: Some(under()) },
     }
+}
+
+fn under() -> Under {
+    Under { blob: BlobId::Git([0xfe; 20]), size: 1 << 40, len: 3 }
 }
 
 fn round_trip(row: &InodeRow) -> InodeRow {
@@ -63,7 +68,8 @@ fn rows_come_back() {
 /// A file costs a cluster of millions of them this much memory each.
 #[test]
 fn rows_are_small() {
-    let row = InodeRow { content: Content::Blob(BlobId::Sha256([0xfe; 32])), ..row() };
+    let content = Content::Blob(BlobId::Sha256([0xfe; 32]));
+    let row = InodeRow { content, layout: Layout::default(), ..row() };
     let len = encode(&row).expect("encode").len();
     assert!(len <= 150, "{len} bytes");
 }
@@ -71,14 +77,24 @@ fn rows_are_small() {
 /// What a binary wrote that did not know the last fields is read with their defaults.
 #[test]
 fn fields_that_are_missing_at_the_end_have_defaults() {
-    let row = row();
+    let row = InodeRow { layout: Layout::default(), ..row() };
     let mut value = encode(&row).expect("encode").to_vec();
-    // The array's length, and the four last values, of one byte each.
-    assert_eq!(value[..3], [0xdc, 0, 20]);
+    // The array's length, four values of one byte each, and one of four.
+    assert_eq!(value[..3], [0xdc, 0, 21]);
     value[2] = 16;
-    value.truncate(value.len() - 4);
+    value.truncate(value.len() - 8);
     let old = decode_row(Ino(5), &value).expect("decode");
-    assert_eq!(old, InodeRow { mode_set: false, chunks: 0, xattrs: false, uncounted: false, ..row });
+    assert_eq!(
+        old,
+        InodeRow {
+            mode_set: false,
+            chunks: 0,
+            xattrs: false,
+            uncounted: false,
+            layout: Layout::default(),
+            ..row
+        }
+    );
 }
 
 #[test]

@@ -229,6 +229,20 @@ impl CacheFile {
         Ok(freed)
     }
 
+    /// Drops the records of `first..end` and gives the space back. Nobody else may be writing there.
+    pub fn give_back(&self, first: u64, end: u64) -> Result<()> {
+        if first >= end {
+            return Ok(());
+        }
+        self.clear(first, end)?;
+        let size = u64::from(self.chunk_size);
+        if !self.passthrough.load(Relaxed) {
+            self.punch(first * size, (end - first) * size)?;
+        }
+        self.account();
+        Ok(())
+    }
+
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
         self.data_file().punch(offset, len).context(|| self.what())
     }

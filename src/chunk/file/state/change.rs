@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Base, Chunk, Local, State};
-use crate::chunk::extents::{self, MAX_EXTENTS, Piece};
+use crate::chunk::extents::{self, MAX_EXTENTS};
 use crate::chunk::ranges::Ranges;
 use crate::types::{Extent, ObjectId, SessionId, Timestamp};
 
@@ -71,6 +71,7 @@ impl State {
     pub fn resize(&mut self, size: u64, now: Timestamp) {
         if size < self.size {
             self.delta.floor = self.delta.floor.min(size);
+            self.delta.cleared.truncate(size);
             self.delta.end = self.delta.end.min(size);
             let chunk_size = u64::from(self.chunk_size);
             let cut = size / chunk_size;
@@ -107,12 +108,10 @@ impl State {
     }
 
     /// Notes the objects that only `before` uses, if nobody else can know them.
-    fn discard(&mut self, before: &[Extent], after: &[Extent]) {
-        if self.uncertain {
-            return;
-        }
+    pub(super) fn discard(&mut self, before: &[Extent], after: &[Extent]) {
+        let gone = extents::dropped(before, after).into_iter().filter(|o| !self.uncertain.contains(o));
         let to = if self.committing.is_some() { &mut self.replaced } else { &mut self.discarded };
-        to.extend(extents::dropped(before, after));
+        to.extend(gone);
     }
 
     /// Takes the new bytes of a chunk for upload.
@@ -120,17 +119,15 @@ impl State {
         let needs_rows = self.needs_rows(idx);
         let list = self.list(idx);
         let whole = self.data_end(idx);
-        let other = self.other_base(idx);
+        let dirty = self.chunks.get(&idx).map(|c| c.dirty.clone()).unwrap_or_default();
+        // Bytes that lie in a row or a blob must be written with the rest: rows name objects only.
+        let bare = self.is_bare(idx, &list, &dirty);
         let id = self.next_id();
         let chunk = self.chunk(idx);
         if chunk.upload.is_some() {
             return Upload::Busy;
         }
         let all = chunk.dirty.covers(0..whole);
-        // Bytes that lie in a row or a blob must be written with the rest: rows name objects only.
-        let bare = extents::pieces(&list, other)
-            .iter()
-            .any(|p| matches!(p, Piece::Hole(h) if !chunk.dirty.covers(h.clone())));
         let stale = chunk.stale && !chunk.pending.is_empty();
         if chunk.dirty.is_empty()
             && !bare
@@ -232,18 +229,23 @@ impl State {
     pub fn must_store(&self, idx: u64) -> bool {
         let list = self.list(idx);
         let pending = self.chunks.get(&idx).is_some_and(|c| !c.pending.is_empty());
-        let bare =
-            || extents::pieces(&list, self.other_base(idx)).iter().any(|p| matches!(p, Piece::Hole(_)));
         let stale = self.chunks.get(&idx).is_some_and(|c| c.stale);
-        (pending && (stale || list.len() > MAX_EXTENTS)) || bare()
+        (pending && (stale || list.len() > MAX_EXTENTS)) || self.is_bare(idx, &list, &Ranges::default())
     }
 
-    /// Chunks of a blob or of inline bytes that are not in objects yet though they must be.
-    pub fn bare_chunks(&self) -> Range<u64> {
+    /// Chunks whose bytes lie in the file's row or in a blob and must become objects with the next commit, though
+    /// nothing may be new in them: those of a row, and those that a hole in the blob begins or ends in.
+    pub fn bare_chunks(&self) -> Vec<u64> {
         match &self.base {
-            Base::Rows => 0..0,
-            Base::Inline(bytes) => 0..self.floor().min(bytes.len() as u64).min(1),
-            Base::Blob(_) => 0..self.floor().div_ceil(u64::from(self.chunk_size)),
+            Base::Inline(bytes) => (0..self.floor().min(bytes.len() as u64).min(1)).collect(),
+            Base::Rows if self.under.is_some() => {
+                let cut = self.floor() / u64::from(self.chunk_size);
+                let holes = self.edges().into_iter();
+                // Where the file was cut nothing changes but the blob's length.
+                let halved = |idx: &u64| *idx != cut || !self.cleared_in(*idx).is_empty();
+                holes.filter(|idx| halved(idx) && !self.other_base(*idx).is_empty()).collect()
+            }
+            Base::Rows => Vec::new(),
         }
     }
 }

@@ -6,8 +6,8 @@ use super::local::own_bytes;
 use super::{Base, Chunk, Local, State};
 use crate::chunk::cache::Tag;
 use crate::chunk::extents;
-use crate::chunk::ranges::Ranges;
-use crate::meta::Attr;
+use crate::chunk::ranges::{Ranges, Spans};
+use crate::meta::{Attr, Under};
 use crate::types::{Extent, ObjectId, Timestamp};
 
 /// What changed since the last commit, apart from bytes.
@@ -17,12 +17,14 @@ pub(in crate::chunk::file) struct Delta {
     pub floor: u64,
     /// One past the last byte written or added.
     pub end: u64,
+    /// Committed bytes that are holes now.
+    pub cleared: Spans,
     pub mtime: Option<Timestamp>,
 }
 
 impl Default for Delta {
     fn default() -> Self {
-        Delta { floor: u64::MAX, end: 0, mtime: None }
+        Delta { floor: u64::MAX, end: 0, cleared: Spans::default(), mtime: None }
     }
 }
 
@@ -34,6 +36,12 @@ pub(in crate::chunk::file) struct Plan {
     /// What of `pending` goes with it.
     pub sent: Vec<(u64, Vec<Extent>)>,
     pub kind: Step,
+    /// What of the blob shows afterwards where a chunk has no row.
+    pub under: Option<Under>,
+    /// Chunks below this one need a row to be a hole.
+    pub holes_below: u64,
+    /// The holes that are still to be committed afterwards.
+    pub left: Spans,
 }
 
 /// How far a commit goes.
@@ -50,39 +58,40 @@ pub(in crate::chunk::file) enum Step {
 impl State {
     /// Chunks whose lists must be read before [`State::plan`].
     pub fn rows_to_plan(&self) -> Vec<u64> {
-        let floor = self.floor();
-        let size = u64::from(self.chunk_size);
-        let cut = (floor < self.attr.size && !floor.is_multiple_of(size)).then_some(floor / size);
         let pending = self.chunks.iter().filter(|(_, c)| !c.pending.is_empty()).map(|(idx, _)| *idx);
-        pending.chain(cut).filter(|idx| self.needs_rows(*idx)).collect()
+        pending.chain(self.edges()).filter(|idx| self.needs_rows(*idx)).collect()
+    }
+
+    /// Whether more than `limit` chunks are cut off or emptied: some must be committed before anything else.
+    pub fn must_cut(&self, limit: usize) -> bool {
+        self.emptied().nth(limit).is_some()
     }
 
     /// The next commit towards what was uploaded. Of a large change, at most `limit` rows at a time: first the file is
-    /// cut, then it grows, so that half-way it never has rows beyond its end. What began as a blob or inline becomes rows in
-    /// one step. `size` is the file's size when the flush began: what was added since may not be uploaded yet.
+    /// cut and holes are made, from the end on, then it grows, so that half-way it never has rows beyond its end. `size` is
+    /// the file's size when the flush began: what was added since may not be uploaded yet.
     pub fn plan(&self, limit: usize, size: u64) -> Plan {
         let unit = u64::from(self.chunk_size);
         let floor = self.floor();
+        let under =
+            self.under.map(|under| Under { len: under.len.min(floor), ..under }).filter(|u| u.len > 0);
+        let holes_below = under.map_or(0, |under| under.len.div_ceil(unit));
         let has_pending = |idx: &u64| self.chunks.get(idx).is_some_and(|c| !c.pending.is_empty());
         let mut pending: Vec<u64> = self.chunks.keys().copied().filter(|idx| has_pending(idx)).collect();
         pending.sort_unstable();
-        // Rows of what was cut off, and the one that the cut went through.
-        let (mut gone, mut cut) = (0..0, None);
-        if self.base == Base::Rows && floor < self.attr.size {
-            gone = floor.div_ceil(unit)..self.attr.size.div_ceil(unit);
-            cut = (!floor.is_multiple_of(unit)).then_some(floor / unit);
+        let mut emptied: Vec<u64> = self.emptied().take(limit + 1).collect();
+        if !emptied.is_empty() && emptied.len() + pending.len() > limit {
+            let all = emptied.len() <= limit;
+            emptied.truncate(limit);
+            let keep = if all { 0 } else { emptied.last().copied().unwrap_or(0) };
+            let size = (keep * unit).clamp(floor, self.attr.size);
+            let list = |idx: u64| extents::clip(&self.committed(idx), self.within(idx, size));
+            let chunks = emptied.into_iter().map(|idx| (idx, list(idx))).collect();
+            let left = self.left_after(keep);
+            return Plan { size, chunks, sent: Vec::new(), kind: Step::Cut, under, holes_below, left };
         }
-        let limit = if self.base == Base::Rows { limit as u64 } else { u64::MAX };
-        if gone.start < gone.end && (gone.end - gone.start) + pending.len() as u64 > limit {
-            let keep = gone.start.max(gone.end.saturating_sub(limit));
-            let mut chunks: Vec<_> = (keep..gone.end).map(|idx| (idx, Vec::new())).collect();
-            let to_floor = keep == gone.start;
-            chunks.extend(cut.filter(|_| to_floor).map(|idx| (idx, self.committed(idx))));
-            let size = if to_floor { floor } else { keep * unit };
-            return Plan { size, chunks, sent: Vec::new(), kind: Step::Cut };
-        }
-        let last = pending.len() as u64 <= limit;
-        pending.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let last = pending.len() <= limit;
+        pending.truncate(limit);
         let end_of = |idx: &u64| idx * unit + u64::from(extents::end(&self.list(*idx)));
         let reached = pending.last().map_or(0, end_of);
         let all = self.chunks.values().all(|c| c.dirty.is_empty() && c.uploading.is_empty());
@@ -92,20 +101,22 @@ impl State {
             (false, _) => self.size.min(floor.max(reached)),
         };
         let mut chunks: Vec<(u64, Vec<Extent>)> =
-            gone.chain(cut).filter(|idx| !has_pending(idx)).map(|idx| (idx, self.list(idx))).collect();
+            emptied.into_iter().filter(|idx| !has_pending(idx)).map(|idx| (idx, self.list(idx))).collect();
         let mut sent = Vec::with_capacity(pending.len());
         for idx in pending {
             chunks.push((idx, extents::clip(&self.list(idx), self.within(idx, size))));
             sent.push((idx, self.chunks.get(&idx).map_or_else(Vec::new, |c| c.pending.clone())));
         }
-        Plan { size, chunks, sent, kind: if last { Step::Last } else { Step::Some } }
+        let kind = if last { Step::Last } else { Step::Some };
+        Plan { size, chunks, sent, kind, under, holes_below, left: Spans::default() }
     }
 
     /// The commit of a file that is small enough to lie in its row.
     pub fn plan_inline(&self) -> Plan {
         let pending = self.chunks.iter().filter(|(_, c)| !c.pending.is_empty());
         let sent = pending.map(|(idx, c)| (*idx, c.pending.clone())).collect();
-        Plan { size: self.size, chunks: Vec::new(), sent, kind: Step::Last }
+        let (under, left) = (None, Spans::default());
+        Plan { size: self.size, chunks: Vec::new(), sent, kind: Step::Last, under, holes_below: 0, left }
     }
 
     /// A commit begins: changes from now on are another delta.
@@ -118,18 +129,26 @@ impl State {
         let Some(old) = self.committing.take() else { return };
         let new = &mut self.delta;
         new.end = new.end.max(old.end.min(new.floor));
+        let mut cleared = old.cleared;
+        cleared.truncate(new.floor);
+        new.cleared.extend(&cleared);
         new.floor = new.floor.min(old.floor);
         new.mtime = new.mtime.or(old.mtime);
     }
 
     /// The commit failed; it `may` have been applied all the same.
-    pub fn commit_unknown(&mut self, may: bool) {
+    pub fn commit_unknown(&mut self, plan: &Plan, may: bool) {
         self.end_commit_failed();
-        self.uncertain |= may;
-        let replaced = std::mem::take(&mut self.replaced);
-        if !self.uncertain {
-            self.discarded.extend(replaced);
+        if may {
+            self.uncertain.extend(plan.sent.iter().flat_map(|(_, list)| list).map(|e| e.object));
         }
+        self.discard_replaced();
+    }
+
+    /// Nothing that is on its way names what was replaced meanwhile.
+    fn discard_replaced(&mut self) {
+        let replaced = std::mem::take(&mut self.replaced);
+        self.discarded.extend(replaced.into_iter().filter(|o| !self.uncertain.contains(o)));
     }
 
     /// The commit was applied: what it said is the base now. After the last step `upto` changes are committed.
@@ -139,22 +158,25 @@ impl State {
             self.committing = None;
             self.flushed = self.flushed.max(upto);
         } else {
-            let floor = self.delta.floor;
+            let (floor, cleared) = (self.delta.floor, self.delta.cleared.clone());
+            if let Some(old) = &mut self.committing {
+                old.cleared = plan.left.clone();
+            }
             self.end_commit_failed();
             if plan.kind == Step::Some {
                 // The cut is done, and beyond it there are new rows.
                 self.delta.floor = floor;
+                self.delta.cleared = cleared;
             }
         }
         self.adopt(attr);
         let sent: Vec<ObjectId> = plan.sent.iter().flat_map(|(_, list)| list).map(|e| e.object).collect();
-        let unsent = std::mem::take(&mut self.replaced).into_iter().filter(|o| !sent.contains(o));
-        if !uncertain {
-            self.discarded.extend(unsent);
-        }
+        let unsent = |o: &ObjectId| !sent.contains(o) && !uncertain.contains(o);
+        self.discarded.extend(std::mem::take(&mut self.replaced).into_iter().filter(unsent));
         for (idx, list) in &plan.chunks {
             if let Some(chunk) = self.chunks.get_mut(idx) {
                 chunk.rows = Some(extents::canonical(list));
+                chunk.absent = list.is_empty() && *idx >= plan.holes_below;
             }
         }
         for (idx, sent) in &plan.sent {
@@ -166,8 +188,9 @@ impl State {
                 for done in new.missing(0..u32::MAX).iter() {
                     chunk.copied.remove(done);
                 }
-                if self.base != Base::Rows && !uncertain {
-                    self.discarded.extend(extents::dropped(sent, &chunk.pending));
+                if self.base != Base::Rows {
+                    let unneeded = extents::dropped(sent, &chunk.pending);
+                    self.discarded.extend(unneeded.into_iter().filter(|o| !uncertain.contains(o)));
                 }
             }
         }
@@ -194,19 +217,17 @@ impl State {
         if !ours {
             self.merges += 1;
         }
-        if self.uncertain && !ours {
+        if !self.uncertain.is_empty() && !ours {
             self.upload_again();
         }
-        if !self.uncertain {
-            // The commit that may have named them was not applied.
-            self.discarded.append(&mut self.replaced);
-        }
-        self.replaced.clear();
+        // The commit that was to name them was not applied.
+        self.discard_replaced();
         self.drop_copies();
         let tags: HashMap<u64, Tag> = self
             .chunks
             .iter()
-            .filter(|(_, c)| c.rows.is_some())
+            // An empty list is not the blob that shows without one.
+            .filter(|(_, c)| c.rows.is_some() && !(c.absent && self.under.is_some()))
             .map(|(i, _)| (*i, extents::tag(&self.list(*i))))
             .collect();
         let cut = self.delta.floor != u64::MAX;
@@ -231,8 +252,9 @@ impl State {
                 chunk.dirty = Ranges::default();
                 chunk.uploading = Ranges::default();
                 let unneeded = std::mem::take(&mut chunk.pending);
-                if !self.uncertain && !std::mem::take(&mut chunk.stale) {
-                    self.discarded.extend(extents::dropped(&unneeded, &[]));
+                if !std::mem::take(&mut chunk.stale) {
+                    let unneeded = extents::dropped(&unneeded, &[]).into_iter();
+                    self.discarded.extend(unneeded.filter(|o| !self.uncertain.contains(o)));
                 }
             }
             chunk.local_tag = if rows && *idx < end { tags.get(idx).copied() } else { None };
@@ -257,8 +279,9 @@ impl State {
             };
             let before = std::mem::take(&mut chunk.pending);
             chunk.pending = before.iter().flat_map(own).collect();
-            if !self.uncertain && !chunk.stale {
-                self.discarded.extend(extents::dropped(&before, &chunk.pending));
+            if !chunk.stale {
+                let gone = extents::dropped(&before, &chunk.pending).into_iter();
+                self.discarded.extend(gone.filter(|o| !self.uncertain.contains(o)));
             }
             for range in copied.iter() {
                 chunk.dirty.remove(range.clone());
@@ -271,9 +294,9 @@ impl State {
     /// deletion: they must not be named again.
     fn upload_again(&mut self) {
         for chunk in self.chunks.values_mut() {
-            chunk.stale = !chunk.pending.is_empty();
+            chunk.stale = chunk.pending.iter().any(|e| self.uncertain.contains(&e.object));
         }
-        self.uncertain = false;
+        self.uncertain.clear();
     }
 
     /// One past the last byte that is not committed.

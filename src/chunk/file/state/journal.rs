@@ -10,9 +10,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::local::own_bytes;
-use super::{Delta, Local, State};
+use super::{Chunk, Delta, Local, State};
 use crate::chunk::extents;
-use crate::chunk::ranges::Ranges;
+use crate::chunk::ranges::{Ranges, Spans};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, JournalMark};
 use crate::types::{Extent, ObjectId, SessionId, Timestamp, Version};
@@ -50,6 +50,9 @@ pub(in crate::chunk::file) struct Entry {
     pub end: u64,
     pub mtime: Option<Timestamp>,
     pub chunks: Vec<EntryChunk>,
+    /// Bytes of the version `base` that are holes; the chunks lie over them.
+    #[serde(default)]
+    pub cleared: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -128,6 +131,9 @@ impl State {
             })
             .collect();
         chunks.sort_unstable_by_key(|c| c.idx);
+        let mut cleared = before.cleared;
+        cleared.truncate(self.delta.floor);
+        cleared.extend(&self.delta.cleared);
         Entry {
             session: mark.session,
             serial: mark.serial,
@@ -138,6 +144,7 @@ impl State {
             end: self.delta.end.max(before.end.min(self.delta.floor)),
             mtime: self.delta.mtime.or(before.mtime),
             chunks,
+            cleared: cleared.iter().map(|r| (r.start, r.end)).collect(),
         }
     }
 
@@ -177,7 +184,9 @@ impl State {
         let same = attr.version == entry.base;
         let committed_size = attr.size;
         let mut state = State::new(attr, entry.chunk_size);
-        state.delta = Delta { floor: entry.floor, end: entry.end, mtime: entry.mtime };
+        let mut cleared = Spans::default();
+        entry.cleared.iter().for_each(|(start, end)| cleared.insert(*start..*end));
+        state.delta = Delta { floor: entry.floor, end: entry.end, cleared, mtime: entry.mtime };
         state.changes = changes.changes;
         state.journalled = Some(changes);
         state.rely_also_on(entry);
@@ -210,7 +219,13 @@ impl State {
         last.or(self.journalled.filter(contained)).map(|j| j.mark)
     }
 
-    /// The bytes of the file that are in no object.
+    /// Whether bytes that are in no object lie in chunks from `near` on.
+    pub fn has_far(&self, near: u64) -> bool {
+        let far = |(idx, c): (&u64, &Chunk)| *idx >= near && !(c.dirty.is_empty() && c.uploading.is_empty());
+        self.chunks.iter().any(far)
+    }
+
+    /// The bytes of the file that are in no object; each range is of one chunk.
     pub fn unstored(&self) -> Vec<Range<u64>> {
         let mut all = Vec::new();
         for (idx, chunk) in &self.chunks {

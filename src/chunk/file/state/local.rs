@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Chunk, Local, State};
 use crate::chunk::cache::Tag;
-use crate::chunk::extents::{self, Piece};
+use crate::chunk::extents;
 use crate::chunk::ranges::Ranges;
 use crate::types::Extent;
 
@@ -15,14 +15,15 @@ impl State {
     /// The tag that chunk `idx` has with these rows.
     pub fn tag_with(&self, idx: u64, rows: &[Extent]) -> Tag {
         let clipped = extents::clip(&extents::canonical(rows), self.within(idx, self.floor()));
+        let clipped = extents::without_ranges(clipped, &self.cleared_in(idx));
         match self.chunks.get(&idx) {
             Some(chunk) => extents::tag(&extents::overlay(&clipped, &chunk.pending)),
             None => extents::tag(&clipped),
         }
     }
 
-    /// Takes a chunk's list in. `recorded`: the tag under which the index has the chunk.
-    pub fn learn_rows(&mut self, idx: u64, rows: &[Extent], recorded: Option<Tag>) {
+    /// Takes a chunk's list in, or that there is none. `recorded`: the tag under which the index has the chunk.
+    pub fn learn_rows(&mut self, idx: u64, rows: Option<&[Extent]>, recorded: Option<Tag>) {
         let before = extents::tag(&self.list(idx));
         let chunk = self.chunk(idx);
         if chunk.rows.is_some() {
@@ -31,7 +32,8 @@ impl State {
         if chunk.local == Local::Recorded {
             chunk.local_tag = Some(before);
         }
-        chunk.rows = Some(extents::canonical(rows));
+        chunk.rows = Some(extents::canonical(rows.unwrap_or_default()));
+        chunk.absent = rows.is_none();
         let stored = chunk.dirty.is_empty() && chunk.upload.is_none();
         let own = own_bytes(chunk);
         let list = self.list(idx);
@@ -110,7 +112,7 @@ impl State {
         let list = self.list(idx);
         let end = extents::end(&list);
         let known = !self.needs_rows(idx) || Ranges::of_extents(&chunk.pending).covers(0..self.chunk_size);
-        let bare = extents::pieces(&list, self.other_base(idx)).iter().any(|p| matches!(p, Piece::Hole(_)));
+        let bare = self.is_bare(idx, &list, &Ranges::default());
         match &chunk.local {
             Local::Ranges(local) if known && !bare && end > 0 && local.covers(0..end) => {
                 let hash = chunk.hash.filter(|(len, _)| *len == end).map(|(_, hash)| hash);

@@ -2,24 +2,26 @@
 //! waiting, always held for short.
 //!
 //! A byte of the file is, in this order: what was written here and is on the local disk (`dirty`, part of `local`); what
-//! was uploaded and not committed (`pending`); what the metadata has (`base`), unless the file was cut since to `floor` or
-//! less; else zero.
+//! was uploaded and not committed (`pending`); what the metadata has (`base`; where a chunk has no row at all, the blob
+//! `under` the file), unless the file was cut since to `floor` or less, or the byte was made a hole (`cleared`); else zero.
 
 mod change;
 mod commit;
+mod holes;
 mod journal;
 mod local;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::chunk::cache::Tag;
 use crate::chunk::extents::{self, Piece};
 use crate::chunk::ranges::Ranges;
-use crate::meta::{Attr, Content};
-use crate::types::{BlobId, Extent, ObjectId, Version};
+use crate::meta::{Attr, Content, Under};
+use crate::types::{Extent, ObjectId, Version};
 
 pub(super) use self::change::Upload;
 pub(super) use self::commit::{Delta, Plan, Step};
@@ -32,8 +34,6 @@ pub(super) enum Base {
     Rows,
     /// The first bytes; zeros behind.
     Inline(Bytes),
-    /// All of a blob.
-    Blob(BlobId),
 }
 
 /// What the local disk has of a chunk.
@@ -49,6 +49,8 @@ pub(super) enum Local {
 pub(super) struct Chunk {
     /// The committed list as it was read, canonical. `None`: not read yet.
     pub rows: Option<Vec<Extent>>,
+    /// There is no such row: the list is empty, and the blob under the file shows.
+    pub absent: bool,
     /// Uploaded, not committed. Canonical.
     pub pending: Vec<Extent>,
     /// Not uploaded. Part of `local`.
@@ -75,6 +77,7 @@ impl Chunk {
     fn new(generation: u64) -> Self {
         Chunk {
             rows: None,
+            absent: false,
             pending: Vec::new(),
             dirty: Ranges::default(),
             uploading: Ranges::default(),
@@ -105,7 +108,7 @@ pub(super) enum Part {
     /// In the bucket.
     Fetch(Extent),
     /// In the blob that the file began as.
-    Blob(BlobId, Range<u32>),
+    Blob(Under, Range<u32>),
     Inline(Bytes, Range<u32>),
     Zeros(Range<u32>),
 }
@@ -135,6 +138,10 @@ pub(super) struct State {
     /// What the metadata said last.
     pub attr: Attr,
     pub base: Base,
+    /// What shows where a chunk has no row.
+    pub under: Option<Under>,
+    /// The chunks that may have rows, if that was asked for since the version is this one.
+    pub row_ranges: Option<Arc<Vec<Range<u64>>>>,
     pub size: u64,
     pub delta: Delta,
     /// The delta of the commit that is on its way.
@@ -147,8 +154,8 @@ pub(super) struct State {
     pub discarded: Vec<ObjectId>,
     /// Objects that nothing refers to any more but perhaps the commit that is on its way.
     replaced: Vec<ObjectId>,
-    /// A commit may or may not have been applied: its objects may be referred to.
-    pub uncertain: bool,
+    /// The objects of a commit that may or may not have been applied: they may be referred to.
+    pub uncertain: HashSet<ObjectId>,
     /// Versions that the file had before this one. Attributes with one of them were read too early.
     past: VecDeque<Version>,
     /// How often what another mount committed came in.
@@ -168,19 +175,23 @@ pub(super) struct State {
 /// Versions that are remembered: more than can be committed while somebody reads attributes.
 const PAST: usize = 64;
 
-fn base_of(attr: &Attr) -> Base {
+fn base_of(attr: &Attr) -> (Base, Option<Under>) {
     match &attr.content {
-        Content::Inline(bytes) => Base::Inline(bytes.clone()),
-        Content::Blob(id) => Base::Blob(*id),
-        Content::None | Content::Extents | Content::Symlink(_) => Base::Rows,
+        Content::Inline(bytes) => (Base::Inline(bytes.clone()), None),
+        Content::Blob(blob) => (Base::Rows, Some(Under { blob: *blob, size: attr.size, len: attr.size })),
+        Content::Extents => (Base::Rows, attr.layout.under),
+        Content::None | Content::Symlink(_) => (Base::Rows, None),
     }
 }
 
 impl State {
     pub fn new(attr: Attr, chunk_size: u32) -> Self {
+        let (base, under) = base_of(&attr);
         State {
             chunk_size,
-            base: base_of(&attr),
+            base,
+            under,
+            row_ranges: None,
             size: attr.size,
             attr,
             delta: Delta::default(),
@@ -190,7 +201,7 @@ impl State {
             chunks: HashMap::new(),
             discarded: Vec::new(),
             replaced: Vec::new(),
-            uncertain: false,
+            uncertain: HashSet::new(),
             past: VecDeque::new(),
             merges: 0,
             journalled: None,
@@ -210,7 +221,8 @@ impl State {
                 self.past.pop_front();
             }
         }
-        self.base = base_of(&attr);
+        (self.base, self.under) = base_of(&attr);
+        self.row_ranges = None;
         self.attr = attr;
     }
 
@@ -227,6 +239,21 @@ impl State {
     pub fn floor(&self) -> u64 {
         let floor = self.delta.floor.min(self.committing.as_ref().map_or(u64::MAX, |d| d.floor));
         floor.min(self.attr.size)
+    }
+
+    /// About how many bytes of the file are data: exact if nothing is new, else not too few.
+    pub fn data_bytes(&self) -> u64 {
+        let committed = self.attr.blocks.saturating_mul(512).min(self.floor());
+        if !self.is_modified() && self.committing.is_none() {
+            return committed;
+        }
+        let new = |c: &Chunk| {
+            let mut new = Ranges::of_extents(&c.pending);
+            new.extend(&c.dirty);
+            new.extend(&c.uploading);
+            new.bytes()
+        };
+        self.chunks.values().map(new).fold(committed, u64::saturating_add).min(self.size)
     }
 
     /// `offset` within chunk `idx`, cut to it.
@@ -254,15 +281,21 @@ impl State {
 
     /// Whether the list of chunk `idx` must be read before anything can be said of its committed bytes.
     pub fn needs_rows(&self, idx: u64) -> bool {
+        let end = self.within(idx, self.floor());
         self.base == Base::Rows
-            && self.within(idx, self.floor()) > 0
+            && idx < self.attr.chunks
+            && end > 0
             && self.chunks.get(&idx).is_none_or(|c| c.rows.is_none())
+            && !self.is_cleared(idx, 0..end)
     }
 
-    /// The committed list, cut where the file was. Empty if it was not read.
+    /// The committed list, without what was cut off or made a hole. Empty if it was not read.
     fn committed(&self, idx: u64) -> Vec<Extent> {
         match self.chunks.get(&idx).and_then(|c| c.rows.as_ref()) {
-            Some(rows) if self.base == Base::Rows => extents::clip(rows, self.within(idx, self.floor())),
+            Some(rows) if self.base == Base::Rows => {
+                let kept = extents::clip(rows, self.within(idx, self.floor()));
+                extents::without_ranges(kept, &self.cleared_in(idx))
+            }
             _ => Vec::new(),
         }
     }
@@ -277,19 +310,36 @@ impl State {
     }
 
     /// The bytes of chunk `idx` that lie in a row or a blob rather than in objects.
-    fn other_base(&self, idx: u64) -> Range<u32> {
-        let end = match &self.base {
-            Base::Rows => 0,
-            Base::Inline(bytes) => self.floor().min(bytes.len() as u64),
-            Base::Blob(_) => self.floor(),
+    fn other_base(&self, idx: u64) -> Ranges {
+        let end = match (&self.base, self.under) {
+            (Base::Inline(bytes), _) => self.floor().min(bytes.len() as u64),
+            (Base::Rows, Some(under)) if !self.has_row(idx) => self.floor().min(under.len),
+            (Base::Rows, _) => return Ranges::default(),
         };
-        0..self.within(idx, end)
+        let mut other = Ranges::of(0..self.within(idx, end));
+        if !other.is_empty() {
+            self.cleared_in(idx).iter().for_each(|hole| other.remove(hole));
+        }
+        other
+    }
+
+    /// Whether chunk `idx` is known to have a row, be it an empty one.
+    fn has_row(&self, idx: u64) -> bool {
+        idx < self.attr.chunks && self.chunks.get(&idx).is_some_and(|c| c.rows.is_some() && !c.absent)
+    }
+
+    /// Whether bytes of chunk `idx` that lie in a row or a blob would be lost by a commit of its list as it is.
+    fn is_bare(&self, idx: u64, list: &[Extent], but: &Ranges) -> bool {
+        let shows = |r: Range<u32>| {
+            extents::pieces(list, r).iter().any(|p| matches!(p, Piece::Hole(h) if !but.covers(h.clone())))
+        };
+        self.other_base(idx).iter().any(shows)
     }
 
     /// One past the last byte of chunk `idx` that is not for certain zero.
     pub fn data_end(&self, idx: u64) -> u32 {
         let dirty = self.chunks.get(&idx).map_or(0, |c| c.dirty.end().max(c.uploading.end()));
-        extents::end(&self.list(idx)).max(self.other_base(idx).end).max(dirty)
+        extents::end(&self.list(idx)).max(self.other_base(idx).end()).max(dirty)
     }
 
     /// What `range` of chunk `idx` is made of. The rows must have been read.
@@ -318,16 +368,14 @@ impl State {
     }
 
     fn hole(&self, idx: u64, hole: Range<u32>, parts: &mut Vec<Part>) {
-        let end = self.other_base(idx).end.clamp(hole.start, hole.end);
-        if hole.start < end {
-            parts.push(match &self.base {
-                Base::Inline(bytes) => Part::Inline(bytes.clone(), hole.start..end),
-                Base::Blob(id) => Part::Blob(*id, hole.start..end),
-                Base::Rows => Part::Zeros(hole.start..end),
+        let other = self.other_base(idx);
+        parts.extend(other.missing(hole.clone()).iter().map(Part::Zeros));
+        for shown in other.within(hole).iter() {
+            parts.push(match (&self.base, self.under) {
+                (Base::Inline(bytes), _) => Part::Inline(bytes.clone(), shown),
+                (Base::Rows, Some(under)) => Part::Blob(under, shown),
+                (Base::Rows, None) => Part::Zeros(shown),
             });
-        }
-        if end < hole.end {
-            parts.push(Part::Zeros(end..hole.end));
         }
     }
 }

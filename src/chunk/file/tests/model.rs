@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::world::{Node, World, pattern, same};
-use crate::chunk::file::FileContent;
+use crate::chunk::file::{Allocate, FileContent};
 use crate::types::Ino;
 
 /// One mount's view of the file, while it has it open.
@@ -32,16 +32,40 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
     first.parse().expect("a number")..end.parse().expect("a number")
 }
 
+/// What is said to be a hole must be zeros, and one is found where there is no data.
+async fn seek(h: &Handle, at: usize, what: &str) {
+    let data = h.file.next_data(at as u64).await.expect(what).map(|d| d as usize);
+    let hole = h.file.next_hole(at as u64).await.expect(what).map(|d| d as usize);
+    if at >= h.view.len() {
+        assert_eq!((data, hole), (None, None), "{what}");
+        return;
+    }
+    let end = data.unwrap_or(h.view.len());
+    assert!(at <= end && h.view[at..end].iter().all(|b| *b == 0), "{what}: data from {data:?} on");
+    let hole = hole.expect(what);
+    assert!(at <= hole && hole <= h.view.len(), "{what}");
+    if data == Some(at) {
+        assert!(hole > at, "{what}");
+        assert_eq!(h.file.next_data(hole as u64 - 1).await.expect(what), Some(hole as u64 - 1), "{what}");
+    } else {
+        assert_eq!(hole, at, "{what}");
+    }
+}
+
 /// Mounts take turns: one writes and flushes, then the other opens (close-to-open). Everything else is random: sizes,
 /// places, cuts, failing uploads and reads, remounts, reads in between.
 async fn turns(seed: u64, chunk: u32, steps: usize) {
     let mut rng = StdRng::seed_from_u64(seed);
     let world = World::with_chunk(chunk);
     let mut nodes: Vec<Node> = vec![world.node().await, world.node().await];
-    let ino: Ino = nodes[0].create("f").await;
-    let mut committed: Vec<u8> = Vec::new();
-    let mut handle: Option<(usize, Handle)> = None;
     let span = 5 * chunk as usize;
+    let (ino, mut committed): (Ino, Vec<u8>) = if seed % 4 == 3 {
+        let (ino, bytes) = world.blob(&nodes[0], span - 1234).await;
+        (ino, bytes.to_vec())
+    } else {
+        (nodes[0].create("f").await, Vec::new())
+    };
+    let mut handle: Option<(usize, Handle)> = None;
     for step in 0..steps {
         let what = format!("seed {seed} step {step}");
         let (node, h) = match &mut handle {
@@ -59,7 +83,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
             }
         };
         match rng.random_range(0..100) {
-            0..40 => {
+            0..30 => {
                 let at = rng.random_range(0..span);
                 let len = match rng.random_range(0..4) {
                     0 => rng.random_range(1..50),
@@ -70,6 +94,24 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 let data = pattern(seed * 1000 + step as u64, len);
                 h.file.write(at as u64, data.clone()).await.expect("write");
                 write(&mut h.view, at, &data);
+                h.dirty = true;
+            }
+            30..40 => {
+                let at = rng.random_range(0..span);
+                let len = match rng.random_range(0..3) {
+                    0 => rng.random_range(1..5000),
+                    1 => 2 * chunk as usize,
+                    _ => rng.random_range(1..span),
+                };
+                let how = Allocate { zero: rng.random_bool(0.8), keep_size: rng.random_bool(0.7) };
+                h.file.allocate(at as u64, len as u64, how).await.expect("allocate");
+                if !how.keep_size && at + len > h.view.len() {
+                    h.view.resize(at + len, 0);
+                }
+                if how.zero {
+                    let end = (at + len).min(h.view.len());
+                    h.view[at.min(end)..end].fill(0);
+                }
                 h.dirty = true;
             }
             40..48 => {
@@ -89,7 +131,8 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 h.view.resize(size, 0);
                 h.dirty = true;
             }
-            58..75 => {
+            58..62 => seek(h, rng.random_range(0..span), &what).await,
+            62..75 => {
                 let at = rng.random_range(0..span);
                 let len = rng.random_range(1..span);
                 let end = (at + len).min(h.view.len());
