@@ -137,8 +137,17 @@ impl Layers {
         });
         let settings = vfs_options(options, &volume);
         let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), lazy, private, sender, settings);
-        let invalidations = Some(receiver);
-        Ok(Layers { volume, meta, chunks, files, following, siblings, vfs, notices, invalidations })
+        Ok(Layers {
+            volume,
+            meta,
+            chunks,
+            files,
+            following,
+            siblings,
+            vfs,
+            notices,
+            invalidations: Some(receiver),
+        })
     }
 
     /// For messages.

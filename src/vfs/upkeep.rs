@@ -66,7 +66,7 @@ async fn upkeep(vfs: Weak<Vfs>, every: Duration, mut renewals: watch::Receiver<u
         let Some(vfs) = vfs.upgrade() else { return };
         if renewed {
             // The time before is not accounted for: this mount may have been stopped, or cut off.
-            vfs.lost_push();
+            vfs.lost_push().await;
         }
         if let Err(e) = vfs.upkeep_once().await {
             tracing::warn!("upkeep of open and deleted files, tried again in {every:?}: {e}");
