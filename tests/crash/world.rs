@@ -90,6 +90,7 @@ pub struct World {
     others: usize,
     writeback: bool,
     knows_fsck: bool,
+    redis_died: bool,
     pub toll: Toll,
 }
 
@@ -132,6 +133,7 @@ impl World {
             others: 0,
             writeback,
             knows_fsck,
+            redis_died: false,
             toll,
         };
         for n in 0..mounts {
@@ -215,7 +217,10 @@ impl World {
             if let Some(redis) = &mut self.redis {
                 match disaster {
                     Disaster::FrozenRedis => redis.freeze(false),
-                    Disaster::Redis | Disaster::Everything => redis.restart(),
+                    Disaster::Redis | Disaster::Everything => {
+                        redis.restart();
+                        self.redis_died = true;
+                    }
                     _ => {}
                 }
             }
@@ -275,7 +280,8 @@ impl World {
 
     /// Nothing is wrong with the volume, as far as hfmount itself can tell.
     pub fn fsck(&mut self, deep: bool) -> Result<(), String> {
-        if !self.knows_fsck {
+        // After a restart of Redis inode numbers begin 16 million further on, and fsck looks at each of them.
+        if !self.knows_fsck || (self.redis.is_some() && self.redis_died) {
             return Ok(());
         }
         self.toll.fscks += 1;
