@@ -89,9 +89,9 @@ async fn serve(
         }
     };
     let (volume, cache_dir) = layers.places();
-    let run_file = RunFile::write(home, mounted.path(), volume, cache_dir);
+    let run_file = RunFile::write(home, mounted.path(), volume, &options.meta, cache_dir);
     let mut run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
-    let notices = Vec::from_iter(point.notice());
+    let notices: Vec<String> = point.notice().into_iter().chain(layers.notices.iter().cloned()).collect();
     for notice in &notices {
         tracing::warn!("{notice}");
     }

@@ -37,6 +37,8 @@ pub enum Kind {
     BadHandle,
     /// An extended attribute that is not set.
     NoData,
+    /// Nothing of what was looked for lies at or behind the offset.
+    Beyond,
     NotSupported,
     /// The operation does not exist here at all; the kernel need not ask again.
     NotImplemented,
@@ -83,6 +85,7 @@ impl Kind {
             Kind::CrossDevice => libc::EXDEV,
             Kind::BadHandle => libc::EBADF,
             Kind::NoData => libc::ENODATA,
+            Kind::Beyond => libc::ENXIO,
             Kind::NotSupported => libc::EOPNOTSUPP,
             Kind::NotImplemented => libc::ENOSYS,
             Kind::WouldBlock => libc::EAGAIN,
@@ -140,6 +143,7 @@ impl Kind {
             Kind::CrossDevice => "on another device",
             Kind::BadHandle => "bad handle",
             Kind::NoData => "no such attribute",
+            Kind::Beyond => "beyond the end",
             Kind::NotSupported => "not supported",
             Kind::NotImplemented => "not implemented",
             Kind::WouldBlock => "would block",

@@ -10,6 +10,7 @@
 //!
 //! [`daemon`] builds these layers from the bottom up; [`cli`] holds one verb a file. `docs/design.md` tells the rest.
 
+pub mod admin;
 mod blocking;
 pub mod chunk;
 pub mod cli;

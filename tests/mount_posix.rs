@@ -124,7 +124,7 @@ fn regression_deleted_files_leave_the_local_cache_and_the_store() {
     if !can_mount() {
         return;
     }
-    let home = Home::formatted(&["--chunk-size", "1MiB"]);
+    let home = Home::formatted(&["--chunk-size", "1MiB", "--trash-days", "0"]);
     let mount = home.mount("mnt", &["--offline"]);
     let cache = home.path().join("hfmount/cache");
     let (path, data) = (mount.path().join("file"), vec![7; 20 << 20]);

@@ -52,10 +52,10 @@ STRESS_OPTIONS = {
     "mmap-file": ["--mmap", "1", "--mmap-file", "--mmap-bytes", "8m"],
     "hdd": ["--hdd", "1", "--hdd-bytes", "16m"],
     "iomix": ["--iomix", "1", "--iomix-bytes", "16m"],
-    "copy-file": ["--copy-file", "1", "--copy-file-bytes", "16m"],
+    "copy-file": ["--copy-file", "1", "--copy-file-bytes", "128m"],
     "fallocate": ["--fallocate", "1", "--fallocate-bytes", "16m"],
     "readahead": ["--readahead", "1", "--readahead-bytes", "16m"],
-    "dirmany": ["--dirmany", "1", "--dirmany-filsize", "4k"],
+    "dirmany": ["--dirmany", "1"],
     "io": ["--io", "1"],
 }
 

@@ -48,7 +48,7 @@ def main():
     parser.add_argument("--dir", default="/var/tmp")
     parser.add_argument("--logs", default=None)
     parser.add_argument("--json")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     for name, short, full in (("fsx_ops", 3000, 100_000), ("fsx_seeds", 2, 5), ("stress_time", 2, 10), ("fio_size", 4, 64)):
         if getattr(options, name) is None:
             setattr(options, name, full if options.full else short)
@@ -63,7 +63,7 @@ class Run:
         self.options, self.rows = options, []
         self.dir = os.path.realpath(tempfile.mkdtemp(prefix="hfm-", dir=options.dir))
         os.chmod(self.dir, 0o755)
-        self.logs = options.logs or os.path.join(tempfile.gettempdir(), f"hfmount-suites-logs-{os.getpid()}")
+        self.logs = os.path.abspath(options.logs) if options.logs else os.path.join(tempfile.gettempdir(), f"hfmount-suites-logs-{os.getpid()}")
         os.makedirs(self.logs, exist_ok=True)
         self.plain = {}
 

@@ -11,12 +11,17 @@ mod conceal;
 mod config;
 mod dump;
 mod format;
+mod fsck;
+mod gc;
+mod info;
 mod load;
 mod mount;
 mod progress;
+mod restore;
 mod show;
 mod status;
 mod umount;
+mod volume;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -66,6 +71,14 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// Tell where a file is: its inode, its chunks, and which of them are on this machine, in the storage, at the Hub.
+    Info(info::InfoArgs),
+    /// Find what lies in the storage for nothing, and delete it.
+    Gc(gc::GcArgs),
+    /// Check a volume: the metadata against itself and against the storage.
+    Fsck(fsck::FsckArgs),
+    /// List what was deleted from a volume, and bring it back.
+    Restore(restore::RestoreArgs),
     /// Write the whole metadata of a volume into a file, whoever has it mounted.
     Dump(dump::DumpArgs),
     /// Make a volume of a dump, in any metadata engine.
@@ -117,6 +130,10 @@ pub fn run() -> ExitCode {
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Info(args) => args.run(),
+        Verb::Gc(args) => args.run(),
+        Verb::Fsck(args) => args.run(),
+        Verb::Restore(args) => args.run(),
         Verb::Dump(args) => args.run(),
         Verb::Load(args) => args.run(),
     };

@@ -101,6 +101,10 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
     io_timeout: Duration,
 
+    /// How long an operation waits for a metadata server that does not answer, or fails over, before it fails (EIO).
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    meta_timeout: Duration,
+
     /// Whether reading moves a file's time of last access: never, or if it is older than the last change or
     /// a day (relatime).
     #[arg(long, value_enum, value_name = "POLICY", default_value = "noatime")]
@@ -187,7 +191,7 @@ impl MountArgs {
             return Err(Error::new(Kind::Config, "--io-timeout 0: nothing could ever be read"));
         }
         Ok(MountOptions {
-            meta: self.meta.url(home)?,
+            meta: self.meta.url(home)?.with_timeout(self.meta_timeout),
             dir: self.dir.clone(),
             cache_dir: given(&self.cache_dir),
             cache_size: self.cache_size,

@@ -42,6 +42,8 @@ pub(super) struct Layers {
     /// Follows the volume's settings.
     following: JoinHandle<()>,
     pub(super) vfs: Arc<Vfs>,
+    /// What the user should know of the layers.
+    pub(super) notices: Vec<String>,
     /// Taken when the file system is mounted.
     pub(super) invalidations: Option<Receiver<Invalidation>>,
 }
@@ -56,9 +58,8 @@ impl Layers {
         let private_path = home.private(&volume.name);
         check_places(options, &volume, point.path(), &cache_path, &private_path)?;
         let bucket = bucket(options, &volume).await?;
-        for warning in kv.info().await?.warnings {
-            tracing::warn!("{}: {warning}", options.meta);
-        }
+        let warnings = kv.info().await?.warnings;
+        let notices = warnings.into_iter().map(|warning| format!("{}: {warning}", options.meta)).collect();
 
         let limits = CacheLimits {
             max_bytes: options.cache_size,
@@ -120,7 +121,7 @@ impl Layers {
         });
         let settings = vfs_options(options, &volume);
         let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), lazy, private, sender, settings);
-        Ok(Layers { volume, meta, chunks, files, following, vfs, invalidations: Some(receiver) })
+        Ok(Layers { volume, meta, chunks, files, following, vfs, notices, invalidations: Some(receiver) })
     }
 
     /// For messages.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Home;
+use crate::meta::url::MetaUrl;
 
 /// Who serves a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct RunFile {
     /// The uuid of its volume.
     #[serde(default)]
     pub volume: String,
+    /// The URL of its metadata, without a password.
+    #[serde(default)]
+    pub meta: String,
     #[serde(default)]
     pub cache_dir: PathBuf,
     /// Why its cache's disk is not used any more.
@@ -36,6 +40,7 @@ impl RunFile {
         home: &Home,
         mount_point: &Path,
         volume: &str,
+        meta: &MetaUrl,
         cache_dir: &Path,
     ) -> io::Result<RunGuard> {
         let path = home.run_file(mount_point);
@@ -49,6 +54,7 @@ impl RunFile {
             start,
             mount_point: mount_point.to_owned(),
             volume: volume.to_owned(),
+            meta: meta.to_string(),
             cache_dir: cache_dir.to_owned(),
             disk_error: None,
             upload_error: None,
@@ -137,6 +143,7 @@ mod tests {
             start: start_of(pid).expect("start"),
             mount_point: PathBuf::new(),
             volume: String::new(),
+            meta: String::new(),
             cache_dir: PathBuf::new(),
             disk_error: None,
             upload_error: None,

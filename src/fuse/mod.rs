@@ -19,6 +19,7 @@ mod names;
 mod reply;
 mod session;
 mod signals;
+mod space;
 mod tasks;
 mod xattr;
 

@@ -9,7 +9,7 @@ use super::kv::{Expect, Key, Kv, Outcome, Txn, Write};
 use super::retry::Tries;
 use super::schema::{self, BlobBase, ORIGINS_MAX};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::types::{BlobId, Origin, SessionId};
+use crate::types::{BlobId, Origin, SessionId, Timestamp};
 
 /// What is known of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,25 +48,25 @@ pub struct Blobs {
     identity: Arc<Identity>,
 }
 
-const VERIFIED: &[u8] = b"v";
+pub(super) const VERIFIED: &[u8] = b"v";
 
 fn base_key(blob: BlobId) -> Key {
     Key::new(schema::blob_map(blob), schema::ATTR)
 }
 
-fn hash_key(blob: BlobId, index: u64) -> Key {
+pub(super) fn hash_key(blob: BlobId, index: u64) -> Key {
     Key::new(schema::blob_map(blob), format!("h{index}"))
 }
 
-fn stored_key(blob: BlobId, index: u64) -> Key {
+pub(super) fn stored_key(blob: BlobId, index: u64) -> Key {
     Key::new(schema::blob_map(blob), format!("s{index}"))
 }
 
-fn verified_key(blob: BlobId) -> Key {
+pub(super) fn verified_key(blob: BlobId) -> Key {
     Key::new(schema::blob_map(blob), VERIFIED)
 }
 
-fn parse_hash(blob: BlobId, value: &[u8]) -> Result<[u8; 32]> {
+pub(super) fn parse_hash(blob: BlobId, value: &[u8]) -> Result<[u8; 32]> {
     <[u8; 32]>::try_from(value)
         .map_err(|e| Error::with_source(Kind::Corrupt, format!("a chunk hash of blob {blob}"), e))
 }
@@ -87,7 +87,7 @@ impl Blobs {
     pub async fn get(&self, blob: BlobId) -> Result<Option<BlobRow>> {
         let values = self.identity.kv().get(&[base_key(blob), verified_key(blob)]).await?;
         let [Some(base), verified] = &values[..] else { return Ok(None) };
-        let BlobBase { size, origins } = schema::decode(base, || format!("row of blob {blob}"))?;
+        let BlobBase { size, origins, .. } = schema::decode(base, || format!("row of blob {blob}"))?;
         Ok(Some(BlobRow { size, origins, verified: verified.is_some() }))
     }
 
@@ -189,8 +189,9 @@ impl Blobs {
             let seen = self.identity.kv().get(&keys).await?;
             for (((blob, size, origin), key), seen) in blobs.iter().zip(&keys).zip(seen) {
                 let old = seen.as_ref().map(|v| schema::decode(v, || format!("row of blob {blob}")));
-                let new = with_origin(old.transpose()?, *size, origin.as_ref())
+                let mut new = with_origin(old.transpose()?, *size, origin.as_ref())
                     .context(|| format!("blob {blob}"))?;
+                new.introduce(Timestamp::now());
                 let value = schema::encode(&new)?;
                 if seen.as_ref() == Some(&value) {
                     continue;
@@ -224,7 +225,7 @@ impl Blobs {
 /// The row with another origin. Of one path of one repository only the latest commit is kept: the Hub forgets old ones when a
 /// history is squashed. When the list is full, the newcomer is not needed.
 fn with_origin(old: Option<BlobBase>, size: u64, origin: Option<&Origin>) -> Result<BlobBase> {
-    let mut row = old.unwrap_or(BlobBase { size, origins: Vec::new() });
+    let mut row = old.unwrap_or(BlobBase { size, ..BlobBase::default() });
     if row.size != size {
         let words = format!("it has {} bytes, and is now said to have {size}", row.size);
         return Err(Error::new(Kind::Corrupt, words));

@@ -3,6 +3,7 @@
 //! deletes nothing early and keeps nothing for ever. Times that users see (mtime and the like) are the node's own.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -10,9 +11,16 @@ use super::kv::Kv;
 use crate::error::Result;
 use crate::types::Timestamp;
 
-/// The last answer of the engine, and when it came by a clock that never steps and that sleeps with nobody.
+/// The engine's answers, and when they came by a clock that never steps and that sleeps with nobody.
 #[derive(Debug)]
-pub(super) struct EngineClock(Mutex<(i64, Timestamp)>);
+pub(super) struct EngineClock(Mutex<Answers>);
+
+#[derive(Debug)]
+struct Answers {
+    last: (i64, Timestamp),
+    /// Since when the answers have followed from each other.
+    steady_since: i64,
+}
 
 fn boottime() -> i64 {
     let now = clock_gettime(ClockId::Boottime);
@@ -22,21 +30,41 @@ fn boottime() -> i64 {
 impl EngineClock {
     /// Asks the engine.
     pub async fn read(kv: &dyn Kv) -> Result<Self> {
-        let clock = EngineClock(Mutex::new((boottime(), Timestamp(0))));
-        clock.set(kv).await?;
-        Ok(clock)
+        let answer = kv.now().await?;
+        let now = boottime();
+        Ok(EngineClock(Mutex::new(Answers { last: (now, answer), steady_since: now })))
     }
 
-    /// Asks the engine again: its clock may be set, and another server may have another one.
-    pub async fn set(&self, kv: &dyn Kv) -> Result<()> {
-        let now = kv.now().await?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (boottime(), now);
+    /// Asks the engine again: its clock may be set, and another server may have another one. An answer that is more than
+    /// `slack` off what it should be begins a new time.
+    pub async fn set(&self, kv: &dyn Kv, slack: Duration) -> Result<()> {
+        let asked = boottime();
+        let answer = kv.now().await?;
+        let now = boottime();
+        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = |at: i64| answers.last.1.0.saturating_add(at.saturating_sub(answers.last.0));
+        // Told at some moment between asking and hearing it.
+        let off = (answer.0.saturating_sub(expected(now))).max(expected(asked).saturating_sub(answer.0));
+        if u128::try_from(off).unwrap_or(0) > slack.as_nanos() {
+            tracing::warn!(
+                seconds = off / 1_000_000_000,
+                "the clock of the metadata was set, or is another one's"
+            );
+            answers.steady_since = now;
+        }
+        answers.last = (now, answer);
         Ok(())
     }
 
     /// What it shows now.
     pub fn now(&self) -> Timestamp {
-        let (asked, answer) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Timestamp(answer.0.saturating_add(boottime().saturating_sub(asked)))
+        let (told, answer) = self.0.lock().unwrap_or_else(PoisonError::into_inner).last;
+        Timestamp(answer.0.saturating_add(boottime().saturating_sub(told)))
+    }
+
+    /// For how long it has gone on without a jump, as far as this mount saw.
+    pub fn steady_for(&self) -> Duration {
+        let since = self.0.lock().unwrap_or_else(PoisonError::into_inner).steady_since;
+        Duration::from_nanos(u64::try_from(boottime().saturating_sub(since)).unwrap_or(0))
     }
 }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::Meta;
+use super::kv::Kv;
 use super::schema::{self, FAR, GROUP};
 use crate::error::{Error, Kind, Result};
 use crate::types::Ino;
@@ -22,27 +23,32 @@ impl Meta {
     /// attributes. A file without far chunks: no round trip; else one for a thousand groups. Takes 16 bytes for each
     /// group that has data.
     pub async fn row_ranges(&self, ino: Ino, chunks: u64, grouped: bool) -> Result<Vec<Range<u64>>> {
-        if !needs_groups(&(0..chunks), chunks, grouped) {
-            // Not `vec![a..b]`, which reads as if it were all of the numbers.
-            return Ok(std::iter::once(0..chunks).filter(|r| !r.is_empty()).collect());
-        }
-        let mut groups = Vec::new();
-        let mut after = 0;
-        loop {
-            let page = self.kv().scan(&schema::groups_map(ino), after, PAGE).await?;
-            for entry in &page {
-                let number = <[u8; 8]>::try_from(&entry.field[..]).map(u64::from_be_bytes);
-                let bad = |e| Error::with_source(Kind::Corrupt, format!("groups of inode {ino}"), e);
-                groups.push(number.map_err(bad)?);
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => after = last.id,
-                _ => break,
-            }
-        }
-        groups.sort_unstable();
-        Ok(ranges(&groups, chunks))
+        row_ranges(&**self.kv(), ino, chunks, grouped).await
     }
+}
+
+/// [`Meta::row_ranges`], for who has no session.
+pub(super) async fn row_ranges(kv: &dyn Kv, ino: Ino, chunks: u64, grouped: bool) -> Result<Vec<Range<u64>>> {
+    if !needs_groups(&(0..chunks), chunks, grouped) {
+        // Not `vec![a..b]`, which reads as if it were all of the numbers.
+        return Ok(std::iter::once(0..chunks).filter(|r| !r.is_empty()).collect());
+    }
+    let mut groups = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = kv.scan(&schema::groups_map(ino), after, PAGE).await?;
+        for entry in &page {
+            let number = <[u8; 8]>::try_from(&entry.field[..]).map(u64::from_be_bytes);
+            let bad = |e| Error::with_source(Kind::Corrupt, format!("groups of inode {ino}"), e);
+            groups.push(number.map_err(bad)?);
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = last.id,
+            _ => break,
+        }
+    }
+    groups.sort_unstable();
+    Ok(ranges(&groups, chunks))
 }
 
 /// The near chunks and those of the groups, below `chunks`; neighbours joined.

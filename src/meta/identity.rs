@@ -176,8 +176,23 @@ async fn enroll(kv: &dyn Kv, info: &SessionInfo, former: &[SessionId], ttl: Dura
     let key = Key::new(SESSIONS, session_field(session));
     let row = SessionRow::new(info, former);
     let write = vec![Write::Set(key.clone(), schema::encode(&row)?)];
-    match kv.commit(Txn { expect: vec![Expect::Absent(key)], write, ..Txn::default() }).await? {
-        Outcome::Applied => Ok(session),
-        _ => Err(Error::new(Kind::Internal, format!("session {session} is registered already"))),
+    // What was uploaded under a former session and is not committed yet must still be there.
+    let collected: Vec<Key> = former.iter().map(|&session| schema::collected_key(session)).collect();
+    let mut expect = vec![Expect::Absent(key)];
+    expect.extend(collected.iter().cloned().map(Expect::Absent));
+    if kv.commit(Txn { expect, write, ..Txn::default() }).await? == Outcome::Applied {
+        return Ok(session);
+    }
+    let gone = match collected.is_empty() {
+        true => Vec::new(),
+        false => kv.get(&collected).await?,
+    };
+    match former.iter().zip(gone).find(|(_, gone)| gone.is_some()) {
+        Some((lost, _)) => Err(Error::with_source(
+            Kind::Fenced,
+            format!("session {lost}"),
+            "it was lost for so long that `hfmount gc` deleted what it had uploaded: mount again",
+        )),
+        None => Err(Error::new(Kind::Internal, format!("session {session} is registered already"))),
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Meta;
-use super::kv::{Key, Kv, Txn, Write, session_field};
+use super::kv::{Expect, Key, Kv, Outcome, Txn, Write, session_field};
 use super::schema::{self, JOURNALS};
 use crate::error::{Error, Kind, Result};
 use crate::types::{Ino, SessionId, Timestamp};
@@ -67,6 +67,31 @@ impl Meta {
         ];
         let _ = self.kv().commit(Txn { session: Some(self.session()), write, ..Txn::default() }).await?;
         Ok(())
+    }
+
+    /// Entries that were committed are gone for good, and what was said of them is taken away. What was said of a later entry
+    /// of the same file stays.
+    pub async fn forget_marks(&self, marks: &[(JournalMark, Ino)]) -> Result<()> {
+        for some in marks.chunks(AT_ONCE) {
+            if some.len() > 1 && self.forget_all_marks(some).await? {
+                continue;
+            }
+            for one in some {
+                let _ = self.forget_all_marks(std::slice::from_ref(one)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`: one of them is not the last one.
+    async fn forget_all_marks(&self, marks: &[(JournalMark, Ino)]) -> Result<bool> {
+        let mut txn = Txn { session: Some(self.session()), ..Txn::default() };
+        for (mark, ino) in marks {
+            let (key, value) = mark_write(mark, *ino);
+            txn.expect.push(Expect::Equals(key.clone(), value));
+            txn.write.push(Write::Del(key));
+        }
+        Ok(self.kv().commit(txn).await? == Outcome::Applied)
     }
 
     /// The last entry of the session's journal about this inode that was committed; 0: none.

@@ -11,6 +11,7 @@
 mod accessed;
 mod apply;
 mod attr;
+mod bin;
 mod blobs;
 mod clock;
 mod data;
@@ -46,6 +47,7 @@ mod session;
 mod setattr;
 mod settings;
 pub mod sqlite;
+pub mod survey;
 mod txn;
 mod unlink;
 pub mod url;
@@ -72,6 +74,7 @@ use crate::types::{Ino, ObjectId, SessionId, Timestamp, Version};
 
 pub use self::accessed::Access;
 pub use self::attr::Attr;
+pub use self::bin::{BinUsage, Binned, Keep, Lost, Restored, Wanted, bin_usage, is_temporary};
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{ChunkExtents, Committed, DataChange};
 pub use self::gc::Trashed;
@@ -113,6 +116,8 @@ struct Inner {
     last_object: AtomicU64,
     /// Nanoseconds.
     tombstone_ttl: AtomicU64,
+    /// Nanoseconds; 0: there is no bin.
+    bin_ttl: AtomicU64,
     quota: Quota,
     /// Heartbeats and the sweeping up after dead sessions.
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -279,6 +284,8 @@ mod tests {
         spawnable(|m| m.hold_orphans(&[INO]));
         spawnable(|m| m.reap_orphans(Timestamp(0)));
         spawnable(|m| m.trash(0, 1));
+        spawnable(|m| async { m.restore(&Wanted::default(), None, true, |_| {}).await });
+        spawnable(|m| m.expire_bin(Timestamp(0)));
         spawnable(|m| m.set_ref(INO, "main", Commit([0; 20])));
         spawnable(|m| m.read_ref(INO, "main"));
         spawnable(|m| m.reserve_ino());

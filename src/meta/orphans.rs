@@ -50,10 +50,24 @@ impl Meta {
         Ok(build.0.write.is_empty() || self.commit(build).await? == Outcome::Applied)
     }
 
+    /// Of a file that loses its last name now.
+    pub(super) fn new_orphan(&self) -> OrphanRow {
+        // Others compare it with what their own clock says: it must be everybody's.
+        let since = self.now();
+        OrphanRow { since, held_until: self.hold_until(since), reaping: None, grouped: false }
+    }
+
     /// How long an orphan lives if nobody says anything more.
     pub(super) fn hold_until(&self, now: Timestamp) -> Timestamp {
         let nanos = u64::try_from(self.ttl().as_nanos()).unwrap_or(u64::MAX);
         Timestamp(now.0.saturating_add_unsigned(nanos.saturating_mul(2)))
+    }
+
+    /// Whether times in rows of orphans can be trusted: the engine's clock has not jumped for as long as an orphan lives that
+    /// nobody holds. Before that, a holder may not have had the time to say by the new clock that it holds.
+    #[must_use]
+    pub fn may_reap(&self) -> bool {
+        self.0.clock.steady_for() >= self.ttl() * 2
     }
 
     /// Drops the orphans that nobody held until `now` (by the engine's clock, [`Meta::now`]), and goes on with those that somebody else left half dropped.

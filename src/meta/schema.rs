@@ -12,9 +12,11 @@
 //! | `dead/` | ordered | session → when it was declared dead; while what it held is being released |
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
+//! | `bin/` | ordered | inode number → [`BinRow`]: what users deleted and may restore; a file in it has no name and no orphan row |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
 //! | `shared/` | ordered | object → how many chunk rows refer to it beyond the first; absent = none |
 //! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
+//! | `collected/` | ordered | session → when `hfmount gc` began to delete what it had uploaded and nobody had committed (ns): no mount goes on after it |
 //! | `j<session>` | plain | inode number → the last entry of that session's journal that was committed (8 bytes big-endian) |
 //! | `jobs` | plain | background job → when somebody last took it on (ns) |
 //! | `tombstones/` | ordered | name in the root → when its tombstone runs out (ns) |
@@ -183,10 +185,26 @@ pub const FAR: u64 = 4 * GROUP;
 pub const GROUP: u64 = 1000;
 
 /// What is known of a blob from the start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BlobBase {
     pub size: u64,
     pub origins: Vec<Origin>,
+    /// When somebody last said that a name would follow, give or take [`INTRODUCED_EVERY`]: what is old and has no name
+    /// may be collected.
+    #[serde(default)]
+    pub introduced: Timestamp,
+}
+
+/// How far a blob's time of introduction may be behind, nanoseconds.
+pub(super) const INTRODUCED_EVERY: i64 = 600_000_000_000;
+
+impl BlobBase {
+    /// Notes that it is introduced, now or again.
+    pub(super) fn introduce(&mut self, now: Timestamp) {
+        if now.0.saturating_sub(self.introduced.0) >= INTRODUCED_EVERY {
+            self.introduced = now;
+        }
+    }
 }
 
 /// What a session says of itself.
@@ -245,6 +263,22 @@ pub(super) struct OrphanRow {
     pub grouped: bool,
 }
 
+/// Where something was that a user deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BinRow {
+    pub parent: Ino,
+    pub name: Bytes,
+    pub kind: FileType,
+    /// Of files, bytes.
+    pub size: u64,
+    pub deleted: Timestamp,
+    pub until: Timestamp,
+    /// Of what is no file: the inode is gone, and is made anew from this.
+    pub row: Option<InodeRow>,
+    /// A directory that is there again, under this number.
+    pub became: Option<Ino>,
+}
+
 /// Inodes that a publication has written and that nothing refers to yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StagingRow {
@@ -290,10 +324,14 @@ pub(super) const ATTR_FIELDS: [Bytes; 4] = [
 
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
+pub(super) const BIN: &str = "bin/";
 pub(super) const STAGING: &str = "staging/";
+pub(super) const TOMBSTONES: &str = "tombstones/";
 pub(super) const DEAD: &str = "dead/";
 /// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
 pub const JOURNALS: &str = "journals/";
+/// The ordered map of lost sessions whose uploads are garbage: field [`session_field`](super::kv::session_field).
+pub(super) const COLLECTED: &str = "collected/";
 const VOLUME: &str = "v";
 
 pub(super) fn attr_key(ino: Ino) -> Key {
@@ -371,6 +409,10 @@ pub(super) fn orphan_key(ino: Ino) -> Key {
     Key::new(ORPHANS, ino_field(ino))
 }
 
+pub(super) fn bin_key(ino: Ino) -> Key {
+    Key::new(BIN, ino_field(ino))
+}
+
 pub(super) fn groups_map(ino: Ino) -> String {
     format!("g{ino}/")
 }
@@ -403,8 +445,12 @@ pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
     }
 }
 
+pub(super) fn collected_key(session: SessionId) -> Key {
+    Key::new(COLLECTED, super::kv::session_field(session))
+}
+
 pub(super) fn tombstone_key(name: &[u8]) -> Key {
-    Key::new("tombstones/", Bytes::copy_from_slice(name))
+    Key::new(TOMBSTONES, Bytes::copy_from_slice(name))
 }
 
 pub(super) fn last_ino_key() -> Key {

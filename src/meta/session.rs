@@ -96,6 +96,7 @@ impl Meta {
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
             quota: Quota::default(),
+            bin_ttl: AtomicU64::new(0),
             tasks: Mutex::default(),
             listener: Mutex::default(),
         }));
@@ -153,8 +154,8 @@ impl Meta {
         Ok(())
     }
 
-    /// Releases what a dead session held. Several mounts may do so at once.
-    async fn clean_up(&self, session: SessionId) -> Result<()> {
+    /// Releases what a session that is not registered any more held. Several may do so at once.
+    pub async fn clean_up(&self, session: SessionId) -> Result<()> {
         let held = schema::held_map(session);
         loop {
             // What is released leaves the list.
@@ -236,7 +237,7 @@ async fn live(inner: Weak<Inner>, ttl: Duration) {
         let beaten = meta.kv().beat(meta.session(), ttl).await;
         let done = match beaten {
             Ok(()) => {
-                let told = meta.0.clock.set(&**meta.kv()).await;
+                let told = meta.0.clock.set(&**meta.kv(), ttl / 4).await;
                 meta.look_around(&mut silence).await.and(told)
             }
             Err(e) => Err(e),

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::chunk::{BlobContent, FileContent};
 use crate::error::{Error, Kind, Result};
+use crate::meta::Attr;
 use crate::types::{BlobId, Ino};
 
 /// What a handle reads and writes.
@@ -29,9 +30,16 @@ pub struct Handle {
     /// The flags of open(2).
     pub flags: i32,
     pub data: Data,
+    /// What a blob's inode was when it was opened.
+    pub attr: Option<Arc<Attr>>,
 }
 
 impl Handle {
+    /// A handle that knows no more of its inode than its data does.
+    pub fn new(ino: Ino, flags: i32, data: Data) -> Self {
+        Handle { ino, flags, data, attr: None }
+    }
+
     /// Whether the file may be changed by it: opened for writing, or emptied by the open.
     #[must_use]
     pub fn writable(&self) -> bool {
@@ -72,6 +80,15 @@ impl Handles {
         inos.sort_unstable();
         inos.dedup();
         inos
+    }
+
+    /// What an inode that is open was when it was last seen, with what was written here since.
+    pub fn last_seen(&self, ino: Ino) -> Option<Attr> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().filter(|h| h.ino == ino).find_map(|h| match &h.data {
+            Data::File(file) => Some(file.attr()),
+            _ => h.attr.as_deref().cloned(),
+        })
     }
 
     /// The inodes through which a blob (`None`: any blob) is open.

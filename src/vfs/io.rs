@@ -38,7 +38,7 @@ impl Vfs {
         Ok(read)
     }
 
-    async fn read_from(&self, handle: &Handle, offset: u64, size: u32) -> Result<Bytes> {
+    pub(super) async fn read_from(&self, handle: &Handle, offset: u64, size: u32) -> Result<Bytes> {
         match &handle.data {
             Data::Blob(blob) => blob.read(offset, size).await,
             Data::File(file) => file.read(offset, size).await,
@@ -63,7 +63,13 @@ impl Vfs {
         self.write_to(&handle, offset, false, data).await
     }
 
-    async fn write_to(&self, handle: &Handle, offset: u64, append: bool, data: Bytes) -> Result<u32> {
+    pub(super) async fn write_to(
+        &self,
+        handle: &Handle,
+        offset: u64,
+        append: bool,
+        data: Bytes,
+    ) -> Result<u32> {
         let len = u32::try_from(data.len()).map_err(|e| Error::with_source(Kind::Invalid, "write", e))?;
         match &handle.data {
             Data::File(file) if append => {

@@ -174,7 +174,8 @@ impl Vfs {
         let Data::File(file) = &handle.data else { return Ok(true) };
         let attr = self.meta.getattr(handle.ino).await?;
         file.refresh(&attr);
-        Ok(self.attrs.tell(handle.ino, file.version()))
+        let now = file.version();
+        Ok(self.attrs.tell(handle.ino, now) == Some(now))
     }
 
     pub(super) async fn unlock(&self, ino: Ino, owner: u64) -> Result<()> {

@@ -9,6 +9,7 @@ use super::Vfs;
 use super::attr_cache::DirFacts;
 use super::handles::Data;
 use super::lazy::Answer;
+use super::outage::{self, Known};
 use super::types::{Caller, Entry, Lookup, Stat};
 use super::virtual_ino::{self, Which, which};
 use super::{long, present, private};
@@ -219,6 +220,10 @@ impl Vfs {
     /// Shows `attr` with what this mount has not committed yet.
     pub(super) fn entry(&self, attr: &Attr) -> Entry {
         self.attrs.learn(attr);
+        self.shown(attr)
+    }
+
+    fn shown(&self, attr: &Attr) -> Entry {
         let mut entry = present::entry(attr, &self.opts);
         entry.stat.atime = self.atimes.shown(attr.ino, attr.atime);
         self.overlay(attr, &mut entry.stat);
@@ -289,9 +294,13 @@ impl Vfs {
             return Ok((stat, Duration::ZERO));
         }
         let changes = self.long.changes();
-        let attr = match (self.meta.getattr(ino).await, self.attrs.ghost(ino)) {
+        let attr = match (self.attributes(ino).await, self.attrs.ghost(ino)) {
             (Err(e), Some(ghost)) if e.kind() == Kind::Stale => ghost,
-            (read, _) => read?,
+            (Ok(Known::LastSeen(attr)), _) => {
+                // Not to be learnt: it may be out of date when the metadata are back.
+                return Ok((self.shown(&attr).stat, self.opts.attr_ttl.min(outage::ASK_AGAIN)));
+            }
+            (read, _) => read?.into_attr(),
         };
         Ok((self.entry(&attr).stat, self.attr_ttl_of(&attr, changes)))
     }

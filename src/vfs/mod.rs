@@ -7,6 +7,7 @@
 //! | `lazy` | asking the Hub, once, and publishing what it has |
 //! | `change` | make, link, unlink, rename, setattr |
 //! | `open`, `io`, `handles` | open files |
+//! | `outage` | open files while the metadata do not answer |
 //! | `dirs` | listings |
 //! | `xattr`, `atime` | extended attributes; times of last access |
 //! | `locks` | flock for the whole cluster |
@@ -25,9 +26,11 @@ mod locks;
 mod long;
 mod lookup;
 mod open;
+mod outage;
 mod present;
 mod private;
 mod push;
+mod space;
 mod statfs;
 pub mod types;
 mod upkeep;
@@ -82,6 +85,7 @@ pub struct Vfs {
     atimes: atime::Atimes,
     locks: locks::Locks,
     long: long::LongLived,
+    outage: outage::Outage,
     invalidations: Invalidations,
     opts: VfsOptions,
 }
@@ -110,6 +114,7 @@ impl Vfs {
             atimes: atime::Atimes::new(opts.relatime && !opts.read_only),
             locks: locks::Locks::default(),
             long: long::LongLived::default(),
+            outage: outage::Outage::default(),
             invalidations,
             opts,
         });

@@ -16,15 +16,42 @@ use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, New};
 use crate::types::{FileType, Ino, Version};
 
-/// What the kernel may keep when a file is opened. A pure function, so that its cases can be a table.
-///
-/// * `immutable`: the inode's data never changes (a blob opened for reading).
-/// * `same`: the version is the one that the kernel's pages are of.
-fn grant(immutable: bool, same: bool) -> (bool, bool) {
-    let keep_cache = immutable || same;
-    // With another version the kernel may hold an old size, and would cut the new data at it.
-    let drop_attrs = !keep_cache;
-    (keep_cache, drop_attrs)
+/// What an open is, as far as it decides what the kernel may keep of earlier opens.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    /// The inode's data never changes: a blob opened for reading.
+    immutable: bool,
+    /// The version that the kernel's pages are of, as far as it was told one. What this mount writes and commits becomes
+    /// part of them, and moves it along; what it merged from another mount does not.
+    told: Option<Version>,
+    /// The version that the file has now. While something written here is not committed, the one that it was written over.
+    now: Version,
+    /// The flags of open(2). `O_DIRECT` changes nothing: the kernel goes past its pages by itself, and other handles have
+    /// them still.
+    flags: i32,
+}
+
+/// What the kernel may keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Grant {
+    /// The pages.
+    keep_cache: bool,
+    /// Not the attributes: it may hold an old size, and would cut the new data at it.
+    drop_attrs: bool,
+}
+
+/// Decides it. A pure function, so that its cases can be a table.
+fn grant(opening: Opening) -> Grant {
+    let Opening { immutable, told, now, flags } = opening;
+    let emptied = flags & libc::O_TRUNC != 0;
+    let keep_cache = immutable || (told == Some(now) && !emptied);
+    Grant { keep_cache, drop_attrs: !keep_cache }
+}
+
+/// Whether the metadata must be asked before an open is answered. Not if what is remembered of the inode never changes by
+/// itself, and the push would have told of somebody who changed it all the same.
+fn must_ask(remembered: bool, push_arrives: bool, flags: i32) -> bool {
+    writes(flags) || !remembered || !push_arrives
 }
 
 /// What has data that can be opened and cut.
@@ -51,15 +78,14 @@ impl Vfs {
             Which::Private => {
                 let vfs = Arc::clone(self);
                 let file = blocking(move || vfs.private.open_file(ino, flags)).await?;
-                return Ok(self.opened(Handle { ino, flags, data: Data::Private(file) }, false, false));
+                return Ok(self.opened(Handle::new(ino, flags, Data::Private(file)), false, false));
             }
-            _ => return Ok(self.opened(Handle { ino, flags, data: Data::Empty }, false, false)),
+            _ => return Ok(self.opened(Handle::new(ino, flags, Data::Empty), false, false)),
         }
-        // A blob never changes under its inode: what is remembered of it is true.
-        let known = if writes(flags) { None } else { self.remembered(ino) };
+        let known = self.attrs.immutable(ino);
         let attr = match known {
-            Some(attr) => attr,
-            None => {
+            Some(attr) if !must_ask(true, self.push_arrives(), flags) => attr,
+            _ => {
                 let attr = self.meta.getattr(ino).await?;
                 self.attrs.learn(&attr);
                 attr
@@ -79,19 +105,25 @@ impl Vfs {
                 0 => Data::Empty,
                 size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
             };
-            let (keep, drop) = grant(true, true);
-            let drop = self.accessed_by_open(attr, flags, keep) || drop;
-            return Ok(self.opened(Handle { ino, flags, data }, keep, drop));
+            let grant =
+                grant(Opening { immutable: true, told: Some(attr.version), now: attr.version, flags });
+            let handle = Handle { ino, flags, data, attr: Some(Arc::new(attr.clone())) };
+            return Ok(self.granted(handle, attr, grant));
         }
         let file = self.files.open(attr)?;
         // Linux empties the file though it be opened for reading.
         if flags & libc::O_TRUNC != 0 {
             file.truncate(0).await?;
         }
-        let same = self.attrs.tell(ino, file.version());
-        let (keep, drop) = grant(false, same && flags & libc::O_TRUNC == 0);
-        let drop = self.accessed_by_open(attr, flags, keep) || drop;
-        Ok(self.opened(Handle { ino, flags, data: Data::File(file) }, keep, drop))
+        let now = file.version();
+        let grant = grant(Opening { immutable: false, told: self.attrs.tell(ino, now), now, flags });
+        Ok(self.granted(Handle::new(ino, flags, Data::File(file)), attr, grant))
+    }
+
+    fn granted(&self, handle: Handle, attr: &Attr, grant: Grant) -> Opened {
+        let Grant { keep_cache, drop_attrs } = grant;
+        let drop_attrs = self.accessed_by_open(attr, handle.flags, keep_cache) || drop_attrs;
+        self.opened(handle, keep_cache, drop_attrs)
     }
 
     fn opened(&self, handle: Handle, keep_cache: bool, drop_attrs: bool) -> Opened {
@@ -113,8 +145,7 @@ impl Vfs {
         if self.place(parent, name).await? == Place::Private {
             let (vfs, caller, name) = (Arc::clone(self), *caller, Bytes::copy_from_slice(name));
             let made = blocking(move || vfs.private.create(&caller, parent, &name, mode, flags)).await?;
-            let opened =
-                self.opened(Handle { ino: made.0.ino, flags, data: Data::Private(made.1) }, false, false);
+            let opened = self.opened(Handle::new(made.0.ino, flags, Data::Private(made.1)), false, false);
             return Ok((unremembered(made.0), opened));
         }
         let new = New::plain(FileType::File, mode, caller.uid, caller.gid);
@@ -136,10 +167,8 @@ impl Vfs {
     pub async fn flush(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            // What has no name nobody can open, so there is nobody to write it out for.
-            Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
-                self.save(file).await
-            }
+            // What has no name nobody can open, so there is nobody to write it out for, unless it may come back.
+            Data::File(file) if handle.writable() && !self.attrs.is_lost(handle.ino) => self.save(file).await,
             _ => Ok(()),
         }
     }
@@ -195,7 +224,7 @@ impl Vfs {
         let Some(handle) = self.handles.remove(fh) else { return Ok(()) };
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
-            Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => match flock_owner {
+            Data::File(file) if file.is_dirty() && !self.attrs.is_lost(handle.ino) => match flock_owner {
                 None => self.save(file).await,
                 // Whoever gets the lock next, on whichever mount, sees what was written under it.
                 Some(_) => self.write_out(file).await,
@@ -226,17 +255,78 @@ impl Vfs {
 mod tests {
     use super::*;
 
+    const KEEP: Grant = Grant { keep_cache: true, drop_attrs: false };
+    const DROP: Grant = Grant { keep_cache: false, drop_attrs: true };
+
+    fn version(seq: u64) -> Version {
+        Version { session: crate::types::SessionId(7), seq }
+    }
+
     #[test]
     fn what_the_kernel_keeps_at_open() {
-        // (immutable, same version) -> (keep pages, forget attributes)
+        use libc::{O_APPEND, O_DIRECT, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+        let (old, new) = (version(1), version(2));
         let cases = [
-            ((true, true), (true, false)),
-            ((true, false), (true, false)),
-            ((false, true), (true, false)),
-            ((false, false), (false, true)),
+            ("never opened before, or forgotten", None, new, O_RDONLY, DROP),
+            ("as it was", Some(new), new, O_RDONLY, KEEP),
+            ("as it was, to write", Some(new), new, O_RDWR, KEEP),
+            ("as it was, to append", Some(new), new, O_WRONLY | O_APPEND, KEEP),
+            ("as it was, past the pages", Some(new), new, O_RDONLY | O_DIRECT, KEEP),
+            ("another mount wrote", Some(old), new, O_RDONLY, DROP),
+            ("another mount wrote, to write", Some(old), new, O_RDWR, DROP),
+            ("another mount wrote, past the pages", Some(old), new, O_RDWR | O_DIRECT, DROP),
+            ("versions are not ordered", Some(new), old, O_RDONLY, DROP),
+            (
+                "the same number of another session",
+                Some(Version { session: crate::types::SessionId(8), ..new }),
+                new,
+                O_RDONLY,
+                DROP,
+            ),
+            ("emptied by the open", Some(new), new, O_WRONLY | O_TRUNC, DROP),
+            ("emptied though opened to read", Some(new), new, O_RDONLY | O_TRUNC, DROP),
+            ("emptied, and another mount wrote", Some(old), new, O_RDWR | O_TRUNC, DROP),
         ];
-        for (given, expected) in cases {
-            assert_eq!(grant(given.0, given.1), expected, "{given:?}");
+        for (case, told, now, flags, expected) in cases {
+            assert_eq!(grant(Opening { immutable: false, told, now, flags }), expected, "{case}");
+        }
+        for told in [None, Some(old), Some(new)] {
+            for flags in [O_RDONLY, O_RDONLY | O_DIRECT] {
+                let blob = Opening { immutable: true, told, now: new, flags };
+                assert_eq!(grant(blob), KEEP, "a blob is what it was: {blob:?}");
+            }
+        }
+    }
+
+    /// What is told is moved along by this mount's own commits and by nothing else.
+    #[test]
+    fn what_the_kernel_keeps_of_what_was_written_here() {
+        let attrs = crate::vfs::attr_cache::AttrCache::default();
+        let (ino, flags) = (Ino(9), libc::O_RDWR);
+        let open = |now| grant(Opening { immutable: false, told: attrs.tell(ino, now), now, flags });
+        assert_eq!(open(version(1)), DROP);
+        assert_eq!(open(version(1)), KEEP, "dirty: still the version that was written over");
+        attrs.told_moves(ino, version(1), version(2));
+        assert_eq!(open(version(2)), KEEP, "an own write");
+        attrs.told_moves(ino, version(1), version(3));
+        assert_eq!(open(version(3)), DROP, "its pages were of another version than the one written over");
+        assert_eq!(open(version(4)), DROP, "merged with another mount's: not moved");
+        attrs.clear();
+        assert_eq!(open(version(4)), DROP, "the push was lost");
+    }
+
+    #[test]
+    fn when_the_metadata_are_asked() {
+        use libc::{O_DIRECT, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+        for flags in [O_RDONLY, O_RDONLY | O_DIRECT] {
+            assert!(!must_ask(true, true, flags), "a blob that is known, and the push is alive");
+            assert!(must_ask(true, false, flags), "somebody may have replaced it");
+            assert!(must_ask(false, true, flags) && must_ask(false, false, flags), "data is strict");
+        }
+        for flags in [O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC] {
+            for (known, push) in [(true, true), (true, false), (false, true), (false, false)] {
+                assert!(must_ask(known, push, flags), "it is about to become a file of its own");
+            }
         }
     }
 

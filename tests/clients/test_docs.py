@@ -52,7 +52,9 @@ class Readme(unittest.TestCase):
         return {re.match(r"--[a-z-]+", entry).group(): " ".join(entry.split()) for entry in entries}
 
     def test_every_option_is_there_and_no_other(self):
-        self.assertEqual(sorted(self.verbs), ["format", "mount", "status", "umount"])
+        self.assertEqual(
+            sorted(self.verbs), ["config", "dump", "format", "load", "mount", "restore", "status", "umount"]
+        )
         for verb, text in self.verbs.items():
             said = set(self.help(verb)) - {"--help", "--meta"}
             rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]

@@ -43,7 +43,7 @@ impl Trouble {
 #[derive(Debug)]
 pub enum Stop {
     /// Something was broken meanwhile.
-    Excused(io::Error),
+    Excused,
     /// It never should.
     Wrong(String),
 }
@@ -56,6 +56,10 @@ pub struct Program {
     pub manifest: Manifest,
     trouble: Arc<Trouble>,
     made: u32,
+    /// What is acknowledged is safe on its mount, and elsewhere later.
+    writeback: bool,
+    /// Files whose bytes were compared with what they must be.
+    pub checked: u64,
     /// Operations that were acknowledged.
     pub done: u64,
 }
@@ -64,11 +68,18 @@ pub struct Program {
 const LARGE: usize = 3 << 20;
 
 impl Program {
-    pub fn new(number: usize, seed: u64, mounts: Vec<PathBuf>, trouble: Arc<Trouble>) -> Self {
+    pub fn new(
+        number: usize,
+        seed: u64,
+        mounts: Vec<PathBuf>,
+        writeback: bool,
+        trouble: Arc<Trouble>,
+    ) -> Self {
         let name = format!("program-{number}");
         fs::create_dir(mounts[0].join(&name)).expect("nothing is broken yet");
         let rng = StdRng::seed_from_u64(seed + number as u64);
-        Program { name, mounts, rng, manifest: Manifest::default(), trouble, made: 0, done: 0 }
+        let manifest = Manifest::default();
+        Program { name, mounts, rng, manifest, trouble, made: 0, writeback, checked: 0, done: 0 }
     }
 
     fn at(&self, mount: usize, path: &str) -> PathBuf {
@@ -80,7 +91,8 @@ impl Program {
         let then = self.trouble.now();
         let mount = self.rng.random_range(0..self.mounts.len());
         let done = match self.rng.random_range(0..100) {
-            0..18 => self.create(mount),
+            0..17 => self.create(mount),
+            17 => self.stream(mount),
             18..42 => self.change(mount),
             42..50 => self.map(mount),
             50..62 => self.replace(mount),
@@ -99,7 +111,7 @@ impl Program {
                 "{}: nothing is broken, and yet: {e} ({:?})",
                 self.name, self.manifest.pending
             ))),
-            Err(e) => Err(Stop::Excused(e)),
+            Err(_) => Err(Stop::Excused),
         }
     }
 
@@ -148,6 +160,29 @@ impl Program {
         self.write_into(mount, &path, file)
     }
 
+    /// A large file from its beginning to its end, as a download writes it.
+    fn stream(&mut self, mount: usize) -> io::Result<()> {
+        if self.manifest.large() > 1 {
+            return self.remove(mount);
+        }
+        let path = self.fresh();
+        let at = self.at(mount, &path);
+        self.manifest.pending = Some(Pending::Make(path.clone(), Entry::File(File::default())));
+        let file = OpenOptions::new().create_new(true).read(true).write(true).open(at)?;
+        self.manifest.pending = None;
+        self.manifest.make(&path, Entry::File(File::default()));
+        let (seed, len): (u64, usize) = (self.rng.random(), self.rng.random_range(LARGE..4 * LARGE));
+        let mut bytes = vec![0; len];
+        StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
+        for piece in bytes.chunks(1 << 20) {
+            // One state for all of a piece: what is there after an error is a part of it.
+            let place = self.manifest.file(&path).now().len();
+            self.manifest.file(&path).change(mount, |bytes| bytes.extend_from_slice(piece));
+            file.write_all_at(piece, place as u64)?;
+        }
+        self.end(&path, file)
+    }
+
     fn change(&mut self, mount: usize) -> io::Result<()> {
         let Some((path, mount)) = self.pick(mount) else { return self.create(mount) };
         let append = self.rng.random_bool(0.4);
@@ -168,7 +203,7 @@ impl Program {
             }
             // Before it is done: it may be done and not be answered.
             now.change(mount, |bytes| bytes.extend_from_slice(&data));
-            // In one piece, as the kernel sends up to 1 MiB: else what is there after an error is not known.
+            // In one piece, as the kernel sends up to 1 MiB.
             let n = file.write(&data)?;
             assert_eq!(n, data.len(), "short write");
         }
@@ -185,8 +220,10 @@ impl Program {
             }
             let len = self.manifest.file(path).now().len();
             let place = if self.rng.random_bool(0.5) { len } else { self.rng.random_range(0..=len) };
-            let data = self.bytes();
-            // In pieces that the kernel sends as they are: else what is there after an error is not known.
+            let mut data = self.bytes();
+            if len > LARGE {
+                data.truncate(64 << 10);
+            }
             for (i, piece) in data.chunks(64 << 10).enumerate() {
                 let place = (place + i * (64 << 10)).min(LARGE);
                 self.manifest.file(path).change(mount, |bytes| {
@@ -198,7 +235,8 @@ impl Program {
             }
             if self.rng.random_bool(0.15) {
                 file.sync_all()?;
-                self.manifest.file(path).ack();
+                let writeback = self.writeback;
+        self.manifest.file(path).ack(writeback);
             }
         }
         self.end(path, file)
@@ -207,10 +245,12 @@ impl Program {
     fn end(&mut self, path: &str, file: Open) -> io::Result<()> {
         if self.rng.random_bool(0.2) {
             file.sync_all()?;
-            self.manifest.file(path).ack();
+            let writeback = self.writeback;
+        self.manifest.file(path).ack(writeback);
         }
         close(file)?;
-        self.manifest.file(path).ack();
+        let writeback = self.writeback;
+        self.manifest.file(path).ack(writeback);
         Ok(())
     }
 
@@ -232,7 +272,8 @@ impl Program {
             page = end;
         }
         child::map_write(&self.at(mount, &path), at, n, seed)?;
-        self.manifest.file(&path).ack();
+        let writeback = self.writeback;
+        self.manifest.file(&path).ack(writeback);
         Ok(())
     }
 
@@ -323,14 +364,15 @@ impl Program {
             Err(e) if calm => {
                 Err(Stop::Wrong(format!("{} cannot read {path} on mount {mount}: {e}", self.name)))
             }
-            Err(e) => Err(Stop::Excused(e)),
+            Err(_) => Err(Stop::Excused),
         }
     }
 
     /// Holds the manifest against the mount: every name and every acknowledged byte is there, and nothing that never was.
     /// What was under way is known afterwards. `dead`: the mounts whose daemons were killed since; what only they had is
-    /// gone. `root` may be another mount of the volume than those that the program uses.
-    pub fn verify(&mut self, root: &Path, dead: &[usize]) -> Result<(), String> {
+    /// gone. `root` may be another mount of the volume than those that the program uses. With `at_home` each file is read
+    /// on the mount that has it all.
+    pub fn verify(&mut self, root: &Path, dead: &[usize], at_home: bool) -> Result<(), String> {
         let base = root.join(&self.name);
         let here = |path: &str| fs::symlink_metadata(base.join(path)).is_ok();
         match self.manifest.pending.take() {
@@ -352,8 +394,11 @@ impl Program {
             return Err(format!("{}: missing: {missing:?}; never made: {more:?}", self.name));
         }
         for path in self.manifest.files() {
-            let bytes = fs::read(base.join(&path)).map_err(|e| format!("{}: {path}: {e}", self.name))?;
+            let home = self.manifest.file(&path).home.filter(|_| at_home);
+            let at = home.map_or_else(|| base.join(&path), |home| self.at(home, &path));
+            let bytes = fs::read(&at).map_err(|e| format!("{}: {}: {e}", self.name, at.display()))?;
             let name = self.name.clone();
+            self.checked += 1;
             let file = self.manifest.file(&path);
             if !file.may_be(&bytes) {
                 return Err(format!("{name}: {path}, changed on {:?}: {}", file.home, file.describe(&bytes)));

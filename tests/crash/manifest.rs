@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+const PAGE: usize = 4096;
+
 pub type Content = Arc<Vec<u8>>;
 
 /// What is known of a file's data.
@@ -11,7 +13,7 @@ pub type Content = Arc<Vec<u8>>;
 pub struct File {
     /// The bytes of the last fsync or close that returned.
     pub acked: Content,
-    /// What it was after each change since, the last one as programs see it now on the mount that changed it. Each may be
+    /// What it was after each change since, the last one as programs see it now on the mount that changed it. Any of it may be
     /// there after a crash: a commit may have been under way.
     pub states: Vec<Content>,
     /// The mount that has what is not acknowledged.
@@ -24,9 +26,11 @@ impl File {
         self.states.last().unwrap_or(&self.acked)
     }
 
-    /// An fsync or close returned.
-    pub fn ack(&mut self) {
+    /// An fsync or close returned. With `here` only its mount must have the bytes so far.
+    pub fn ack(&mut self, here: bool) {
+        let home = self.home.filter(|_| here);
         self.settle(self.now().clone());
+        self.home = home;
     }
 
     /// It is known to be this.
@@ -41,8 +45,27 @@ impl File {
         self.home = Some(mount);
     }
 
+    /// Whether these bytes can be what is left of it. Each that was not written since the last acknowledgement is what was
+    /// acknowledged. Writes since may be there or not, also in part: the kernel may cut them at pages, and who dies between two
+    /// requests has done one of them.
     pub fn may_be(&self, found: &[u8]) -> bool {
-        **self.acked == *found || self.states.iter().any(|s| ***s == *found)
+        let known: Vec<&[u8]> =
+            std::iter::once(&self.acked).chain(&self.states).map(|state| state.as_slice()).collect();
+        let shortest = known.iter().map(|state| state.len()).min().unwrap_or(0);
+        let longest = known.iter().map(|state| state.len()).max().unwrap_or(0);
+        if found.len() < shortest || found.len() > longest {
+            return false;
+        }
+        // Most often it is one of them, and a page is.
+        if known.contains(&found) {
+            return true;
+        }
+        (0..found.len()).step_by(PAGE).all(|at| {
+            let page = &found[at..found.len().min(at + PAGE)];
+            known.iter().any(|state| state.get(at..at + page.len()) == Some(page))
+                || (at..at + page.len())
+                    .all(|i| known.iter().any(|state| state.get(i).copied().unwrap_or(0) == found[i]))
+        })
     }
 
     /// For a report.
@@ -53,7 +76,8 @@ impl File {
             let byte = |v: &[u8]| v.get(at).map_or("end".to_owned(), |b| format!("{b:#04x}"));
             format!("{} bytes, first difference at {at}: {} instead of {}", s.len(), byte(found), byte(s))
         };
-        let states: Vec<String> = self.states.iter().map(differs).collect();
+        let last = self.states.len().saturating_sub(12);
+        let states: Vec<String> = self.states[last..].iter().map(differs).collect();
         format!("found {} bytes; acknowledged: {}; since: {states:?}", found.len(), differs(&self.acked))
     }
 }
@@ -90,6 +114,12 @@ impl Manifest {
 
     fn of(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<String> {
         self.entries.iter().filter(|(_, entry)| wanted(entry)).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Files of several MiB.
+    pub fn large(&self) -> usize {
+        let large = |entry: &Entry| matches!(entry, Entry::File(file) if file.now().len() > 4 << 20);
+        self.of(large).len()
     }
 
     pub fn file(&mut self, path: &str) -> &mut File {

@@ -1,6 +1,7 @@
 //! What the metadata promises to the layers above, on every engine.
 
 mod attrs;
+mod bin;
 mod data;
 mod decorators;
 mod fencing;
@@ -90,6 +91,19 @@ on_all_engines! {
         what_the_hub_brings_counts_nothing,
         huge_sizes_add_up,
     }
+    bin::{
+        trees_come_back,
+        one_file_brings_its_directories,
+        what_is_there_stays,
+        versions_of_one_name,
+        only_the_last_name_counts,
+        what_is_not_kept,
+        it_is_let_go_after_its_time,
+        restored_or_gone_but_never_both,
+        what_comes_back_needs_room,
+        what_is_looked_for,
+        a_dump_has_it,
+    }
     locks::{
         shared_and_exclusive,
         conversions,
@@ -107,6 +121,7 @@ on_all_engines! {
         a_server_may_forget_a_session,
         a_server_that_does_not_answer_is_no_reason_to_give_up,
         clocks_that_are_off_delete_nothing_early,
+        a_clock_that_jumps_takes_no_open_file_away,
         numbers_are_not_reused_after_the_server_went_back,
     }
     fencing::{

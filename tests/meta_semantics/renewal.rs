@@ -204,6 +204,45 @@ pub async fn clocks_that_are_off_delete_nothing_early(world: &World) {
     }
 }
 
+/// The engine's clock is set, or another server takes over whose clock is another one: who holds a deleted file by the old
+/// clock has the time to say so by the new one.
+pub async fn a_clock_that_jumps_takes_no_open_file_away(world: &World) {
+    for hours in [1, -1] {
+        let kv = FaultyKv::new(world.kv().await);
+        let (a, b) = (mount_on(kv.clone(), TTL).await, mount_on(kv.clone(), TTL).await);
+        let ino = file(&a, ROOT, "open").await;
+        a.unlink(ROOT, b"open").await.expect("unlink");
+        let mut reaped = Vec::new();
+        let (mut refused, mut granted) = (0, 0);
+        for round in 0..60 {
+            if round == 20 {
+                kv.skew(hours * 3600);
+            }
+            a.hold_orphans(&[ino]).await.expect("hold");
+            match b.may_reap() {
+                true => reaped.extend(b.reap_orphans(b.now()).await.expect("reap")),
+                false => refused += 1,
+            }
+            granted += i32::from(b.may_reap());
+            tokio::time::sleep(TTL / 8).await;
+        }
+        assert_eq!(reaped, [], "{hours}");
+        assert!(refused > 16 && granted > 10, "waits after the start and the jump: {refused} {granted}");
+        if hours > 0 {
+            // Nobody holds it any more.
+            let deadline = tokio::time::Instant::now() + TTL * 20;
+            while reaped.is_empty() {
+                assert!(tokio::time::Instant::now() < deadline, "it is never dropped");
+                reaped = b.reap_orphans(b.now()).await.expect("reap");
+                tokio::time::sleep(TTL / 8).await;
+            }
+            assert_eq!(reaped.iter().map(|r| r.ino).collect::<Vec<_>>(), [ino]);
+        }
+        a.close().await.expect("close");
+        b.close().await.expect("close");
+    }
+}
+
 /// Inode numbers are not used again although the server forgot that it gave them out.
 pub async fn numbers_are_not_reused_after_the_server_went_back(world: &World) {
     let kv = FaultyKv::new(world.kv().await);

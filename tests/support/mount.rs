@@ -52,7 +52,9 @@ impl Home {
 
     /// `hfmount` with these arguments, not started yet.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hfmount"));
+        // `HFMOUNT_BIN`: another build, for measurements.
+        let program = std::env::var_os("HFMOUNT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_hfmount").into());
+        let mut command = Command::new(program);
         command.args(args).env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.path()).env("HFMOUNT_HOME", self.path().join("hfmount"));

@@ -1,11 +1,10 @@
 //! A `redis-server` of the test's own: on a free port of the loopback, its data in a folder that goes with it, stopped by
 //! its own process when dropped.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,48 @@ pub struct RedisServer {
     port: u16,
     tls_port: u16,
     args: Vec<String>,
-    child: Option<Child>,
+    supervised: bool,
+    starter: Option<Starter>,
+    child: Option<Process>,
+}
+
+/// A shell that starts the server whenever it is told to, and says when it has ended.
+#[derive(Debug)]
+struct Starter {
+    shell: Child,
+    orders: ChildStdin,
+    words: BufReader<ChildStdout>,
+}
+
+/// A running server.
+#[derive(Debug)]
+enum Process {
+    Own(Child),
+    /// Of the [`Starter`].
+    Its(i32),
+}
+
+impl Starter {
+    fn new(server: &mut Command) -> Self {
+        let script = r#"while read -r order; do "$@" & echo $!; wait $!; echo ended; done"#;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(server.get_program()).args(server.get_args());
+        let mut shell =
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh");
+        let (orders, words) = (shell.stdin.take().expect("piped"), shell.stdout.take().expect("piped"));
+        Starter { shell, orders, words: BufReader::new(words) }
+    }
+
+    fn start(&mut self) -> Process {
+        self.orders.write_all(b"start\n").expect("shell");
+        Process::Its(self.word().parse().expect("process id"))
+    }
+
+    fn word(&mut self) -> String {
+        let mut line = String::new();
+        self.words.read_line(&mut line).expect("shell");
+        line.trim().to_owned()
+    }
 }
 
 #[allow(dead_code, reason = "each test binary uses its part")]
@@ -36,19 +76,26 @@ impl RedisServer {
 
     /// Starts a server with further arguments; without any it keeps nothing.
     pub fn start_with(args: &[&str]) -> Self {
-        Self::launch(args.iter().map(|arg| (*arg).to_owned()).collect(), false)
+        Self::launch(args.iter().map(|arg| (*arg).to_owned()).collect(), false, false)
+    }
+
+    /// As [`RedisServer::start_with`], for a server that is started again while this process has files open on a mount that
+    /// needs it: a child of this process would close its copies of them before it became the server, and wait for ever.
+    pub fn start_supervised(args: &[&str]) -> Self {
+        Self::launch(args.iter().map(|arg| (*arg).to_owned()).collect(), false, true)
     }
 
     /// Starts a server that also listens for TLS, and asks its clients for no certificate.
     pub fn start_tls(certificate: &str, key: &str, ca: &str) -> Self {
         let args = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca];
         let args = args.iter().chain(&["--tls-auth-clients", "no"]);
-        Self::launch(args.map(|arg| (*arg).to_owned()).collect(), true)
+        Self::launch(args.map(|arg| (*arg).to_owned()).collect(), true, false)
     }
 
-    fn launch(args: Vec<String>, tls: bool) -> Self {
+    fn launch(args: Vec<String>, tls: bool, supervised: bool) -> Self {
         let dir = TempDir::with_prefix("hfmount-redis-").expect("temporary folder");
-        let mut server = RedisServer { dir, port: 0, tls_port: 0, args, child: None };
+        let mut server =
+            RedisServer { dir, port: 0, tls_port: 0, args, supervised, starter: None, child: None };
         for _ in 0..5 {
             // Somebody may take a port between the two: then the server ends at once, and others are tried.
             let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free port");
@@ -89,9 +136,17 @@ impl RedisServer {
 
     /// Kills the server at once; its data stays.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("kill redis-server");
-            child.wait().expect("wait for redis-server");
+        match self.child.take() {
+            None => {}
+            Some(Process::Own(mut child)) => {
+                child.kill().expect("kill redis-server");
+                child.wait().expect("wait for redis-server");
+            }
+            Some(Process::Its(pid)) => {
+                let pid = rustix::process::Pid::from_raw(pid).expect("process id");
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill redis-server");
+                assert_eq!(self.starter.as_mut().expect("it started it").word(), "ended");
+            }
         }
     }
 
@@ -103,8 +158,11 @@ impl RedisServer {
 
     /// Stops (true) or continues (false) the server's process: connections stay, nothing answers.
     pub fn freeze(&self, frozen: bool) {
-        let id = self.child.as_ref().expect("running").id();
-        let pid = rustix::process::Pid::from_raw(id.cast_signed()).expect("process id");
+        let id = match self.child.as_ref().expect("running") {
+            Process::Own(child) => child.id().cast_signed(),
+            Process::Its(pid) => *pid,
+        };
+        let pid = rustix::process::Pid::from_raw(id).expect("process id");
         let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
         rustix::process::kill_process(pid, signal).expect("signal redis-server");
     }
@@ -144,9 +202,11 @@ impl RedisServer {
     }
 
     fn try_run(&mut self) -> bool {
-        let log = File::create(self.dir.path().join("log")).expect("log of redis-server");
-        let child = Command::new("redis-server")
+        let log = self.dir.path().join("log");
+        let mut server = Command::new("redis-server");
+        server
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--logfile", log.to_str().expect("UTF-8 path")])
             .args(if self.tls_port > 0 {
                 vec!["--tls-port".to_owned(), self.tls_port.to_string()]
             } else {
@@ -155,14 +215,19 @@ impl RedisServer {
             .args(["--dir", self.dir.path().to_str().expect("UTF-8 path")])
             .args(&self.args)
             .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("these tests need redis-server in the PATH"));
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        self.child = Some(if self.supervised {
+            self.starter.get_or_insert_with(|| Starter::new(&mut server)).start()
+        } else {
+            Process::Own(server.spawn().expect("these tests need redis-server in the PATH"))
+        });
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
-            if self.child.as_mut().expect("just set").try_wait().expect("state of redis-server").is_some() {
+            if self.has_ended() {
                 self.child = None;
+                // The next try may be on another port.
+                self.starter = None;
                 return false;
             }
             if self.answers() {
@@ -172,6 +237,14 @@ impl RedisServer {
         }
         self.kill();
         false
+    }
+
+    fn has_ended(&mut self) -> bool {
+        match self.child.as_mut().expect("started") {
+            Process::Own(child) => child.try_wait().expect("state of redis-server").is_some(),
+            // The shell has waited for it.
+            Process::Its(pid) => !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+        }
     }
 
     /// Any answer but LOADING: with a password it is an error, which will do.
@@ -191,9 +264,21 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        match self.child.take() {
+            None => {}
+            Some(Process::Own(mut child)) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Some(Process::Its(pid)) => {
+                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+        }
+        if let Some(Starter { mut shell, orders, .. }) = self.starter.take() {
+            drop(orders);
+            let _ = shell.wait();
         }
     }
 }

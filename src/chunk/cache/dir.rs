@@ -194,6 +194,27 @@ impl CacheDir {
         size: u64,
         chunk_size: u32,
     ) -> Result<Arc<CacheFile>> {
+        self.open_in(key, size, chunk_size, false)
+    }
+
+    /// The same in memory, for a content that the disk has no room for, as far as nobody uses it yet. What the disk has of it
+    /// is not looked at, and not removed.
+    pub fn open_in_memory(
+        self: &Arc<Self>,
+        key: ContentKey,
+        size: u64,
+        chunk_size: u32,
+    ) -> Result<Arc<CacheFile>> {
+        self.open_in(key, size, chunk_size, true)
+    }
+
+    fn open_in(
+        self: &Arc<Self>,
+        key: ContentKey,
+        size: u64,
+        chunk_size: u32,
+        memory: bool,
+    ) -> Result<Arc<CacheFile>> {
         let _gate = lock(self.gate(&key));
         if let Some(file) = self.in_use(&key) {
             return Ok(file);
@@ -201,10 +222,10 @@ impl CacheDir {
         self.check_file_size(size).context(|| format!("cached {key}"))?;
         let path = self.root.join(key.path());
         let on_disk = match self.aside() {
-            None => {
+            None if !memory => {
                 Some(self.open_files(&key, &path, size, chunk_size).context(|| path.display().to_string()))
             }
-            Some(_) => None,
+            _ => None,
         };
         let (pair, in_memory) = match on_disk {
             Some(Ok(pair)) => (pair, false),
@@ -305,6 +326,14 @@ impl CacheDir {
         evict::pass(self, bytes) > 0
     }
 
+    /// Tries to free so much of the memory that stands in for the disk. `false`: there is no room for `bytes` more.
+    pub(crate) fn make_memory(&self, bytes: u64) -> bool {
+        self.has_memory(bytes) || {
+            evict::free_memory(self, bytes.max(MEMORY / 16));
+            self.has_memory(bytes)
+        }
+    }
+
     /// Waits until what was in the directory before is known (tests, status).
     pub fn wait_loaded(&self, timeout: Duration) -> bool {
         let deadline = std::time::Instant::now() + timeout;
@@ -382,7 +411,7 @@ impl CacheDir {
     }
 
     /// Whether `bytes` more may be held in memory.
-    pub(super) fn has_memory(&self, bytes: u64) -> bool {
+    pub(crate) fn has_memory(&self, bytes: u64) -> bool {
         self.in_memory.load(Relaxed) + bytes <= MEMORY.min(self.limits.max_bytes)
     }
 

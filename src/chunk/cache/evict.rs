@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::statvfs;
 
 use super::dir::CacheDir;
+use super::file::CacheFile;
 use super::{ContentKey, Policy, lock};
 
 /// How often the disk's free space is looked at, though nobody asks.
@@ -156,14 +157,22 @@ fn unlink_idle(dir: &CacheDir, goal: u64, too_many: usize) -> u64 {
     freed
 }
 
+/// Frees memory that stands in for the disk; returns the bytes.
+pub(super) fn free_memory(dir: &CacheDir, goal: u64) -> u64 {
+    let _one = lock(&dir.passing);
+    punch(dir, goal, |file| file.is_in_memory())
+}
+
 fn punch_used(dir: &CacheDir, goal: u64) -> u64 {
+    punch(dir, goal, |file| dir.aside().is_none() || file.is_in_memory())
+}
+
+fn punch(dir: &CacheDir, goal: u64, wanted: impl Fn(&CacheFile) -> bool) -> u64 {
     let mut open: Vec<_> = {
         let table = lock(&dir.table);
         table.values().filter_map(|e| e.open.upgrade().map(|f| (e.bytes, f))).collect()
     };
-    open.retain(|(_, file)| {
-        !dir.journal().protects_all_of(&file.key()) && (dir.aside().is_none() || file.is_in_memory())
-    });
+    open.retain(|(_, file)| !dir.journal().protects_all_of(&file.key()) && wanted(file));
     open.sort_unstable_by_key(|(bytes, _)| u64::MAX - bytes);
     let mut freed = 0;
     for (_, file) in open {

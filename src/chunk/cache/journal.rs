@@ -5,6 +5,7 @@
 //! ```text
 //! <dir>/journal/<ino>        hex; written anew as a whole, synced, and renamed into its place
 //! <dir>/journal/<ino>.bad    cannot be used; never deleted by hfmount
+//! <dir>/journal/sessions     those that the metadata was told of, because of entries that are or were here
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,7 @@ use std::sync::Mutex;
 use super::disk::{Disk, beside};
 use super::{ContentKey, lock};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::types::{Ino, Timestamp};
+use crate::types::{Ino, SessionId, Timestamp};
 
 const MAGIC: [u8; 8] = *b"hfmjnl\x00\x01";
 /// Magic, check over the rest, bytes, since.
@@ -109,6 +110,8 @@ pub struct Journal {
     found: Mutex<HashSet<Ino>>,
     /// Contents whose entries cannot be used: for somebody to look at.
     bad: Mutex<HashSet<Ino>>,
+    /// Entries that should be gone, and perhaps are not: the disk failed.
+    remains: Mutex<HashSet<Ino>>,
 }
 
 impl Journal {
@@ -122,6 +125,7 @@ impl Journal {
             entries: Mutex::default(),
             found: Mutex::default(),
             bad: Mutex::default(),
+            remains: Mutex::default(),
         };
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
@@ -141,6 +145,10 @@ impl Journal {
                     lock(&journal.found).insert(ino);
                 }
                 Name::Bad(ino) => _ = lock(&journal.bad).insert(ino),
+                Name::Other if path.extension().is_some_and(|e| e == "new") => {
+                    // A crash cut in; it was never acknowledged.
+                    let _ = fs::remove_file(&path);
+                }
                 Name::Other => {}
             }
         }
@@ -163,10 +171,7 @@ impl Journal {
         let check = check(&bytes);
         bytes[8..24].copy_from_slice(&check);
         let write = || {
-            if !self.dir.exists() {
-                self.disk.create_dirs(&self.dir)?;
-                self.disk.sync_dir(self.dir.parent().unwrap_or(&self.dir))?;
-            }
+            self.make_dir()?;
             self.disk.replace(&path, &bytes)
         };
         // Before it is there: the evictor must not be faster.
@@ -175,8 +180,7 @@ impl Journal {
         if written.is_err() {
             // Whether the new one took the place of the old one is not known; without an old one there may be one now.
             if before.is_none() {
-                let _ = self.disk.remove(&path);
-                lock(&self.entries).remove(&ino);
+                let _ = self.remove(ino);
             }
             let _ = fs::remove_file(beside(&path, ".new"));
         }
@@ -195,17 +199,58 @@ impl Journal {
         }
     }
 
-    /// Nothing of the content waits any more. A power loss may bring the entry back.
+    /// Nothing of the content waits any more. A power loss may bring the entry back; an error means that it may be there still,
+    /// for the next run.
     pub fn remove(&self, ino: Ino) -> Result<()> {
         let path = self.path(ino);
-        match self.disk.remove(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).context(|| path.display().to_string());
-            }
-            _ => {}
-        }
+        let removed = match self.disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| path.display().to_string()),
+            _ => Ok(()),
+        };
+        match removed {
+            Ok(()) => lock(&self.remains).remove(&ino),
+            Err(_) => lock(&self.remains).insert(ino),
+        };
         lock(&self.entries).remove(&ino);
         lock(&self.found).remove(&ino);
+        removed
+    }
+
+    /// Whether entries may be there that should be gone: what says that they were committed must stay.
+    #[must_use]
+    pub fn has_remains(&self) -> bool {
+        !lock(&self.remains).is_empty()
+    }
+
+    /// Notes the sessions that the metadata is told of, in the place of those before. Durable when this returns.
+    pub fn set_sessions(&self, sessions: &HashSet<SessionId>) -> Result<()> {
+        if sessions.is_empty() && !self.dir.exists() {
+            return Ok(());
+        }
+        let path = self.dir.join("sessions");
+        let text: String = sessions.iter().map(|session| format!("{session}\n")).collect();
+        let write = || {
+            self.make_dir()?;
+            self.disk.replace(&path, text.as_bytes())
+        };
+        write().context(|| path.display().to_string())
+    }
+
+    /// What [`Journal::set_sessions`] noted last, in an earlier run too.
+    pub fn sessions(&self) -> Result<HashSet<SessionId>> {
+        let path = self.dir.join("sessions");
+        match self.disk.read(&path) {
+            Ok(text) => Ok(String::from_utf8_lossy(&text).lines().filter_map(|l| l.parse().ok()).collect()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
+            Err(e) => Err(e).context(|| path.display().to_string()),
+        }
+    }
+
+    fn make_dir(&self) -> io::Result<()> {
+        if !self.dir.exists() {
+            self.disk.create_dirs(&self.dir)?;
+            self.disk.sync_dir(self.dir.parent().unwrap_or(&self.dir))?;
+        }
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod file;
 mod index;
 mod journal;
 mod layout;
+mod peek;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ pub use dir::{CacheDir, CacheStats};
 pub use file::{CacheFile, Presence};
 pub use index::{BLOB_TAG, Record, Tag};
 pub use journal::{Journal, Kept, Waiting};
+pub use peek::{Peek, siblings};
 
 use crate::types::{BlobId, Ino};
 

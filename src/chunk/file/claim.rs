@@ -25,6 +25,17 @@ impl FileContent {
         Ok(())
     }
 
+    /// What an earlier run wrote, and this one is to commit. Nobody can be refused it any more.
+    pub(super) fn claim_again(&self) {
+        if self.shared.meta.limits().bytes.is_some() {
+            let growth = {
+                let state = self.state();
+                state.size.saturating_sub(state.attr.usage())
+            };
+            self.set_claim(growth);
+        }
+    }
+
     /// Claims what the file really is going to add: after a commit, a cut, a write that failed.
     pub(super) fn reclaim(&self) {
         if self.claimed.load(Ordering::Relaxed) == 0 {

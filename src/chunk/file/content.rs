@@ -237,6 +237,18 @@ impl FileContent {
         Ok(self.cache.get_or_init(|| cache))
     }
 
+    /// The same in memory, if it was not opened yet: the disk has no room for it.
+    pub(super) fn cache_in_memory(&self) -> Result<&Arc<CacheFile>> {
+        let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = self.cache.get() {
+            return Ok(cache);
+        }
+        let unit = self.shared.chunk_size;
+        let rounded = self.size().div_ceil(unit.into()).max(1) * u64::from(unit);
+        let cache = self.shared.cache.open_in_memory(ContentKey::File(self.ino), rounded, unit)?;
+        Ok(self.cache.get_or_init(|| cache))
+    }
+
     /// Whether the cache has chunk `idx` under `tag`. Blocks on the disk: a chunk of a run that crashed is read.
     pub(super) fn has_recorded(&self, idx: u64, tag: &[u8; 16]) -> bool {
         let look = || -> Result<bool> {

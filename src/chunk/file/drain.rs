@@ -13,7 +13,7 @@ use super::{Files, Shared};
 use crate::chunk::cache::Waiting;
 use crate::error::{Error, Kind, Result};
 use crate::meta::Attr;
-use crate::types::Version;
+use crate::types::{Ino, Version};
 
 /// What is written and closed again within so long is committed once.
 const DELAY: Duration = Duration::from_millis(200);
@@ -53,11 +53,11 @@ impl FileContent {
                 match self.drain_once().await {
                     Ok(()) => {
                         pause = FIRST_PAUSE;
-                        shared.note_error(None);
+                        shared.note_error(self.ino, None);
                     }
                     Err(e) if e.kind() == Kind::Stale => break,
                     Err(e) => {
-                        shared.note_error(Some(&e));
+                        shared.note_error(self.ino, Some(&e));
                         let _sooner = timeout(pause, shared.hurry.notified()).await;
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
@@ -88,15 +88,23 @@ impl FileContent {
 }
 
 impl Shared {
-    /// Notes how the last upload of the journal went; what changes is said.
-    fn note_error(&self, error: Option<&Error>) {
-        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*last, error) {
-            (None, Some(e)) => tracing::warn!("data in the journal cannot be uploaded now, tried again: {e}"),
-            (Some(_), None) => tracing::info!("data in the journal is uploaded again"),
-            _ => {}
+    /// Notes how the last upload of a file in the journal went. The first that fails is said, and that none does any more.
+    pub(super) fn note_error(&self, ino: Ino, error: Option<&Error>) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = errors.is_empty();
+        match error {
+            Some(e) => {
+                if none {
+                    tracing::warn!("data in the journal cannot be uploaded now, tried again: {e}");
+                }
+                errors.insert(ino, e.to_string());
+            }
+            None => {
+                if errors.remove(&ino).is_some() && errors.is_empty() {
+                    tracing::info!("data in the journal is uploaded again");
+                }
+            }
         }
-        *last = error.map(ToString::to_string);
     }
 }
 
@@ -127,6 +135,9 @@ pub(super) async fn tidy(shared: std::sync::Weak<Shared>) {
         }
         if let Err(error) = shared.unregister().await {
             tracing::debug!(%error, "the journal's session stays registered for now");
+        }
+        if let Err(error) = shared.forget_ended().await {
+            tracing::debug!(%error, "marks of committed entries stay for now");
         }
     }
 }

@@ -42,7 +42,7 @@ impl FileContent {
             // Another mount committed: its lists say nothing of the file as it was, which may even have had none.
             let newer = attr.version != version && !state.is_past(&attr);
             if state.attr.version == version && newer && state.committing.is_none() {
-                let ours = attr.version.session == self.shared.meta.session();
+                let ours = self.shared.meta.is_own(attr.version.session);
                 state.rebase(attr, ours);
                 return Ok(true);
             }

@@ -10,6 +10,7 @@ use super::content::FileContent;
 use super::state::{Base, Plan, Step};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::meta::{Attr, Committed, DataChange, INLINE_MAX};
+use crate::types::Ino;
 
 /// Chunk rows in one transaction. In tests so few that small files take several.
 const ROWS_PER_COMMIT: usize = if cfg!(test) { 3 } else { 1000 };
@@ -64,7 +65,10 @@ impl FileContent {
             && let Err(e) = self.store_and_commit(deadline).await
         {
             if e.kind() == Kind::Stale {
-                if let Some(journalled) = self.state().journalled {
+                let journalled = self.state().journalled;
+                if let Some(journalled) = journalled {
+                    // Of a volume that is not there nothing can be said.
+                    self.shared.meta.getattr(Ino::ROOT).await.map_err(|e| e.with_kind(Kind::Unavailable))?;
                     let ino = self.ino;
                     tracing::info!(
                         "inode {ino} was deleted: what was written at {:?} and not uploaded is dropped",
@@ -309,7 +313,7 @@ impl FileContent {
         let _landing = self.landing.lock().await;
         let (objects, clean) = {
             let mut state = self.state();
-            (std::mem::take(&mut state.discarded), !state.is_modified())
+            (state.take_discarded(), !state.is_modified())
         };
         self.delete_objects(objects);
         if clean {

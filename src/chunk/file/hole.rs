@@ -27,39 +27,59 @@ impl FileContent {
     /// As fallocate(2) does. What is zeroed becomes a hole: it takes no space, here or in the bucket. No space is put
     /// aside for later writes. For other mounts after [`FileContent::flush`].
     ///
-    /// [`Kind::TooLarge`]: beyond what a file may be.
+    /// [`Kind::TooLarge`]: beyond what a file may be; [`Kind::NoSpace`]: the file would grow beyond the volume's capacity.
     pub async fn allocate(self: &Arc<Self>, offset: u64, len: u64, how: Allocate) -> Result<()> {
         let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE);
         let range = offset..end.ok_or_else(|| Error::new(Kind::TooLarge, self.what()))?;
-        if how.zero && !range.is_empty() {
+        if range.is_empty() {
+            return Ok(());
+        }
+        if !how.keep_size && range.end > self.size() {
+            self.claim(range.end).await.context(|| self.what())?;
+        }
+        if how.zero {
             // The chunks that it begins and ends in: the cache may have the rest of them.
             self.keep_known(range.start..range.start + 1).await?;
             self.keep_known(range.end - 1..range.end).await?;
         }
-        let work = move |content: &Arc<FileContent>| {
-            let size = content.size();
-            let hole = range.start..range.end.min(size);
-            if how.zero && !hole.is_empty() {
-                content.take_over(content.touched(&hole))?;
-                content.drop_local(&hole)?;
-                content.shared.pin(content);
-                content.state().clear(hole, Timestamp::now());
+        // Nobody writes an entry of the journal meanwhile: it would speak of bytes that are about to go.
+        let saving = self.saving.lock().await;
+        let journalled = self.state().journalled.is_some();
+        let work = |range: Range<u64>| {
+            move |content: &Arc<FileContent>| {
+                let size = content.size();
+                let hole = range.start..range.end.min(size);
+                if how.zero && !hole.is_empty() {
+                    content.take_over(content.touched(&hole))?;
+                    content.drop_local(&hole, journalled)?;
+                    content.shared.pin(content);
+                    content.state().clear(hole, Timestamp::now());
+                }
+                if !how.keep_size && range.end > size {
+                    content.shared.pin(content);
+                    content.state().resize(range.end, Timestamp::now());
+                }
+                Ok(())
             }
-            if !how.keep_size && range.end > size {
-                content.shared.pin(content);
-                content.state().resize(range.end, Timestamp::now());
-            }
-            Ok(())
         };
-        self.on_disk(work).await.context(|| self.what())?;
+        let mut done = self.on_disk(work(range.clone())).await;
+        if let Err(e) = &done
+            && self.leave_disk(e).await
+        {
+            done = self.on_disk(work(range)).await;
+        }
+        self.reclaim();
+        done.context(|| self.what())?;
+        self.correct_after(saving, journalled && how.zero).await?;
         if self.state().holes() > MAX_HOLES {
             self.flush_behind();
         }
         Ok(())
     }
 
-    /// Gives the local disk back what lies in chunks that `hole` takes wholly. Blocks; `landing` is held.
-    fn drop_local(&self, hole: &Range<u64>) -> Result<()> {
+    /// Drops what the cache's index says of chunks that `hole` takes wholly and, unless an entry of the journal still speaks
+    /// of their bytes, gives the space back. Blocks; `landing` is held.
+    fn drop_local(&self, hole: &Range<u64>, journalled: bool) -> Result<()> {
         if self.opened_cache().is_none() && !self.in_cache() {
             return Ok(());
         }
@@ -67,7 +87,11 @@ impl FileContent {
         let whole = hole.start.div_ceil(unit)..hole.end / unit;
         let cache = self.cache()?;
         for slots in self.slots(&whole) {
-            cache.give_back(slots.start, slots.end.min(cache.chunks()))?;
+            let end = slots.end.min(cache.chunks());
+            match journalled {
+                true => cache.clear(slots.start, end.max(slots.start))?,
+                false => cache.give_back(slots.start, end)?,
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 
 mod claim;
 mod content;
+mod copy;
 mod drain;
 mod fill;
 mod flight;
@@ -49,7 +50,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::chunk::cache::{CacheDir, ContentKey};
 use crate::error::{Error, Kind, Result};
-use crate::meta::{Attr, Meta};
+use crate::meta::{Attr, JournalMark, Meta};
 use crate::source::bucket::{Bucket, Patience};
 use crate::types::{BlobId, FileType, Ino, SessionId};
 
@@ -70,6 +71,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 const DRAINS: usize = 8;
 /// How often data whose flush failed, and that nobody has open any more, is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(15);
+/// How often it is said that the local disk is full.
+const SAY_FULL_EVERY: Duration = Duration::from_secs(60);
 /// Files flushed at once by [`Files::flush_all`].
 const FLUSHES: usize = 8;
 
@@ -153,8 +156,14 @@ struct Shared {
     serials: AtomicU64,
     /// Sessions that are on the list of those with a journal, because of this mount's: its own, and those of runs before.
     registered: tokio::sync::Mutex<HashSet<SessionId>>,
-    /// Why the journal could not be drained when that was last tried.
-    last_error: Mutex<Option<String>>,
+    /// Saves that write their entry now.
+    saves: AtomicU64,
+    /// Entries that were committed and removed, whose marks the metadata still has.
+    ended: Mutex<Vec<(JournalMark, Ino)>>,
+    /// Files in the journal whose last upload failed, and why.
+    errors: Mutex<HashMap<Ino, String>>,
+    /// When it was last said that the local disk is full.
+    full_said: Mutex<Option<tokio::time::Instant>>,
     events: broadcast::Sender<FileCommitted>,
     recent: object::Recent,
     /// What runs without somebody who waits for it.
@@ -217,7 +226,10 @@ impl Files {
             drained: Notify::new(),
             serials: AtomicU64::new(1),
             registered: tokio::sync::Mutex::default(),
-            last_error: Mutex::default(),
+            saves: AtomicU64::new(0),
+            ended: Mutex::default(),
+            errors: Mutex::default(),
+            full_said: Mutex::default(),
             events: broadcast::Sender::new(1024),
             recent: object::Recent::default(),
             tasks: TaskTracker::new(),
@@ -375,6 +387,15 @@ impl Shared {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         self.tasks.spawn_on(work, &self.runtime)
+    }
+
+    /// Says that the local disk is full, and what of it; once in a while.
+    fn say_full(&self, what: &str) {
+        let mut said = self.full_said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|when| when.elapsed() > SAY_FULL_EVERY) {
+            tracing::warn!("the cache's disk is full, {what}");
+            *said = Some(tokio::time::Instant::now());
+        }
     }
 
     fn is_closing(&self) -> bool {

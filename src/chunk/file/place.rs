@@ -34,6 +34,14 @@ impl Slots {
         *far.entry(idx).or_insert(next)
     }
 
+    fn idx(&self, slot: u64) -> Option<u64> {
+        if slot < NEAR {
+            return Some(slot);
+        }
+        let far = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        far.iter().find(|(_, at)| **at == slot).map(|(idx, _)| *idx)
+    }
+
     fn far(&self, chunks: &Range<u64>) -> Vec<u64> {
         if chunks.end <= NEAR {
             return Vec::new();
@@ -69,6 +77,26 @@ impl FileContent {
         std::iter::once(near).filter(|r| !r.is_empty()).chain(far).collect()
     }
 
+    /// Where ranges of the file lie in the cache's file; each is of one chunk.
+    pub(super) fn in_slots(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let unit = u64::from(self.shared.chunk_size);
+        let moved = |r: &Range<u64>| {
+            let (idx, slot) = (r.start / unit, self.slot(r.start / unit)?);
+            Some(r.start - idx * unit + slot * unit..r.end - idx * unit + slot * unit)
+        };
+        ranges.iter().filter_map(moved).collect()
+    }
+
+    /// The way back.
+    pub(super) fn out_of_slots(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let unit = u64::from(self.shared.chunk_size);
+        let moved = |r: &Range<u64>| {
+            let (slot, idx) = (r.start / unit, self.slots.idx(r.start / unit)?);
+            Some(r.start - slot * unit + idx * unit..r.end - slot * unit + idx * unit)
+        };
+        ranges.iter().filter_map(moved).collect()
+    }
+
     /// The pieces of a range of the file that lie together in the cache's file: the file's offset, and how many bytes.
     pub(super) fn runs(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let unit = u64::from(self.shared.chunk_size);
@@ -93,6 +121,7 @@ mod tests {
         let slots = Slots::default();
         assert_eq!((slots.get(7), slots.make(7), slots.get(1 << 40)), (Some(7), 7, None));
         assert_eq!((slots.make(1 << 40), slots.make(NEAR), slots.make(1 << 40)), (NEAR, NEAR + 1, NEAR));
+        assert_eq!((slots.idx(7), slots.idx(NEAR), slots.idx(NEAR + 2)), (Some(7), Some(1 << 40), None));
         assert_eq!((slots.far(&(0..NEAR)), slots.far(&(0..1 << 39))), (vec![], vec![NEAR + 1]));
     }
 }

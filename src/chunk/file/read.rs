@@ -110,7 +110,7 @@ impl FileContent {
                 match self.fill_all(missing).await {
                     Err(e) if self.leave_disk(&e).await => {}
                     Err(e) if matches!(e.kind(), Kind::NoSpace | Kind::Disk | Kind::TooLarge) => {
-                        tracing::warn!(error = %e, "the local disk cannot keep what is read");
+                        self.shared.say_full(&format!("what is read is not kept: {e}"));
                         direct = true;
                     }
                     other => other.context(|| self.what())?,

@@ -3,6 +3,7 @@
 mod data;
 mod disk;
 mod faults;
+mod journal;
 mod kv;
 mod model;
 mod objects;

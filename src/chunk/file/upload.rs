@@ -107,7 +107,7 @@ impl FileContent {
                 None => state.landed(idx, id, &done, hash),
                 Some(_) => state.failed(idx, id, &done),
             }
-            std::mem::take(&mut state.discarded)
+            state.take_discarded()
         };
         self.delete_objects(discarded);
         if let Some(e) = failed {

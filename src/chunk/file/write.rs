@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
+use super::TRY_AGAIN;
 use super::content::FileContent;
 use super::place::NEAR;
 use super::state::Base;
@@ -19,6 +21,15 @@ const MAX_RANGES: usize = 64;
 const RELIEFS: usize = 4;
 /// Chunks that wait for a commit, beyond which one is made on the way.
 const MAX_PENDING: usize = 2048;
+
+/// What became of the room for a write.
+enum Relief {
+    Room,
+    /// All that is ours is stored, and nothing of it is left to be given back.
+    None,
+    /// What is ours cannot be stored now.
+    Stuck,
+}
 
 impl FileContent {
     /// Writes at `offset`. When it returns the bytes are on this mount's disk and in every read of this mount; in the
@@ -62,7 +73,19 @@ impl FileContent {
                 Err(e) if !left_disk && self.leave_disk(&e).await => left_disk = true,
                 Err(e) if e.kind() == Kind::NoSpace && reliefs < RELIEFS => {
                     reliefs += 1;
-                    if !self.relieve(len).await {
+                    let relieved = match self.relieve(len).await {
+                        Relief::Room => true,
+                        // It is full of what others keep there.
+                        Relief::None => {
+                            let left = self.leave_full_disk().await;
+                            if left {
+                                self.shared.say_full("what is written goes through memory");
+                            }
+                            left
+                        }
+                        Relief::Stuck => false,
+                    };
+                    if !relieved {
                         self.reclaim();
                         return Err(e.context(self.what()));
                     }
@@ -105,9 +128,8 @@ impl FileContent {
         Ok(())
     }
 
-    /// The local disk is full of what is nowhere else: brings that to the bucket, so that it can be evicted. `false` if
-    /// nothing can.
-    async fn relieve(self: &Arc<Self>, bytes: u64) -> bool {
+    /// The local disk is full of what is nowhere else: brings that to the bucket, so that it can be evicted.
+    async fn relieve(self: &Arc<Self>, bytes: u64) -> Relief {
         let mut contents = self.shared.dirty_contents();
         // One's own first.
         contents.sort_by_key(|content| content.ino != self.ino);
@@ -116,23 +138,41 @@ impl FileContent {
             for idx in chunks {
                 if let Err(error) = content.upload(idx).await {
                     tracing::warn!(%error, "the local disk is full, and what is new on it cannot be stored");
-                    return false;
+                    return Relief::Stuck;
                 }
                 if let Err(error) = content.on_disk(move |content| content.settle(idx)).await {
                     tracing::warn!(%error, "the cache cannot keep what was written");
                 }
             }
+            // What an entry of the journal speaks of stays until that is committed.
+            if content.state().relies_on_cache() {
+                let error = match timeout(TRY_AGAIN, content.flush_now()).await {
+                    Ok(Ok(_)) => None,
+                    Ok(Err(e)) => Some(e),
+                    Err(_) => Some(Error::new(Kind::TimedOut, content.what())),
+                };
+                if let Some(error) = error {
+                    tracing::warn!(%error, "the local disk is full, and what is new on it cannot be committed");
+                    return Relief::Stuck;
+                }
+            }
             if self.make_room(bytes).await {
-                return true;
+                return Relief::Room;
             }
         }
         // Nothing is dirty, this file neither, if its first write found the disk full: what is stored already can go.
-        self.make_room(bytes).await
+        match self.make_room(bytes).await {
+            true => Relief::Room,
+            false => Relief::None,
+        }
     }
 
     async fn make_room(&self, bytes: u64) -> bool {
         let cache = self.shared.cache.clone();
-        self.shared.runtime.spawn_blocking(move || cache.make_room(bytes)).await.unwrap_or(false)
+        let in_memory = self.in_memory();
+        // Room on the disk is none for what is in memory.
+        let make = move || if in_memory { cache.make_memory(bytes) } else { cache.make_room(bytes) };
+        self.shared.runtime.spawn_blocking(make).await.unwrap_or(false)
     }
 
     /// Reads the lists of chunks that are about to be overwritten in part, if the cache may have the rest of them.
@@ -222,11 +262,19 @@ impl FileContent {
         let resized = self.on_disk(resize).await.context(|| self.what());
         self.reclaim();
         resized?;
-        if !(journalled && shorter) {
+        self.correct_after(saving, journalled && shorter).await
+    }
+
+    /// Something was cut off or made a hole. If the journal's entry spoke of that: before anybody writes there, it is
+    /// corrected, so that after a crash the file is what it was before, or what it is now, and never a mixture.
+    pub(super) async fn correct_after(
+        self: &Arc<Self>,
+        saving: tokio::sync::MutexGuard<'_, ()>,
+        wrong: bool,
+    ) -> Result<()> {
+        if !wrong {
             return Ok(());
         }
-        // Before anybody writes where something was cut off: after a crash the file is what it was before, or shorter, and never
-        // a mixture.
         let corrected = self.correct_entry(&saving).await;
         drop(saving);
         match corrected {

@@ -15,6 +15,7 @@ mod open;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -324,6 +325,56 @@ impl Bucket {
             found.sort_by(|a, b| a.name.cmp(&b.name));
             found.truncate(limit);
             return Ok(found);
+        }
+    }
+
+    /// Calls `found` for every object of the volume whose name begins with the folders `under`, in no particular order.
+    /// Holds none of them in memory. What is put or deleted meanwhile may or may not be found.
+    pub async fn each(&self, under: &str, mut found: impl FnMut(Listed)) -> Result<()> {
+        let what = || format!("list of {}/{under}", self.shared.place);
+        let prefix =
+            under.split('/').filter(|p| !p.is_empty()).fold(self.shared.root.clone(), |p, s| p.join(s));
+        let mut backoff = Backoff::new(&self.patience);
+        let mut last: Option<Path> = None;
+        'again: loop {
+            self.shared.stats.others.fetch_add(1, Relaxed);
+            let mut stream = match &last {
+                Some(last) => self.shared.store.list_with_offset(Some(&prefix), last),
+                None => self.shared.store.list(Some(&prefix)),
+            };
+            loop {
+                let error = match timeout(self.patience.progress, stream.next()).await {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(Ok(meta))) => {
+                        let parts = meta.location.prefix_match(&self.shared.root);
+                        let name =
+                            parts.map(|p| p.map(|p| p.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
+                        if let Some(name) = name {
+                            let nanos = meta.last_modified.timestamp_nanos_opt().unwrap_or_default();
+                            found(Listed { name, size: meta.size, modified: Timestamp(nanos) });
+                            last = Some(meta.location);
+                            backoff = Backoff::new(&self.patience);
+                        }
+                        continue;
+                    }
+                    Ok(Some(Err(e))) => translate(e, &what(), &self.shared.place),
+                    Err(_) => Error::new(Kind::TimedOut, what()),
+                };
+                // A folder that nothing was written to yet, or an object that went while it was being listed.
+                if error.kind() == Kind::NotFound {
+                    match last {
+                        None => return Ok(()),
+                        Some(_) => continue,
+                    }
+                }
+                self.shared.stats.failed.fetch_add(1, Relaxed);
+                // A folder is listed in no order: one cannot go on where it broke off.
+                if last.is_some() && self.shared.folders.is_some() {
+                    return Err(error);
+                }
+                backoff.pause(error).await?;
+                continue 'again;
+            }
         }
     }
 

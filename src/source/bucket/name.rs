@@ -37,6 +37,31 @@ impl Object {
     }
 }
 
+impl Object {
+    /// The object that a listed name stands for; `None` for a name that no version writes. Of a blob chunk's hash only the
+    /// first 8 bytes are known; the rest are zeros, and name the same object.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let parts: Vec<&str> = name.split('/').collect();
+        let object = match parts[..] {
+            ["chunks", session, seq] => {
+                Object::FileChunk(ObjectId { session: session.parse().ok()?, seq: seq.parse().ok()? })
+            }
+            ["blobs", _, etag, chunk] => {
+                let (index, digits) = chunk.split_once('-')?;
+                let mut hash = [0; 32];
+                hex::decode_to_slice(digits, &mut hash[..8]).ok()?;
+                Object::BlobChunk { blob: BlobId::from_etag(etag)?, index: index.parse().ok()?, hash }
+            }
+            ["hfmount.json"] => Object::Marker,
+            [test] => Object::Test(u64::from_str_radix(test.strip_prefix("test-")?, 16).ok()?),
+            _ => return None,
+        };
+        // One object, one name.
+        (object.parts().join("/") == name).then_some(object)
+    }
+}
+
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "object {}", self.parts().join("/"))
@@ -59,5 +84,26 @@ mod tests {
         );
         let id = ObjectId { session: SessionId(0x1f), seq: 7 };
         assert_eq!(Object::FileChunk(id).to_string(), "object chunks/000000000000001f/7");
+    }
+
+    #[test]
+    fn listed_names_are_understood() {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&[7; 8]);
+        let id = ObjectId { session: SessionId(0x1f), seq: 7 };
+        for object in [
+            Object::BlobChunk { blob: BlobId::Git([1; 20]), index: 3, hash },
+            Object::BlobChunk { blob: BlobId::Sha256([1; 32]), index: 0, hash },
+            Object::FileChunk(id),
+            Object::Marker,
+            Object::Test(9),
+        ] {
+            assert_eq!(Object::parse(&object.parts().join("/")), Some(object));
+        }
+        for name in
+            ["chunks/1f/7", "chunks/000000000000001f/07", "chunks/x/7/y", "blobs/aa/bb/1-2", "other", ""]
+        {
+            assert_eq!(Object::parse(name), None, "{name}");
+        }
     }
 }

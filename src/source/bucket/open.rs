@@ -149,7 +149,7 @@ fn local(folder: &FsPath) -> Result<Arc<dyn ObjectStore>> {
 /// that find one missing, one may answer before the other has synced it.
 #[derive(Debug)]
 pub(super) struct LocalFolders {
-    top: PathBuf,
+    pub top: PathBuf,
     /// Emptied when full: to sync a directory again does no harm.
     durable: Arc<Mutex<HashSet<PathBuf>>>,
 }

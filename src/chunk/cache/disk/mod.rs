@@ -169,7 +169,9 @@ impl Disk {
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let new = beside(path, ".new");
         let file = self.open_or_create(&new)?;
-        file.write_all_at(bytes, 0)?;
+        if !bytes.is_empty() {
+            file.write_all_at(bytes, 0)?;
+        }
         file.set_len(bytes.len() as u64)?;
         file.sync()?;
         self.rename(&new, path)?;

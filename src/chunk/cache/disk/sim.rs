@@ -21,6 +21,8 @@ pub(crate) struct Sim {
     pub fail_reads: AtomicU32,
     pub fail_writes: AtomicU32,
     pub fail_syncs: AtomicU32,
+    /// Sizes, names, holes.
+    pub fail_changes: AtomicU32,
     /// Of writes, half is written and then it fails.
     pub halves: AtomicU32,
     /// Everything fails.
@@ -70,6 +72,7 @@ impl Sim {
             fail_reads: AtomicU32::new(0),
             fail_writes: AtomicU32::new(0),
             fail_syncs: AtomicU32::new(0),
+            fail_changes: AtomicU32::new(0),
             halves: AtomicU32::new(0),
             broken: AtomicBool::new(false),
             delay: AtomicU64::new(0),
@@ -102,7 +105,8 @@ impl Sim {
             Op::Read => take(&self.fail_reads),
             Op::Write => take(&self.fail_writes),
             Op::Sync => take(&self.fail_syncs),
-            Op::Open | Op::Change => false,
+            Op::Change => take(&self.fail_changes),
+            Op::Open => false,
         };
         if fails || self.broken.load(SeqCst) { Err(self.error()) } else { Ok(()) }
     }

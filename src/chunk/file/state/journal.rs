@@ -10,12 +10,12 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::local::own_bytes;
-use super::{Delta, Local, State};
+use super::{Chunk, Delta, Local, State};
 use crate::chunk::extents;
 use crate::chunk::ranges::{Ranges, Spans};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, JournalMark};
-use crate::types::{Extent, SessionId, Timestamp, Version};
+use crate::types::{Extent, ObjectId, SessionId, Timestamp, Version};
 
 /// The entry that a file has in the journal.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,16 @@ pub(in crate::chunk::file) struct Journalled {
     pub changes: u64,
     /// Since when something of the file waits.
     pub since: Timestamp,
+}
+
+/// What entries on the disk speak of: it stays as it is until they are replaced or gone, or a crash would find them pointing
+/// at nothing.
+#[derive(Debug, Default)]
+pub(in crate::chunk::file) struct Relied {
+    /// They are not deleted.
+    objects: HashSet<ObjectId>,
+    /// Their bytes in the cache's file are not given to the evictor, though an object has them by now.
+    chunks: HashSet<u64>,
 }
 
 /// The text of an entry.
@@ -81,10 +91,13 @@ impl Entry {
         self.chunks.iter().flat_map(|c| &c.dirty).map(|(start, end)| u64::from(end - start)).sum()
     }
 
+    fn objects(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.chunks.iter().flat_map(|c| &c.pending).map(|e| e.object)
+    }
+
     /// The sessions whose objects or counts it names.
     pub fn sessions(&self) -> HashSet<SessionId> {
-        let objects = self.chunks.iter().flat_map(|c| &c.pending).map(|e| e.object.session);
-        objects.chain([self.session]).collect()
+        self.objects().map(|object| object.session).chain([self.session]).collect()
     }
 
     /// The chunks that have some of those.
@@ -135,6 +148,37 @@ impl State {
         }
     }
 
+    /// An entry is about to be written, in the place of the one before: a crash may find either.
+    pub fn rely_also_on(&mut self, entry: &Entry) {
+        self.relied.chunks.extend(entry.dirty_chunks());
+        self.relied.objects.extend(entry.objects());
+    }
+
+    /// The entry is written, and no other is there; or none, any more. Returns the chunks that no entry needs from now on.
+    pub fn rely_only_on(&mut self, entry: Option<&Entry>) -> Vec<u64> {
+        let before = std::mem::take(&mut self.relied);
+        if let Some(entry) = entry {
+            self.rely_also_on(entry);
+        }
+        before.chunks.into_iter().filter(|idx| !self.relied.chunks.contains(idx)).collect()
+    }
+
+    /// Whether an entry needs the bytes of chunk `idx` in the cache's file.
+    pub fn is_relied_on(&self, idx: u64) -> bool {
+        self.relied.chunks.contains(&idx)
+    }
+
+    /// Whether an entry needs bytes in the cache's file.
+    pub fn relies_on_cache(&self) -> bool {
+        !self.relied.chunks.is_empty()
+    }
+
+    /// Takes the objects that may be deleted.
+    pub fn take_discarded(&mut self) -> Vec<ObjectId> {
+        let relied = &self.relied.objects;
+        self.discarded.extract_if(.., |object| !relied.contains(object)).collect()
+    }
+
     /// What an entry says, over what the file is now: the version that it was made for, or a later one.
     pub fn restored(attr: Attr, entry: &Entry, changes: Journalled) -> Self {
         let same = attr.version == entry.base;
@@ -145,6 +189,7 @@ impl State {
         state.delta = Delta { floor: entry.floor, end: entry.end, cleared, mtime: entry.mtime };
         state.changes = changes.changes;
         state.journalled = Some(changes);
+        state.rely_also_on(entry);
         for saved in &entry.chunks {
             let chunk = state.chunk(saved.idx);
             chunk.dirty = ranges(&saved.dirty);
@@ -166,12 +211,21 @@ impl State {
         state
     }
 
-    /// The entry that a commit of the first `upto` changes contains.
+    /// The entry that a commit of the first `upto` changes contains, and with it all before: the last that may be there.
     pub fn mark(&self, upto: u64) -> Option<JournalMark> {
-        self.journalled.filter(|j| j.changes <= upto).map(|j| j.mark)
+        let is_later = |a: &Journalled| self.journalled.is_none_or(|j| j.mark.session == a.mark.session);
+        let contained = |j: &Journalled| j.changes <= upto;
+        let last = self.attempted.filter(is_later).filter(contained);
+        last.or(self.journalled.filter(contained)).map(|j| j.mark)
     }
 
-    /// The bytes of the file that are in no object.
+    /// Whether bytes that are in no object lie in chunks from `near` on.
+    pub fn has_far(&self, near: u64) -> bool {
+        let far = |(idx, c): (&u64, &Chunk)| *idx >= near && !(c.dirty.is_empty() && c.uploading.is_empty());
+        self.chunks.iter().any(far)
+    }
+
+    /// The bytes of the file that are in no object; each range is of one chunk.
     pub fn unstored(&self) -> Vec<Range<u64>> {
         let mut all = Vec::new();
         for (idx, chunk) in &self.chunks {
@@ -198,6 +252,8 @@ impl State {
                 }
             }
         }
+        // What is in memory no entry speaks of.
+        self.relied.chunks.clear();
         let id = self.next_id();
         for chunk in self.chunks.values_mut() {
             chunk.generation = id;

@@ -103,8 +103,11 @@ impl State {
     }
 
     /// If chunk `idx` is in the bucket, and on the local disk up to the end of its list: its tag, that end, and its hash
-    /// if it is known. It can be had again: the index may have it, and the evictor.
+    /// if it is known. It can be had again: the index may have it, and the evictor. Not before the journal has done with it.
     pub fn to_record(&self, idx: u64) -> Option<(Tag, u32, Option<[u8; 32]>)> {
+        if self.is_relied_on(idx) {
+            return None;
+        }
         let chunk = self.chunks.get(&idx).filter(|c| c.dirty.is_empty() && c.upload.is_none() && !c.stale)?;
         let list = self.list(idx);
         let end = extents::end(&list);
@@ -128,8 +131,10 @@ impl State {
 
     /// Keeps memory bounded: lists of chunks that nothing is new in can be read again.
     pub fn forget_some(&mut self) {
+        // What the journal still needs is to be handed to the index afterwards.
+        let is_clean = |(idx, c): &(&u64, &Chunk)| c.is_clean() && !self.is_relied_on(**idx);
         let mut clean: Vec<(u64, u64)> =
-            self.chunks.iter().filter(|(_, c)| c.is_clean()).map(|(idx, c)| (c.used, *idx)).collect();
+            self.chunks.iter().filter(is_clean).map(|(idx, c)| (c.used, *idx)).collect();
         if clean.len() <= MAX_CLEAN {
             return;
         }

@@ -26,7 +26,7 @@ use crate::types::{Extent, ObjectId, Version};
 
 pub(super) use self::change::Upload;
 pub(super) use self::commit::{Delta, Plan, Step};
-pub(super) use self::journal::{Entry, Journalled};
+pub(super) use self::journal::{Entry, Journalled, Relied};
 
 /// Where committed bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +165,10 @@ pub(super) struct State {
     pub kept: Kept,
     /// The entry of the journal that has what was written up to some change.
     pub journalled: Option<Journalled>,
+    /// A later entry that could not be written, or not for certain.
+    pub attempted: Option<Journalled>,
+    /// What that entry, or one that may be in its place, needs to be of use after a crash.
+    pub relied: Relied,
     /// Bytes that no object has are gone with the local disk, and nobody was told yet.
     pub lost: bool,
     clock: u64,
@@ -205,6 +209,8 @@ impl State {
             merges: 0,
             kept: Kept::default(),
             journalled: None,
+            attempted: None,
+            relied: Relied::default(),
             lost: false,
             clock: 0,
             last_id: 0,

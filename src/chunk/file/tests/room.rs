@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::world::{CHUNK, World, pattern, same};
+use super::world::{CHUNK, World, options, pattern, same, writeback};
+use crate::chunk::cache::disk::Disk;
+use crate::chunk::file::Saved;
 use crate::error::Kind;
 
 const C: usize = CHUNK as usize;
@@ -107,6 +109,49 @@ async fn a_file_larger_than_the_disk_is_read_and_written() {
     let other = Tmpfs::mount(&world.path().join("other"), "2m");
     let b = world.node_at(other.0.join("cache")).await;
     same(&b.contents(ino).await, &data, "a reader with less room");
+}
+
+/// Somebody else fills the disk, to the last byte, and nothing on it is ours to give back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_disk_that_others_filled_reads_and_writes_go_on() {
+    for (options, early) in [(options(), false), (options(), true), (writeback(), false), (writeback(), true)]
+    {
+        let world = World::new();
+        let disk = Tmpfs::mount(&world.path().join("small"), "3m");
+        let a = world.node_on(disk.0.join("cache"), options, Disk::default()).await;
+        let (old, new, half) = (a.create("old").await, a.create("new").await, a.create("half").await);
+        let b = world.node().await;
+        let theirs = b.open(old).await;
+        theirs.write(0, pattern(1, 100 * C)).await.expect("write");
+        theirs.flush().await.expect("flush");
+        if early {
+            disk.fill();
+        }
+        // Half-way through a file that is longer than the disk would have room for.
+        let open = a.open(half).await;
+        open.write(0, pattern(3, 10 * C + 9)).await.expect("write");
+        if !early {
+            disk.fill();
+        }
+        same(&a.contents(old).await, &pattern(1, 100 * C), "what others wrote is read");
+        let data = pattern(3, 100 * C);
+        for at in (10 * C + 9..data.len()).step_by(C / 2 + 1) {
+            let piece = data.slice(at..data.len().min(at + C / 2 + 1));
+            open.write(at as u64, piece).await.expect("it goes on");
+        }
+        same(&a.read_all(&open).await, &data, "one's own writes");
+        open.save().await.expect("save");
+        let file = a.open(new).await;
+        file.write(5, pattern(2, 3 * C)).await.expect("one that was never on the disk");
+        let saved = file.save().await.expect("save");
+        assert!(!early || matches!(saved, Saved::Stored(_)), "nothing is safe here");
+        a.drained().await;
+        same(&world.node().await.contents(half).await, &data, "another mount");
+        same(&world.node().await.contents(new).await[5..], &pattern(2, 3 * C), "another mount");
+        assert!(a.cache.aside().is_none(), "a full disk is no failed one");
+        assert!(!early || a.cache.stats().in_memory > 0, "memory stands in for it");
+        drop((open, file));
+    }
 }
 
 /// The disk of a node is full of what others wrote before: a file that has nothing there yet gets in.

@@ -237,14 +237,14 @@ async fn what_the_disk_cannot_keep_is_written_through() {
     let ino = a.create("f").await;
     let file = a.open(ino).await;
     sim.errno.store(libc::ENOSPC, SeqCst);
+    // Less than a chunk: of a whole one the upload begins at once, and would write into the index.
     for (seed, halves) in [(1, 0), (2, 1)] {
-        // No whole chunk: nothing is uploaded, and noted on the disk, before the failure is for the entry.
-        file.write(0, pattern(seed, C / 2)).await.expect("write");
+        file.write(0, pattern(seed, C - 1)).await.expect("write");
         // The entry finds no room, or breaks off half-way.
         sim.fail_writes.store(1 - halves, SeqCst);
         sim.halves.store(halves, SeqCst);
         assert!(matches!(file.save().await.expect("save"), Saved::Stored(_)));
-        same(&b.contents(ino).await, &pattern(seed, C / 2), "another mount at once");
+        same(&b.contents(ino).await, &pattern(seed, C - 1), "another mount at once");
         assert_eq!(a.files.waiting().0.files, 0);
     }
     assert!(a.cache.aside().is_none(), "a full disk is no failed one");

@@ -1,0 +1,101 @@
+//! All inodes of a volume, by their numbers: whatever is renamed meanwhile, each that is there all the time is seen.
+
+use std::ops::Range;
+
+use futures::{StreamExt, stream};
+
+use super::{Progress, Tell};
+use crate::error::{Error, Kind, Result};
+use crate::meta::survey::{Survey, Surveyed, SurveyedChunks};
+use crate::meta::{Content, InodeRow};
+use crate::types::{BlobId, Ino};
+
+/// Numbers in one round trip, three keys each.
+const AT_ONCE: usize = 300;
+/// Round trips on their way.
+const AHEAD: usize = 4;
+/// How often the end is looked for again while mounts make more.
+const ROUNDS: usize = 8;
+/// Chunk rows in one round trip.
+const CHUNKS_AT_ONCE: u64 = 900;
+
+/// Calls `each` for all inodes in the order of their numbers, those that are made meanwhile included as far as they can be
+/// caught up with.
+pub(super) async fn each_inode(
+    survey: &Survey,
+    what: &'static str,
+    tell: Tell<'_>,
+    mut each: impl AsyncFnMut(Surveyed) -> Result<()>,
+) -> Result<()> {
+    let mut first = Ino::ROOT.0;
+    for _ in 0..ROUNDS {
+        let last = survey.last_ino().await?;
+        if last < first {
+            return Ok(());
+        }
+        let numbers = move |start: u64| (start..=last.min(start + AT_ONCE as u64 - 1)).collect::<Vec<u64>>();
+        let batches = stream::iter((first..=last).step_by(AT_ONCE));
+        let read = async |start: u64| (start, survey.inodes(&numbers(start)).await);
+        let mut batches = batches.map(read).buffered(AHEAD);
+        while let Some((start, inodes)) = batches.next().await {
+            tell(Progress { what, done: start, of: Some(last) });
+            for inode in inodes? {
+                each(inode).await?;
+            }
+        }
+        first = last + 1;
+    }
+    Ok(())
+}
+
+/// The same for the inodes in `numbers`, which are sorted.
+pub(super) async fn each_of(
+    survey: &Survey,
+    numbers: &[u64],
+    what: &'static str,
+    tell: Tell<'_>,
+    mut each: impl AsyncFnMut(Surveyed) -> Result<()>,
+) -> Result<()> {
+    for (n, some) in numbers.chunks(AT_ONCE).enumerate() {
+        tell(Progress { what, done: (n * AT_ONCE) as u64, of: Some(numbers.len() as u64) });
+        for inode in survey.inodes(some).await? {
+            each(inode).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `each` for the chunk rows of a file, some at a time; `end` is one more than the highest that may be.
+pub(super) async fn each_chunks(
+    survey: &Survey,
+    ino: Ino,
+    row: &InodeRow,
+    end: u64,
+    mut each: impl AsyncFnMut(Range<u64>, SurveyedChunks) -> Result<()>,
+) -> Result<()> {
+    for range in survey.chunk_ranges(ino, row, end).await? {
+        for first in range.clone().step_by(CHUNKS_AT_ONCE as usize) {
+            let some = first..range.end.min(first + CHUNKS_AT_ONCE);
+            let chunks = survey.chunks(ino, first, some.end - first).await?;
+            each(some, chunks).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The blobs that an inode needs.
+pub(super) fn blobs_of(row: &InodeRow) -> impl Iterator<Item = (BlobId, u64)> + use<> {
+    let own = match &row.content {
+        Content::Blob(id) => Some((*id, row.size)),
+        // It shows where the file has no data of its own.
+        Content::Extents => row.layout.under.map(|under| (under.blob, under.size)),
+        _ => None,
+    };
+    own.into_iter()
+}
+
+/// For tools that may not go on without knowing what a row says.
+pub(super) fn unreadable(what: &str, error: &Error) -> Error {
+    let why = format!("{error}: nothing can be called garbage before `hfmount fsck` is clean");
+    Error::with_source(Kind::Corrupt, what.to_owned(), why)
+}

@@ -1,0 +1,87 @@
+//! What the verbs for administrators have in common: a volume's metadata and bucket, a session to change it with, and a bar.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use super::progress::bar;
+use crate::admin::{Place, Progress};
+use crate::config::Volume;
+use crate::daemon::{check_marker, need_volume, open_bucket};
+use crate::error::Result;
+use crate::meta::kv::Kv;
+use crate::meta::survey::Survey;
+use crate::meta::url::MetaUrl;
+use crate::meta::{Meta, SessionInfo};
+use crate::types::Timestamp;
+
+/// How long the verb may be silent before mounts take it for dead.
+const TTL: Duration = Duration::from_secs(30);
+
+/// A volume and its bucket, which is known to be its own.
+pub(super) struct Opened {
+    pub kv: Arc<dyn Kv>,
+    pub volume: Volume,
+    pub place: Place,
+}
+
+impl Opened {
+    pub(super) async fn new(meta: &MetaUrl) -> Result<Self> {
+        let (kv, volume) = need_volume(meta).await?;
+        let bucket = open_bucket(&volume).await?;
+        // What another volume keeps there would be garbage to this one.
+        check_marker(&bucket, &volume).await?;
+        let place = Place { survey: Survey::new(kv.clone()), bucket, chunk_size: volume.chunk_size };
+        Ok(Opened { kv, volume, place })
+    }
+
+    /// Registers a session; `status` shows it as `verb`. To be closed.
+    pub(super) async fn session(&self, verb: &str) -> Result<Meta> {
+        let info = SessionInfo {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            mountpoint: format!("({verb})"),
+            started: Timestamp::now(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            read_only: false,
+        };
+        Meta::open(self.kv.clone(), info, TTL).await
+    }
+}
+
+/// A bar that follows a tool from one step to the next. Clones are the same bar.
+#[derive(Clone, Default)]
+pub(super) struct Steps(Arc<Mutex<Option<(&'static str, ProgressBar)>>>);
+
+impl Steps {
+    pub(super) fn tell(&self, progress: Progress) {
+        let mut step = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if step.as_ref().is_none_or(|(what, _)| *what != progress.what) {
+            if let Some((_, old)) = step.take() {
+                old.finish_and_clear();
+            }
+            *step = Some((progress.what, bar(progress.what, progress.of, false)));
+        }
+        if let Some((_, bar)) = &*step {
+            if let Some(of) = progress.of {
+                bar.set_length(of.max(progress.done));
+            }
+            bar.set_position(progress.done);
+        }
+    }
+
+    /// Does something with standard output that the bar must not mix with.
+    pub(super) fn aside<T>(&self, act: impl FnOnce() -> T) -> T {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, bar)) => bar.suspend(act),
+            None => act(),
+        }
+    }
+
+    pub(super) fn end(&self) {
+        if let Some((_, bar)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+}

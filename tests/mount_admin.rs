@@ -1,0 +1,331 @@
+//! `hfmount gc`, `fsck` and `info` beside real mounts: what a crash leaves goes, and nothing else; damage is found; where a
+//! file is. On SQLite with a folder, and on Redis with an S3 server.
+
+#[path = "support/mount.rs"]
+mod mount;
+#[path = "support/redis.rs"]
+mod redis_server;
+#[path = "standin/mod.rs"]
+mod standin;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use mount::{Home, Mount, can_mount, text, wait_for};
+use redis_server::RedisServer;
+use serde_json::Value;
+use standin::model::{put, random_bytes};
+use standin::{Options, S3, StandIn};
+
+const CHUNK: usize = 1 << 20;
+
+/// A volume, and the folder in which its objects lie as files.
+struct World {
+    home: Home,
+    objects: PathBuf,
+    _servers: Option<(RedisServer, S3)>,
+}
+
+impl World {
+    fn local() -> Self {
+        let home = Home::formatted(&["--chunk-size", "1M"]);
+        let objects = home.path().join("hfmount/storage/default");
+        World { home, objects, _servers: None }
+    }
+
+    fn servers() -> Self {
+        let mut home = Home::new();
+        let redis = RedisServer::start();
+        let s3 = S3::start(&home.dir("s3")).expect("a free port");
+        home.set_env("HFMOUNT_META", &redis.url());
+        home.set_env("AWS_ACCESS_KEY_ID", s3.access_key());
+        home.set_env("AWS_SECRET_ACCESS_KEY", s3.secret_key());
+        let args = ["--chunk-size", "1M", "--storage", "s3://test/some", "--endpoint", s3.endpoint()];
+        home.run_ok(&[&["format"], &args[..]].concat());
+        let objects = home.path().join("s3/test/some/default");
+        World { home, objects, _servers: Some((redis, s3)) }
+    }
+
+    /// Objects of file data.
+    fn chunks(&self) -> Vec<PathBuf> {
+        let dirs = fs::read_dir(self.objects.join("chunks")).into_iter().flatten().flatten();
+        let files = dirs.flat_map(|dir| fs::read_dir(dir.path()).into_iter().flatten().flatten());
+        let mut files: Vec<PathBuf> = files.map(|file| file.path()).collect();
+        files.retain(|file| !file.to_string_lossy().contains('#'));
+        files.sort();
+        files
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.home.run_ok(args)).expect("JSON")
+    }
+
+    fn gc(&self, args: &[&str]) -> Value {
+        self.json(&[&["gc", "--json", "--grace", "0s"], args].concat())
+    }
+
+    /// Exit code and findings.
+    fn fsck(&self, args: &[&str]) -> (Option<i32>, Vec<Value>) {
+        let output = self.home.run(&[&["fsck", "--json"], args].concat());
+        let lines: Vec<Value> = text(&output.stdout)
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("one object a line"))
+            .collect();
+        let (last, found) = lines.split_last().unwrap_or_else(|| panic!("{}", text(&output.stderr)));
+        assert_eq!(last["found"], found.len(), "{lines:?}");
+        (output.status.code(), found.to_vec())
+    }
+
+    fn is_clean(&self) {
+        assert_eq!(self.fsck(&["--deep"]), (Some(0), Vec::new()));
+    }
+
+    fn mount(&self, name: &str) -> Mount {
+        self.home.mount(name, &["--offline", "--session-ttl", "1s"])
+    }
+
+    fn sessions(&self) -> usize {
+        self.json(&["status", "--json"])["sessions"].as_array().expect("a list").len()
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn crashed_writers_garbage_goes_and_nothing_else(world: &World) {
+    let mut one = world.mount("one");
+    let (a, b) = (random_bytes(1, 3 * CHUNK + 77), random_bytes(2, 9000));
+    fs::create_dir_all(one.path().join("dir/sub")).expect("mkdir");
+    fs::write(one.path().join("dir/sub/a"), &a).expect("write");
+    fs::write(one.path().join("b"), &b).expect("write");
+    fs::hard_link(one.path().join("b"), one.path().join("dir/b2")).expect("link");
+    fs::write(one.path().join("small"), "small").expect("write");
+    fs::write(one.path().join("gone"), random_bytes(3, 2 * CHUNK)).expect("write");
+    fs::remove_file(one.path().join("gone")).expect("unlink");
+    world.is_clean();
+
+    // It has uploaded some chunks, and not said of which file they are.
+    let before = world.chunks().len();
+    let mut writer = File::create(one.path().join("half")).expect("create");
+    writer.write_all(&random_bytes(4, 5 * CHUNK)).expect("write");
+    wait_for("uploads", || world.chunks().len() >= before + 4);
+    let report = world.gc(&["--delete"]);
+    assert_eq!(report["garbage"]["total"]["objects"], 0, "of a mount that lives: {report}");
+    one.crash();
+    drop(writer);
+    let left = world.chunks().len();
+    let report = world.gc(&["--delete"]);
+    assert_eq!(report["garbage"]["total"]["objects"], 0, "nobody has declared it dead yet: {report}");
+
+    let two = world.mount("two");
+    wait_for("the end of the dead session", || world.sessions() == 1);
+    let report = world.gc(&[]);
+    let found = report["garbage"]["chunks"]["objects"].as_u64().expect("a number");
+    assert!(found >= 4 && report["deleted"]["objects"] == 0, "{report}");
+    assert_eq!(world.chunks().len(), left, "a dry run");
+    let young = world.json(&["gc", "--json", "--delete"]);
+    assert_eq!(young["deleted"]["objects"], 0, "an hour is the default: {young}");
+    let report = world.gc(&["--delete"]);
+    assert!(report["deleted"]["objects"].as_u64() >= Some(found) && report["failed"] == 0, "{report}");
+    assert_eq!(world.chunks().len() as u64, left as u64 - report["deleted"]["objects"].as_u64().expect("n"));
+    assert_eq!(world.gc(&["--delete"])["garbage"]["total"]["objects"], 0);
+
+    // With an empty cache: all that is left of it is in the storage.
+    world.is_clean();
+    let cold = world.home.path().join("cold");
+    let three = world.home.mount("three", &["--offline", "--cache-dir", path(&cold)]);
+    assert!(fs::read(three.path().join("dir/sub/a")).expect("read") == a);
+    assert!(fs::read(three.path().join("dir/b2")).expect("read") == b);
+    assert_eq!(fs::read(three.path().join("small")).expect("read"), b"small");
+    assert_eq!(fs::metadata(three.path().join("half")).expect("made").len(), 0);
+    assert!(!three.path().join("gone").exists());
+    drop((two, three));
+    world.is_clean();
+}
+
+#[test]
+fn what_a_crash_leaves_in_a_folder_is_collected() {
+    if can_mount() {
+        crashed_writers_garbage_goes_and_nothing_else(&World::local());
+    }
+}
+
+#[test]
+fn what_a_crash_leaves_on_a_server_is_collected() {
+    if can_mount() {
+        crashed_writers_garbage_goes_and_nothing_else(&World::servers());
+    }
+}
+
+fn damage_is_found(world: &World) {
+    let mount = world.mount("mnt");
+    let file = mount.path().join("dir/file");
+    fs::create_dir(mount.path().join("dir")).expect("mkdir");
+    fs::write(&file, random_bytes(1, 2 * CHUNK)).expect("write");
+    fs::write(mount.path().join("other"), random_bytes(2, CHUNK)).expect("write");
+    world.is_clean();
+
+    let info = world.json(&["info", "--json", path(&file)]);
+    let object = |n: usize| {
+        let name = info["chunks"][n]["extents"][0]["object"].as_str().expect("an object");
+        world.objects.join(name)
+    };
+    let mut bytes = fs::read(object(0)).expect("an object");
+    bytes[CHUNK / 2] ^= 1;
+    fs::write(object(0), bytes).expect("write");
+    world.fsck(&[]);
+    assert_eq!(world.fsck(&[]), (Some(0), Vec::new()), "its length is right");
+    let (code, found) = world.fsck(&["--deep"]);
+    assert_eq!((code, found.len()), (Some(1), 1), "{found:?}");
+    let inode = fs::metadata(&file).expect("stat").ino();
+    assert!(found[0]["path"] == "/dir/file" && found[0]["inode"] == inode, "{found:?}");
+
+    fs::remove_file(object(1)).expect("unlink");
+    let (code, found) = world.fsck(&["--repair"]);
+    assert_eq!((code, found.len()), (Some(1), 1), "{found:?}");
+    assert!(found[0]["repaired"] == false && found[0]["problem"] == "object", "{found:?}");
+    let shown = world.home.run(&["fsck", "--deep"]);
+    let (out, err) = (text(&shown.stdout), text(&shown.stderr));
+    assert!(out.contains(&format!("/dir/file (inode {inode}): bytes 0 to 1048575: ")), "{out}");
+    assert!(out.contains("bytes 1048576 to 2097151: ") && err.contains("2 problems"), "{out}{err}");
+
+    // What is written anew is whole.
+    fs::write(&file, random_bytes(3, 2 * CHUNK)).expect("write");
+    world.is_clean();
+    assert_eq!(world.home.run(&["fsck", "--wrong"]).status.code(), Some(2));
+}
+
+#[test]
+fn damage_in_a_folder_is_found() {
+    if can_mount() {
+        damage_is_found(&World::local());
+    }
+}
+
+#[test]
+fn damage_on_a_server_is_found() {
+    if can_mount() {
+        damage_is_found(&World::servers());
+    }
+}
+
+#[test]
+fn broken_uploads_into_a_folder_are_collected() {
+    let world = World::local();
+    let broken = world.objects.join("chunks/0000000000000005/7#1");
+    fs::create_dir_all(broken.parent().expect("a parent")).expect("folder");
+    fs::write(&broken, "half of it").expect("file");
+    assert_eq!(world.gc(&[])["garbage"]["unfinished"]["bytes"], 10);
+    world.home.run_ok(&["gc", "--delete"]);
+    assert!(broken.exists(), "younger than an hour: it may be going on");
+    assert_eq!(world.gc(&["--delete"])["deleted"]["bytes"], 10);
+    assert!(!broken.exists());
+}
+
+#[test]
+fn another_volumes_bucket_is_refused() {
+    let world = World::local();
+    fs::remove_file(world.objects.join("hfmount.json")).expect("the marker");
+    for verb in ["gc", "fsck"] {
+        let output = world.home.run(&[verb]);
+        assert_eq!(output.status.code(), Some(1), "{verb}");
+        assert!(text(&output.stderr).contains("does not hold volume"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn where_a_file_of_a_user_is() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::local();
+    let mount = world.mount("mnt");
+    let file = mount.path().join("file");
+    fs::write(&file, random_bytes(1, CHUNK + 10)).expect("write");
+    std::os::unix::fs::symlink("file", mount.path().join("link")).expect("symlink");
+    let info = |args: &[&str]| world.json(&[&["info", "--json"], args].concat());
+
+    let told = info(&[path(&file)]);
+    assert_eq!((&told["path"], &told["size"]), (&"/file".into(), &(CHUNK as u64 + 10).into()), "{told}");
+    assert_eq!(told["inode"], fs::metadata(&file).expect("stat").ino());
+    assert_eq!(told["chunks"].as_array().map(Vec::len), Some(2));
+    assert_eq!(told["chunks"][1]["where"], serde_json::json!(["cache", "storage"]), "{told}");
+    let object = told["chunks"][1]["extents"][0]["object"].as_str().expect("a name");
+    assert_eq!(fs::metadata(world.objects.join(object)).expect("it lies there").len(), 10);
+
+    for same in [path(&mount.path().join("link")), "volume:/file", "volume:link"] {
+        assert_eq!(info(&[same])["chunks"], told["chunks"], "{same}");
+    }
+    let link = info(&["--no-follow", path(&mount.path().join("link"))]);
+    assert_eq!((&link["kind"], &link["target"]), (&"symlink".into(), &"file".into()), "{link}");
+    let number = format!("inode:{}", told["inode"]);
+    assert_eq!(info(&[&number])["path"], "/file");
+    fs::remove_file(world.objects.join(object)).expect("unlink");
+    assert_eq!(info(&["--check", "volume:/file"])["chunks"][1]["where"], serde_json::json!(["cache"]));
+    let text = world.home.run_ok(&["info", "--chunks", path(&file)]);
+    assert!(text.contains("on this machine  2 of 2 chunks") && text.contains(object), "{text}");
+
+    for (wrong, why) in [("/", "on no hfmount mount"), ("volume:/none", "none"), ("inode:x", "a number")] {
+        let output = world.home.run(&["info", wrong]);
+        let err = mount::text(&output.stderr);
+        assert!(output.status.code() == Some(1) && err.contains(why), "{wrong}: {err}");
+    }
+}
+
+#[test]
+fn where_a_file_of_the_hub_is() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    let root = home.dir("hub");
+    put(&root, "models/org/m/main/model.bin", random_bytes(7, 3 * CHUNK));
+    let hub = StandIn::start(&root, Options::default()).expect("free ports");
+    let args =
+        ["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint(), "--store-hub-blobs", "always"];
+    home.run_ok(&args);
+    let objects = home.path().join("hfmount/storage/default");
+    let world = World { home, objects, _servers: None };
+    let mount = world.home.mount("mnt", &[]);
+    let repo = mount.path().join("models--org--m");
+    let commit = fs::read_to_string(repo.join("refs/main")).expect("the branch");
+    let file = repo.join("snapshots").join(commit).join("model.bin");
+    fs::metadata(&file).expect("stat");
+    let told = || world.json(&["info", "--json", path(&file)]);
+    assert_eq!(told()["chunks"][2]["where"], serde_json::json!(["hub"]), "{}", told());
+    assert!(told()["blob"]["origins"][0].as_str().is_some_and(|o| o.ends_with("/model.bin")), "{}", told());
+
+    assert_eq!(fs::read(&file).expect("read").len(), 3 * CHUNK);
+    let all = serde_json::json!(["cache", "storage"]);
+    let at_both = |chunk: &Value| chunk["where"] == all;
+    wait_for("uploads", || told()["chunks"].as_array().expect("chunks").iter().all(at_both));
+    wait_for("verification", || told()["blob"]["verified"] == true);
+    let text = world.home.run_ok(&["info", path(&file)]);
+    assert!(text.contains("in the storage") && text.contains("3 of 3 chunks"), "{text}");
+    world.is_clean();
+
+    // Lost in the storage: it comes from the Hub again.
+    let name = fs::canonicalize(&file).expect("a blob");
+    let etag = name.file_name().and_then(|n| n.to_str()).expect("an id").to_owned();
+    let blobs = world.objects.join("blobs").join(&etag[..2]).join(&etag);
+    let lost = fs::read_dir(&blobs).expect("chunks").next().expect("one").expect("one").path();
+    fs::remove_file(lost).expect("unlink");
+    let (code, found) = world.fsck(&[]);
+    assert_eq!((code, found.len()), (Some(1), 1), "{found:?}");
+    let (code, found) = world.fsck(&["--repair"]);
+    assert!(code == Some(0) && found[0]["repaired"] == true, "{found:?}");
+    world.is_clean();
+    let cold = world.home.path().join("cold");
+    let other = world.home.mount("other", &["--cache-dir", path(&cold)]);
+    let inside = file.strip_prefix(mount.path()).expect("within");
+    assert!(fs::read(other.path().join(inside)).expect("read") == fs::read(&file).expect("read"));
+
+    // Deleted everywhere: an hour later it goes. It was introduced just now.
+    fs::remove_dir_all(&repo).expect("rm -r");
+    let report = world.gc(&["--delete"]);
+    assert_eq!(report["garbage"]["blobs"], 0, "{report}");
+    world.is_clean();
+}
