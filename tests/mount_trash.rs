@@ -175,3 +175,43 @@ fn what_was_kept_for_its_time_goes() {
     assert_eq!(list(&home, &[]), [""; 0]);
     assert_eq!(mount.stop().code(), Some(0));
 }
+
+/// What was closed was written, though only the local disk has it yet.
+#[test]
+fn what_writeback_has_not_uploaded_yet_is_kept() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::formatted(&["--chunk-size", "1MiB"]);
+    let mount = home.mount("mnt", &["--offline", "--writeback"]);
+    let file = |n: u8| mount.path().join(format!("file-{n}"));
+    for n in 0..20 {
+        fs::write(file(n), vec![n; 300_000 + usize::from(n)]).expect("write");
+        fs::remove_file(file(n)).expect("rm");
+    }
+    // And what another one replaced.
+    fs::write(file(50), vec![50; 400_000]).expect("write");
+    fs::write(file(51), vec![51; 400_000]).expect("write");
+    fs::rename(file(51), file(50)).expect("rename");
+    fs::remove_file(file(50)).expect("rm");
+    assert_eq!(list(&home, &[]).len(), 22);
+    home.run_ok(&["restore", "--all"]);
+    wait_for("the mount to hear of it", || file(50).exists());
+    let point = mount.path().to_owned();
+    assert_eq!(mount.stop().code(), Some(0));
+    home.run_ok(&["restore", "file-50", "--to", "older"]);
+    let mount = home.mount("mnt", &["--offline"]);
+    for n in (0..20).chain([50, 51]) {
+        let path = if n == 51 {
+            "file-50".to_owned()
+        } else if n == 50 {
+            "older/file-50".to_owned()
+        } else {
+            format!("file-{n}")
+        };
+        let seen = fs::read(point.join(&path)).expect("read");
+        let len = if n < 20 { 300_000 + usize::from(n) } else { 400_000 };
+        assert!(seen == vec![n; len], "{path}: {} bytes", seen.len());
+    }
+    assert_eq!(mount.stop().code(), Some(0));
+}

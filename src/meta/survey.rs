@@ -367,6 +367,12 @@ impl Survey {
         Ok(range.zip(values.chunks_exact(2)).map(chunk).collect())
     }
 
+    /// By how many chunk rows some objects are said to be named beyond the first, as it lies there.
+    pub async fn shared(&self, objects: &[ObjectId]) -> Result<Vec<Option<Bytes>>> {
+        let keys: Vec<Key> = objects.iter().map(|&object| schema::shared_key(object)).collect();
+        if keys.is_empty() { Ok(Vec::new()) } else { self.kv.get(&keys).await }
+    }
+
     /// The counters of inodes and bytes as they lie there.
     pub async fn counters(&self) -> Result<[Option<Bytes>; 2]> {
         let mut values = self.kv.get(&[schema::inodes_key(), schema::bytes_key()]).await?.into_iter();

@@ -236,7 +236,7 @@ impl Program {
             if self.rng.random_bool(0.15) {
                 file.sync_all()?;
                 let writeback = self.writeback;
-        self.manifest.file(path).ack(writeback);
+                self.manifest.file(path).ack(writeback);
             }
         }
         self.end(path, file)
@@ -246,7 +246,7 @@ impl Program {
         if self.rng.random_bool(0.2) {
             file.sync_all()?;
             let writeback = self.writeback;
-        self.manifest.file(path).ack(writeback);
+            self.manifest.file(path).ack(writeback);
         }
         close(file)?;
         let writeback = self.writeback;

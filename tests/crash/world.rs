@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -13,6 +13,9 @@ use crate::child;
 use crate::load::answers;
 use crate::mount::{Home, Mount, is_mounted, text, wait_for};
 use crate::redis_server::RedisServer;
+
+/// How long what is in a journal may take to be uploaded when nothing is broken: tries have pauses of up to 15 s.
+const DRAIN: Duration = Duration::from_secs(90);
 
 /// What a volume lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,16 @@ impl Drop for S3 {
     }
 }
 
+/// What befell, in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Toll {
+    pub daemons: u64,
+    pub caches: u64,
+    pub servers: u64,
+    pub frozen: u64,
+    pub fscks: u64,
+}
+
 pub struct World {
     // Mounts go first.
     mounts: Vec<Option<Mount>>,
@@ -75,10 +88,13 @@ pub struct World {
     /// Servers to be started or thawed again.
     broken: Vec<Disaster>,
     others: usize,
+    writeback: bool,
+    knows_fsck: bool,
+    pub toll: Toll,
 }
 
 impl World {
-    pub fn new(stores: Stores, mounts: usize) -> Self {
+    pub fn new(stores: Stores, mounts: usize, writeback: bool) -> Self {
         let mut home = Home::new();
         let (mut redis, mut s3) = (None, None);
         let mut args = vec!["format".to_owned(), "--chunk-size".into(), "1MiB".into()];
@@ -104,8 +120,20 @@ impl World {
             home.set_env("HFMOUNT_LOG", &level);
         }
         home.run_ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        let mut world =
-            World { mounts: Vec::new(), roots: Vec::new(), home, redis, s3, broken: Vec::new(), others: 0 };
+        let knows_fsck = home.run(&["fsck", "--help"]).status.success();
+        let (mounts_now, roots, broken, toll) = (Vec::new(), Vec::new(), Vec::new(), Toll::default());
+        let mut world = World {
+            mounts: mounts_now,
+            roots,
+            home,
+            redis,
+            s3,
+            broken,
+            others: 0,
+            writeback,
+            knows_fsck,
+            toll,
+        };
         for n in 0..mounts {
             let mount = world.mount(&format!("mnt-{n}"));
             world.roots.push(mount.path().to_owned());
@@ -117,7 +145,9 @@ impl World {
     fn mount(&self, name: &str) -> Mount {
         let cache = self.home.dir(&format!("cache-of-{name}"));
         let cache = cache.to_str().expect("UTF-8");
-        self.home.mount(name, &["--offline", "--cache-dir", cache])
+        let mut args = vec!["--offline", "--cache-dir", cache];
+        args.extend(self.writeback.then_some("--writeback"));
+        self.home.mount(name, &args)
     }
 
     /// Where the programs work.
@@ -143,6 +173,14 @@ impl World {
                 if rng.random_bool(0.3) { vec![one] } else { vec![] }
             }
         };
+        self.toll.daemons += dead.len() as u64;
+        match disaster {
+            Disaster::DaemonAndDisk => self.toll.caches += 1,
+            Disaster::Redis | Disaster::S3 => self.toll.servers += 1,
+            Disaster::Everything => self.toll.servers += 2,
+            Disaster::FrozenRedis | Disaster::FrozenS3 => self.toll.frozen += 1,
+            Disaster::Daemon | Disaster::AllDaemons => {}
+        }
         let redis = self.redis.as_mut();
         match disaster {
             Disaster::FrozenRedis => redis.expect("there").freeze(true),
@@ -217,17 +255,41 @@ impl World {
         logs
     }
 
+    /// Waits until no mount has anything that is not uploaded.
+    pub fn drained(&self) {
+        if !self.writeback {
+            return;
+        }
+        let mut last = String::new();
+        let end = Instant::now() + DRAIN;
+        while Instant::now() < end {
+            last = self.home.run_ok(&["status", "--json"]);
+            let status: serde_json::Value = serde_json::from_str(&last).expect("JSON");
+            if status["waiting"].as_array().expect("a list").is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("data in a journal is not uploaded:\n{last}\n{}", self.logs());
+    }
+
+    /// Nothing is wrong with the volume, as far as hfmount itself can tell.
+    pub fn fsck(&mut self, deep: bool) -> Result<(), String> {
+        if !self.knows_fsck {
+            return Ok(());
+        }
+        self.toll.fscks += 1;
+        let fsck = self.home.run(if deep { &["fsck", "--deep"] } else { &["fsck"] });
+        let (out, err) = (text(&fsck.stdout), text(&fsck.stderr));
+        if fsck.status.success() { Ok(()) } else { Err(format!("fsck: {}\n{out}{err}", fsck.status)) }
+    }
+
     /// Unmounts everything; daemons end well, and the volume is whole.
-    pub fn end(mut self) {
+    pub fn end(&mut self) {
         for mount in self.mounts.drain(..).flatten() {
             assert_eq!(mount.stop().code(), Some(0), "the daemon's end");
         }
-        let knows_fsck = self.home.run(&["fsck", "--help"]).status.success();
-        if knows_fsck {
-            let fsck = self.home.run(&["fsck", "--deep"]);
-            let (out, err) = (text(&fsck.stdout), text(&fsck.stderr));
-            assert!(fsck.status.success(), "fsck: {}\n{out}{err}", fsck.status);
-        }
+        self.fsck(true).unwrap_or_else(|wrong| panic!("{wrong}"));
     }
 }
 

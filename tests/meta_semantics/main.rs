@@ -129,6 +129,7 @@ on_all_engines! {
         a_closed_session_holds_nothing,
         a_silent_session_is_declared_dead,
         one_mount_is_elected,
+        regression_who_is_a_little_behind_is_not_elected,
         settings_are_compared_and_set,
         newer_layouts_are_refused,
     }

@@ -11,6 +11,7 @@ use crate::cli::MetaArgs;
 use crate::config::Home;
 use crate::daemon::RunFile;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::fuse::mounted_at;
 use crate::meta::url::MetaUrl;
 
 /// Where to work.
@@ -26,9 +27,9 @@ pub(super) struct Place {
 /// Reads what was said. The root itself is no path: it means everything.
 pub(super) fn find(home: &Home, meta: &MetaArgs, paths: &[String], to: Option<&str>) -> Result<Place> {
     let mut meta = meta.clone();
-    let mut mounts: Vec<RunFile> = RunFile::all(home).into_iter().filter(RunFile::is_running).collect();
-    // The innermost counts.
-    mounts.sort_by_key(|m| std::cmp::Reverse(m.mount_point.as_os_str().len()));
+    let mut mounts = RunFile::all(home);
+    // The innermost counts; one that crashed tells what it was.
+    mounts.sort_by_key(|m| (std::cmp::Reverse(m.mount_point.as_os_str().len()), !m.is_running()));
     let (urls, paths): (Vec<_>, Vec<_>) = paths.iter().partition(|p| p.contains("://"));
     let explicit = meta.meta.is_some();
     match urls[..] {
@@ -40,18 +41,25 @@ pub(super) fn find(home: &Home, meta: &MetaArgs, paths: &[String], to: Option<&s
     let mut mount: Option<&RunFile> = None;
     let mut place = |text: &str| -> Result<Vec<Bytes>> {
         let path = plain(&cwd.join(text));
-        match mounts.iter().find_map(|m| Some((m, below(&m.mount_point, &path)?))) {
-            Some((m, inner)) => {
-                if mount.is_some_and(|other| other.volume != m.volume) {
-                    return Err(Error::new(Kind::Config, "the paths are of several volumes"));
-                }
-                mount = Some(m);
-                Ok(inner)
+        let noted = mounts.iter().find_map(|m| Some((m, below(&m.mount_point, &path)?)));
+        if let Some((m, inner)) = noted {
+            if mount.is_some_and(|other| other.volume != m.volume) {
+                return Err(Error::new(Kind::Config, "the paths are of several volumes"));
+            }
+            mount = Some(m);
+            return Ok(inner);
+        }
+        let given = explicit || !urls.is_empty();
+        // One that somebody else made: which volume it is only they know.
+        let foreign = path.ancestors().find(|p| matches!(mounted_at(p), Ok(Some(true))));
+        match foreign.and_then(|m| below(m, &path)) {
+            Some(inner) if given => Ok(inner),
+            Some(_) => {
+                let words = format!("{text} is in a mount that this user did not make: it needs --meta");
+                Err(Error::new(Kind::Config, words))
             }
             // As if the volume's root were this machine's.
-            None if explicit || !urls.is_empty() || !text.starts_with('/') => {
-                Ok(names(&plain(&Path::new("/").join(text))))
-            }
+            None if given || !text.starts_with('/') => Ok(names(&plain(&Path::new("/").join(text)))),
             None => {
                 let words = format!("{text} is in no mount of this machine; paths in a volume need --meta");
                 Err(Error::new(Kind::Config, words))

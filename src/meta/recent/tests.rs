@@ -20,8 +20,6 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         mode_set: false,
         xattrs: false,
         uncounted: false,
-        chunks: 0,
-        layout: crate::meta::Layout::default(),
         nlink: 2,
         rdev: 0,
         size: 5,

@@ -155,6 +155,26 @@ impl Survey {
         self.set_row(of, |row| row.layout.data = Some(data)).await
     }
 
+    /// Sets by how many chunk rows an object is named beyond the first, if it still is by those of `inodes`.
+    pub async fn set_shared(
+        &self,
+        object: ObjectId,
+        was: Option<&Bytes>,
+        more: u64,
+        inodes: &[(Ino, Bytes)],
+    ) -> Result<bool> {
+        let key = schema::shared_key(object);
+        let mut expect = vec![match was {
+            Some(was) => Expect::Equals(key.clone(), was.clone()),
+            None => Expect::Absent(key.clone()),
+        }];
+        // A transaction is bounded; of an object that so many name nobody deletes the last name in this moment.
+        let some = inodes.iter().take(super::PAGE);
+        expect.extend(some.map(|(ino, raw)| Expect::Equals(schema::attr_key(*ino), raw.clone())));
+        let write = vec![Write::Set(key, Bytes::from(more.to_string()))];
+        self.apply(Txn { expect, write, ..Txn::default() }).await
+    }
+
     /// Releases the lock of an inode as far as `gone` hold it.
     pub async fn release_locks(&self, ino: Ino, gone: &[SessionId]) -> Result<bool> {
         let key = schema::flock_key(ino);

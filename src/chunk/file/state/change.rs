@@ -237,11 +237,12 @@ impl State {
         }
     }
 
-    /// Chunks that have something which is not in the bucket, or too many extents to be committed.
+    /// Chunks that have something which is not in the bucket, or that cannot be committed as they are.
     pub fn to_upload(&self) -> Vec<u64> {
         let wanted = |(idx, c): (&u64, &Chunk)| {
             let new = !c.dirty.is_empty() || c.upload.is_some();
-            let again = !c.pending.is_empty() && (c.stale || self.list(*idx).len() > MAX_EXTENTS);
+            // Bytes that were copied, so that all of it could be one object, may have been dropped again.
+            let again = !c.pending.is_empty() && (c.stale || self.must_store(*idx));
             (new || again).then_some(*idx)
         };
         let mut chunks: Vec<u64> = self.chunks.iter().filter_map(wanted).collect();
