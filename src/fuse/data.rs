@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use fuser::{INodeNo, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request};
 
-use super::adapter::{Adapter, asking, changing, unattended};
+use super::adapter::{Adapter, asking, caller, changing, unattended};
 use super::convert;
 use super::interrupt::Heed;
 use super::names::answer_empty;
@@ -20,9 +20,9 @@ thread_local! {
 
 impl Adapter {
     pub(super) fn open_file(&self, req: &Request, ino: Ino, flags: i32, reply: ReplyOpen) {
-        let (vfs, notifier) = (self.vfs.clone(), self.notifier.clone());
+        let (vfs, notifier, caller) = (self.vfs.clone(), self.notifier.clone(), caller(req));
         let work = async move {
-            let opened = vfs.open(ino, flags).await?;
+            let opened = vfs.open_by(&caller, ino, flags).await?;
             if opened.drop_attrs {
                 // Or the caller reads up to the old size. Takes no page lock, so it may be done from here.
                 if let Some(Err(e)) = notifier.get().map(|n| n.inval_inode(INodeNo(ino.0), -1, 0)) {
