@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures hfmount and prints a table of ratios; docs/benchmarks.md says what they mean.
 #
-#   scripts/bench.sh [--size 1G] [--rounds 5] [--rate 400MB] [--dir /var/tmp] [--json FILE] [--only PART...] [--skip-redis]
-#                    [--keep]
+#   scripts/bench.sh [PART...] [--quick] [--size 1G] [--rounds 5] [--minutes N] [--rate 400MB] [--dir /var/tmp] [--json FILE]
+#                    [--skip-redis] [--keep]
 #
 # For a safetensors file of --size: a cold fill through the mount against `curl -o` of the same file from the same stand-in
 # Hub (capped at --rate) to the same disk; warm reads, and reads after dropping the page cache, against the same file on the
@@ -12,7 +12,8 @@
 # into an S3 server against the same bytes put there by object_store. Medians of interleaved rounds. As root, because caches
 # are dropped between rounds. --dir has to lie on a real disk with room for six times --size.
 #
-# PART: fill, warm (brings fill with it), small, commands, names, write.
+# PART: fill, warm (brings fill with it), small, commands, names, write; metadata is commands and names, data the rest.
+# --quick takes ten minutes at most (--minutes says another bound), --json also writes the figures to a file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh

@@ -8,5 +8,6 @@ mod volume;
 pub use home::Home;
 pub use options::MountOptions;
 pub use volume::{
-    CLIENT, PUBLIC_HUB, StorageKeys, StoreHubBlobs, VOLUME_SCHEMA, Volume, check_chunk_size, check_name,
+    CLIENT, PUBLIC_HUB, StorageKeys, StoreHubBlobs, VOLUME_SCHEMA, Volume, a_day, check_chunk_size,
+    check_name,
 };

@@ -5,6 +5,7 @@ mod logging;
 mod places;
 mod run_file;
 mod settings;
+mod siblings;
 mod signals;
 mod volume;
 

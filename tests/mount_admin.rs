@@ -8,10 +8,10 @@ mod redis_server;
 #[path = "standin/mod.rs"]
 mod standin;
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use mount::{Home, Mount, can_mount, text, wait_for};
 use redis_server::RedisServer;
@@ -91,6 +91,15 @@ impl World {
     }
 }
 
+/// Writes five chunks and does not close the file. A process of its own: this one starts others, and each of those closes
+/// what it inherits, which writes the file out.
+fn writing(path: &Path) -> Child {
+    let script =
+        "import os, sys, time\nf = open(sys.argv[1], 'wb', 0)\nf.write(os.urandom(5 << 20))\ntime.sleep(600)";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(path).spawn().expect("python3")
+}
+
 fn path(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
@@ -109,13 +118,13 @@ fn crashed_writers_garbage_goes_and_nothing_else(world: &World) {
 
     // It has uploaded some chunks, and not said of which file they are.
     let before = world.chunks().len();
-    let mut writer = File::create(one.path().join("half")).expect("create");
-    writer.write_all(&random_bytes(4, 5 * CHUNK)).expect("write");
+    let mut writer = writing(&one.path().join("half"));
     wait_for("uploads", || world.chunks().len() >= before + 4);
     let report = world.gc(&["--delete"]);
     assert_eq!(report["garbage"]["total"]["objects"], 0, "of a mount that lives: {report}");
     one.crash();
-    drop(writer);
+    writer.kill().expect("kill");
+    writer.wait().expect("wait");
     let left = world.chunks().len();
     let report = world.gc(&["--delete"]);
     assert_eq!(report["garbage"]["total"]["objects"], 0, "nobody has declared it dead yet: {report}");
@@ -176,7 +185,6 @@ fn damage_is_found(world: &World) {
     let mut bytes = fs::read(object(0)).expect("an object");
     bytes[CHUNK / 2] ^= 1;
     fs::write(object(0), bytes).expect("write");
-    world.fsck(&[]);
     assert_eq!(world.fsck(&[]), (Some(0), Vec::new()), "its length is right");
     let (code, found) = world.fsck(&["--deep"]);
     assert_eq!((code, found.len()), (Some(1), 1), "{found:?}");

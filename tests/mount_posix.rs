@@ -50,6 +50,79 @@ fn regression_an_open_for_reading_may_empty_the_file() {
     assert_eq!(fs::read(two.path().join("file")).expect("read"), b"", "closed is visible everywhere");
 }
 
+/// The kernel says "text file busy" only after an open that empties the file by itself.
+#[test]
+fn regression_a_running_program_is_not_emptied() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::formatted(&[]);
+    let mount = home.mount("mnt", &["--offline"]);
+    let program = mount.path().join("program");
+    fs::copy("/bin/sleep", &program).expect("copy");
+    let size = fs::metadata(&program).expect("stat").len();
+    let mut running = Command::new(&program).arg("60").spawn().expect("it runs");
+    let name = std::ffi::CString::new(utf8(&program)).expect("no NUL");
+    for flags in [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR] {
+        // SAFETY: the path is a C string that lives until after the call.
+        let fd = unsafe { libc::open(name.as_ptr(), flags | libc::O_TRUNC) };
+        let error = std::io::Error::last_os_error();
+        assert_eq!((fd, error.raw_os_error()), (-1, Some(libc::ETXTBSY)), "{error}");
+    }
+    assert_eq!(fs::metadata(&program).expect("stat").len(), size);
+    assert!(running.try_wait().expect("wait").is_none(), "it goes on");
+    running.kill().expect("kill");
+    running.wait().expect("wait");
+}
+
+/// O_TRUNC reaches the daemon in two steps, and is still one for everybody else.
+#[test]
+fn who_overwrites_a_file_shows_it_empty_to_nobody() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::formatted(&[]);
+    let (one, two) = (home.mount("one", &["--offline"]), home.mount("two", &["--offline"]));
+    let (here, there) = (one.path().join("file"), two.path().join("file"));
+    fs::write(&here, "old").expect("write");
+    let mut file = OpenOptions::new().write(true).truncate(true).open(&here).expect("open");
+    assert_eq!(fs::read(&here).expect("read"), b"", "here it shows at once");
+    assert_eq!(fs::read(&there).expect("read"), b"old");
+    file.write_all(b"new!").expect("write");
+    drop(file);
+    assert_eq!(fs::read(&there).expect("read"), b"new!");
+    // Emptied, and nothing written: the close tells it all the same.
+    drop(OpenOptions::new().write(true).truncate(true).open(&here).expect("open"));
+    assert_eq!(fs::read(&there).expect("read"), b"");
+}
+
+#[test]
+fn regression_a_cache_smaller_than_what_is_read_serves_all_the_same() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::formatted(&["--chunk-size", "1MiB"]);
+    let mount = home.mount("mnt", &["--offline", "--cache-size", "1MiB"]);
+    let path = mount.path().join("file");
+    let data: Vec<u8> = (0..6u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    fs::write(&path, &data).expect("write");
+    std::thread::scope(|scope| {
+        for reader in 0..4 {
+            let (path, data) = (&path, &data);
+            scope.spawn(move || {
+                let file = File::open(path).expect("open");
+                for turn in 0..20 {
+                    // SAFETY: it takes no pointers, and the descriptor is open.
+                    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+                    let (start, mut piece) = ((reader * 7 + turn * 5) % 24 * 250_000, vec![0; 200_000]);
+                    file.read_exact_at(&mut piece, start as u64).expect("read");
+                    assert!(piece == data[start..start + 200_000], "{start}");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn regression_a_mapping_of_an_appending_handle_writes_in_place() {
     if !can_mount() {
@@ -124,7 +197,7 @@ fn regression_deleted_files_leave_the_local_cache_and_the_store() {
     if !can_mount() {
         return;
     }
-    let home = Home::formatted(&["--chunk-size", "1MiB"]);
+    let home = Home::formatted(&["--chunk-size", "1MiB", "--trash-days", "0"]);
     let mount = home.mount("mnt", &["--offline"]);
     let cache = home.path().join("hfmount/cache");
     let (path, data) = (mount.path().join("file"), vec![7; 20 << 20]);

@@ -32,6 +32,7 @@ TARGETS = {
     "cold fill": (1.10, "at most"),
     "warm pread": (0.35, "at least"),
     "daemon peak RSS": (200.0, "at most"),
+    "daemon peak RSS, writing": (200.0, "at most"),
     "sequential write": (0.8, "at least"),
     **{
         f"{kind}, {where}": (0.8, "at least")
@@ -42,6 +43,9 @@ TARGETS = {
 # No row's slowest hundredth may take longer, microseconds: as many waiters as tasks, each for a few round trips.
 P99_MAX = 50_000
 SECTIONS = ("fill", "warm", "small", "commands", "names", "write")
+GROUPS = {"metadata": ("commands", "names"), "data": ("fill", "warm", "small", "write")}
+# Minutes that --quick takes at most, a little over for what one round takes.
+QUICK = 10
 
 
 def measure(kind, path):
@@ -67,7 +71,7 @@ class Bench:
     def run(self):
         self.make_repositories()
         hub = Hub(self.hub_dir, "--rate", self.options.rate)
-        wanted = self.options.only
+        wanted = self.options.sections
         try:
             # The first answer hashes the files; that is the Hub's time, not ours.
             self.commits = {repo: hub.commit(repo) for repo in self.repositories}
@@ -85,7 +89,8 @@ class Bench:
                 self.names(hub)
             if "write" in wanted:
                 with contextlib.closing(Volume(self.dir, hub.url, s3=True)) as volume:
-                    self.row(*rates.writing(volume, self.options.size, self.options.rounds, measure))
+                    for row in rates.writing(volume, self.options.size, self.turns(), measure):
+                        self.row(*row)
         finally:
             hub.stop()
             if not self.options.keep:
@@ -95,7 +100,7 @@ class Bench:
         size = self.options.size
         self.repositories = [SMALL]
         self.make_small()
-        if not {"fill", "warm"} & set(self.options.only):
+        if not {"fill", "warm"} & set(self.options.sections):
             return
         self.repositories.append(LARGE)
         large = os.path.join(self.hub_dir, "models", LARGE, "main")
@@ -117,10 +122,24 @@ class Bench:
         self.rows.append({"name": name, "hfmount": ours, "native": theirs, "unit": unit, "ratio": ratio, "note": note})
         print(f"  {name}: {ours:.4g} {unit}" + (f", ratio {ratio:.3f}" if ratio is not None else ""), file=sys.stderr)
 
-    def rounds(self, pairs, prepare=None):
+    def turns(self, parts=1):
+        """Counts the rounds of one of `parts` parts of a section: --rounds, or as many as its share of --minutes allows, and
+        one at least."""
+        limit = None
+        if self.options.minutes:
+            limit = self.options.minutes * 60 / len(self.options.sections) / parts
+        began = time.monotonic()
+        for number in range(self.options.rounds):
+            taken = time.monotonic() - began
+            if number > 0 and limit is not None and taken + taken / number > limit:
+                print(f"  {number} rounds instead of {self.options.rounds}: no time for more", file=sys.stderr)
+                return
+            yield number
+
+    def rounds(self, pairs, prepare=None, parts=1):
         """Measures two things turn by turn, the order changing; answers the medians of both and of their ratios."""
         ours, theirs = [], []
-        for number in range(self.options.rounds):
+        for number in self.turns(parts):
             order = [(0, pairs[0]), (1, pairs[1])]
             for side, action in order if number % 2 == 0 else reversed(order):
                 if prepare:
@@ -186,6 +205,7 @@ class Bench:
                 ours, theirs, ratio = self.rounds(
                     [lambda kind=kind, file=file: gigabytes / measure(kind, file)["seconds"] for file in (path, local)],
                     prepare=drop_caches if dropped else None,
+                    parts=4,
                 )
                 note = "page cache dropped, read from the disk cache" if dropped else "in the kernel's page cache"
                 self.row(f"{'dropped' if dropped else 'warm'} {title}", ours, theirs, "GB/s", ratio, note)
@@ -205,7 +225,7 @@ class Bench:
                         drop_caches_if_root()
                     return measure(kind, path)[lap]["median"] * 1e6
 
-                ours, theirs, ratio = self.rounds([lambda path=path: one(path) for path in (folder, local)])
+                ours, theirs, ratio = self.rounds([lambda path=path: one(path) for path in (folder, local)], parts=4)
                 self.row(f"{title}, {lap}", ours, theirs, "µs", ratio, f"each of 1,000 files; {note}")
 
     def redis_commands(self, hub):
@@ -227,9 +247,10 @@ class Bench:
         local = os.path.join(self.local, "names")
         os.makedirs(local, exist_ok=True)
         with contextlib.closing(Volume(self.dir, hub.url, redis=True, mounts=rates.MOUNTS)) as volume:
-            for row in rates.measure(volume, local, self.options.rounds):
+            # Two thirds of the time for the first.
+            for row in rates.measure(volume, local, self.turns(1.5), self.options.share):
                 self.row(*row)
-            for row in rates.in_process(volume, self.options.rounds):
+            for row in rates.in_process(volume, self.turns(3), self.options.share):
                 self.row(*row)
 
     # --- the answer
@@ -296,19 +317,35 @@ def size(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default="/var/tmp", help="a folder on a real disk; the mounts and files lie below it")
-    parser.add_argument("--size", type=size, default=size("1G"), help="of the safetensors file (1G)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (5)")
+    parser.add_argument(
+        "sections", nargs="*", metavar="PART",
+        help=f"some of {', '.join(SECTIONS)} (warm brings fill with it), or metadata (commands, names), or data (the rest); "
+        "without any: all",
+    )  # fmt: skip
+    parser.add_argument("--size", type=size, help="of the files that are read and written (1G; --quick: 256M)")
+    parser.add_argument("--rounds", type=int, help="of each measurement (5; --quick: 3)")
+    parser.add_argument(
+        "--minutes", type=float, help=f"shared out between the parts: no round begins that would take longer ({QUICK} with --quick)"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"smaller files, fewer names and rounds: {QUICK} minutes")
     parser.add_argument("--rate", default="400MB", help="bytes per second that the stand-in Hub sends (400MB)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
-    parser.add_argument(
-        "--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="PART",
-        help=f"some of {', '.join(SECTIONS)} (warm brings fill with it)",
-    )  # fmt: skip
     parser.add_argument("--skip-redis", action="store_true", help="without what needs Redis: commands, names")
     parser.add_argument("--keep", action="store_true", help="keep the files for the next run")
     options = parser.parse_args()
+    wanted = set()
+    for part in options.sections or SECTIONS:
+        if part not in GROUPS and part not in SECTIONS:
+            parser.error(f"no such part: {part} ({', '.join((*SECTIONS, *GROUPS))})")
+        wanted.update(GROUPS.get(part, [part]))
     if options.skip_redis:
-        options.only = [part for part in options.only if part not in ("commands", "names")]
+        wanted -= set(GROUPS["metadata"])
+    options.sections = [part for part in SECTIONS if part in wanted]
+    options.size = options.size or size("256M" if options.quick else "1G")
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.minutes = options.minutes or (QUICK if options.quick else None)
+    # Of the operations that a full run counts.
+    options.share = 0.5 if options.quick else 1.0
     bench = Bench(options)
     machine = bench.machine()
     bench.run()

@@ -41,11 +41,11 @@ def forget_names():
 class Names:
     """All kinds of operations in a directory that several paths lead to."""
 
-    def __init__(self, volume, local):
-        self.volume, self.local, self.number = volume, local, 0
+    def __init__(self, volume, share):
+        self.volume, self.share, self.number = volume, share, 0
 
     def once(self, roots, tasks, redis=False):
-        """kind -> what was measured; on Redis also how often it ran a script, and for how long."""
+        """kind -> what was measured; on Redis also how often it ran which command, and how long a script took."""
         self.number += 1
         name = f"names-{self.number}"
         os.mkdir(os.path.join(roots[0], name))
@@ -55,30 +55,37 @@ class Names:
                 forget_names()
             if redis:
                 self.volume.redis_cli("config", "resetstat")
+                before = self.volume.cpu_seconds()
             directories = [os.path.join(root, name) for root in roots]
-            taken[kind] = rates("names", kind, *directories, "--tasks", tasks, "--count", COUNT[tasks])
+            count = max(tasks, int(COUNT[tasks] * self.share))
+            taken[kind] = rates("names", kind, *directories, "--tasks", tasks, "--count", count)
             if redis:
-                taken[kind] |= self.scripts(taken[kind]["count"])
+                taken[kind]["cpu"] = (self.volume.cpu_seconds() - before) / taken[kind]["count"] * 1e6
+                taken[kind] |= self.commands(taken[kind]["count"])
         os.rmdir(os.path.join(roots[0], name))
         return taken
 
-    def scripts(self, count):
+    def commands(self, count):
+        """By the server's own account, what scripts do inside included; microseconds of the server for each script."""
         stats = self.volume.redis_cli("info", "commandstats")
-        found = re.search(r"cmdstat_evalsha:calls=(\d+),usec=\d+,usec_per_call=([\d.]+)", stats)
-        calls, each = (int(found[1]), float(found[2])) if found else (0, 0.0)
-        return {"scripts": calls / count, "server": each}
+        each = {}
+        calls = {}
+        for command, number, usec in re.findall(r"cmdstat_([a-z|]+):calls=(\d+),usec=\d+,usec_per_call=([\d.]+)", stats):
+            if not command.startswith(("config", "info", "client")):
+                calls[command], each[command] = int(number) / count, float(usec)
+        return {"commands": calls, "scripts": calls.get("evalsha", 0.0), "server": each.get("evalsha", 0.0)}
 
 
 def median(samples, kind, value):
     return statistics.median(sample[kind][value] for sample in samples)
 
 
-def measure(volume, local, rounds):
+def measure(volume, local, rounds, share):
     """Yields rows: (name, ours, theirs, unit, ratio, note)."""
-    names = Names(volume, local)
+    names = Names(volume, share)
     url = f"redis://127.0.0.1:{volume.redis.port}/0"
     one, four, disk, bare = {}, {}, {}, {}
-    for number in range(rounds):
+    for number in rounds:
         for tasks in TASKS:
             steps = [
                 lambda t=tasks: disk.setdefault(t, []).append(names.once([local], t)),
@@ -98,6 +105,11 @@ def measure(volume, local, rounds):
         yield f"bare EVALSHA, {many(tasks, 'task')}", bare_rate, None, "/s", None, note
         for kind in KINDS:
             yield row(kind, tasks, one[tasks], disk[tasks], bare_p50)
+    for kind in KINDS:
+        calls = one[1][-1][kind]["commands"]
+        note = ", ".join(f"{command} {number:.2f}" for command, number in sorted(calls.items()) if number >= 0.005)
+        sent = median(one[1], kind, "scripts")
+        yield f"Redis: {kind}, one task", sent, None, "scripts", None, f"by INFO commandstats, inside scripts too: {note}"
     for tasks in TASKS:
         for kind in KINDS if tasks in four else ():
             ratio = statistics.median(f[kind]["rate"] / o[kind]["rate"] for f, o in zip(four[tasks], one[tasks]))
@@ -127,6 +139,7 @@ def tails(samples, kind):
     text = f"p50 {p50:.0f} µs, p99 {p99:.0f} µs"
     if "scripts" in samples[0][kind]:
         text += f"; {median(samples, kind, 'scripts'):.2f} EVALSHA of {median(samples, kind, 'server'):.1f} µs each"
+        text += f"; {median(samples, kind, 'cpu'):.0f} µs of processor in the daemons and Redis"
     return text
 
 
@@ -134,13 +147,14 @@ def many(number, noun):
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def in_process(volume, rounds):
+def in_process(volume, rounds, share):
     """Yields rows for nodes in one process: 16 against 4, with as many tasks."""
     url = f"redis://127.0.0.1:{volume.redis.port}/1"
     samples = {nodes: [] for nodes in NODES}
-    for number in range(rounds):
+    count = int(8000 * share)
+    for number in rounds:
         for nodes in NODES if number % 2 == 0 else reversed(NODES):
-            samples[nodes].append(rates("nodes", "--redis", url, "--nodes", nodes, "--tasks", 16, "--count", 8000))
+            samples[nodes].append(rates("nodes", "--redis", url, "--nodes", nodes, "--tasks", 16, "--count", count))
     few, lots = (samples[nodes] for nodes in NODES)
     for kind in KINDS:
         ratio = statistics.median(m[kind]["rate"] / f[kind]["rate"] for m, f in zip(lots, few))
@@ -150,17 +164,21 @@ def in_process(volume, rounds):
 
 
 def writing(volume, size, rounds, measured):
-    """A file written in order through the mount until it is stored, against the same bytes put straight into the store.
+    """Yields rows for a file written in order through the mount until it is stored, against the same bytes put straight into
+    the store.
 
     `measured(kind, path)` runs one measurement of measure.py.
     """
     os.environ["BENCH_SIZE"] = str(size)
     keys = {key: value for key, value in volume.env.items() if key.startswith("AWS_")}
     store = os.path.join(volume.dir, "store", "volumes")
+    processor = []
 
     def by_mount():
         path = os.path.join(volume.mountpoint, "written")
+        before = volume.cpu_seconds()
         taken = measured("write", path)
+        processor.append(volume.cpu_seconds() - before)
         os.unlink(path)
         clean(os.path.join(store, "bench", "bench", "chunks"))
         return taken["seconds"]
@@ -177,10 +195,13 @@ def writing(volume, size, rounds, measured):
         os.sync()
 
     ours, theirs = [], []
-    for number in range(rounds):
+    for number in rounds:
         sides = [(ours, by_mount), (theirs, by_client)]
         for samples, action in sides if number % 2 == 0 else reversed(sides):
             samples.append(size / 1e6 / action())
     ratio = statistics.median(one / other for one, other in zip(ours, theirs))
-    note = f"{size >> 20} MiB until fsync and close answered, against object_store puts of 4 MiB, 8 at once"
-    return "sequential write", statistics.median(ours), statistics.median(theirs), "MB/s", ratio, note
+    note = f"{size >> 20} MiB until fsync and close answered, against object_store puts of 4 MiB, 8 at once; "
+    note += f"{statistics.median(processor):.2f} s of processor in the daemon and the server"
+    yield "sequential write", statistics.median(ours), statistics.median(theirs), "MB/s", ratio, note
+    peak = volume.peak_memory() / (1 << 20)
+    yield "daemon peak RSS, writing", peak, None, "MiB", None, f"while writing {size >> 20} MiB, again and again"

@@ -1,5 +1,6 @@
 //! All inodes of a volume, by their numbers: whatever is renamed meanwhile, each that is there all the time is seen.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use futures::{StreamExt, stream};
@@ -8,7 +9,7 @@ use super::{Progress, Tell};
 use crate::error::{Error, Kind, Result};
 use crate::meta::survey::{Survey, Surveyed, SurveyedChunks};
 use crate::meta::{Content, InodeRow};
-use crate::types::{BlobId, Ino};
+use crate::types::{BlobId, Extent, Ino, ObjectId};
 
 /// Numbers in one round trip, three keys each.
 const AT_ONCE: usize = 300;
@@ -92,6 +93,11 @@ pub(super) fn blobs_of(row: &InodeRow) -> impl Iterator<Item = (BlobId, u64)> + 
         _ => None,
     };
     own.into_iter()
+}
+
+/// The objects that a chunk row names, each once.
+pub(super) fn objects(list: &[Extent]) -> BTreeSet<ObjectId> {
+    list.iter().map(|extent| extent.object).collect()
 }
 
 /// For tools that may not go on without knowing what a row says.

@@ -1,11 +1,13 @@
 //! `hfmount config`: shows and changes those settings of a volume that may change while it is in use.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
 
 use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
-use crate::config::units::{human_size, limit, size};
+use crate::config::units::{days, human_duration, human_size, limit, size};
 use crate::config::{Home, Volume};
 use crate::daemon::need_volume;
 use crate::error::{Error, Kind, Result};
@@ -20,6 +22,9 @@ Examples:
 
   # At most 2 TiB of files of users; those that come from the Hub do not count
   hfmount config --meta redis://redis.internal/1 --capacity 2T
+
+  # What is deleted can be brought back for a week
+  hfmount config --trash-days 7
 
   # No limit any more
   hfmount config --capacity none --inodes none
@@ -49,6 +54,11 @@ pub(super) struct Changes {
     /// How many files, directories and links users may make; 0 or none = no limit.
     #[arg(long, value_name = "N", value_parser = count_of)]
     inodes: Option<Limit>,
+
+    /// How long what users delete can be brought back with `hfmount restore`, in days; 0 = not at all. What the Hub has
+    /// is not kept, nor are temporary files. Default: 1.
+    #[arg(long, value_name = "DAYS", value_parser = days)]
+    trash_days: Option<u64>,
 }
 
 /// `None`: no limit.
@@ -73,8 +83,14 @@ impl Changes {
         if let Some(Limit(inodes)) = self.inodes {
             volume.inodes = inodes;
         }
-        let differ =
-            [("capacity", volume.capacity != before.capacity), ("inodes", volume.inodes != before.inodes)];
+        if let Some(seconds) = self.trash_days {
+            volume.trash_seconds = seconds;
+        }
+        let differ = [
+            ("capacity", volume.capacity != before.capacity),
+            ("inodes", volume.inodes != before.inodes),
+            ("trash", volume.trash_seconds != before.trash_seconds),
+        ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 }
@@ -84,7 +100,11 @@ impl ConfigArgs {
         let meta = self.meta.url(&Home::from_env()?)?;
         let (volume, changed, notice) = small_runtime()?.block_on(self.change(&meta))?;
         if self.json {
-            let settings = json!({ "capacity": volume.capacity, "inodes": volume.inodes });
+            let settings = json!({
+                "capacity": volume.capacity,
+                "inodes": volume.inodes,
+                "trash_seconds": volume.trash_seconds,
+            });
             show(&format!("{:#}\n", json!({ "changed": changed, "settings": settings })))?;
         } else {
             let mut table = Table::default();
@@ -127,4 +147,9 @@ pub(super) fn rows(table: &mut Table, volume: &Volume) {
     let none = || "no limit".to_owned();
     table.row("capacity", volume.capacity.map_or_else(none, human_size));
     table.row("inodes", volume.inodes.map_or_else(none, |n| n.to_string()));
+    let kept = match volume.trash() {
+        Duration::ZERO => "nothing that is deleted is kept".to_owned(),
+        time => format!("what is deleted is kept for {}", human_duration(time)),
+    };
+    table.row("trash", kept);
 }

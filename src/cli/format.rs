@@ -8,7 +8,7 @@ use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
 use crate::config::units::{human_size, size};
 use crate::config::{
-    CLIENT, Home, PUBLIC_HUB, StoreHubBlobs, VOLUME_SCHEMA, Volume, check_chunk_size, check_name,
+    CLIENT, Home, PUBLIC_HUB, StoreHubBlobs, VOLUME_SCHEMA, Volume, a_day, check_chunk_size, check_name,
 };
 use crate::daemon::storage_keys;
 use crate::error::{Error, Kind, Result};
@@ -201,6 +201,7 @@ impl FormatArgs {
             peer_key: hex::encode(rand::random::<[u8; 32]>()),
             capacity: None,
             inodes: None,
+            trash_seconds: a_day(),
             sealed_keys: None,
             other: Map::new(),
         };

@@ -24,11 +24,13 @@ Examples:
   # What is wrong with which file, for scripts
   hfmount fsck --json | jq -r 'select(.path) | .path'
 
-It works while the volume is mounted. A problem is one line, with path and inode; with --json one object a line, and a
-last one with the counts. What --repair changes takes nothing from anybody: what has no name any more gets one in
-lost+found, counts are counted, and bytes that the Hub has are fetched again. Lost bytes of a file are told and left.
+It works while the volume is mounted. A problem is one line, with path and inode; with --json one
+object a line, and a last one with the counts. What --repair changes takes nothing from anybody:
+what has no name any more gets one in lost+found, counts are counted, and bytes that the Hub has are
+fetched again. Lost bytes of a file are told and left.
 
-Exit codes: 0 nothing is wrong (any more), 1 something is, or it could not be checked, 2 wrong command line.")]
+Exit codes: 0 nothing is wrong (any more), 1 something is, or it could not be checked, 2 wrong
+command line.")]
 pub(super) struct FsckArgs {
     /// The metadata URL, as for --meta.
     #[arg(value_name = "META", conflicts_with = "meta")]

@@ -26,11 +26,13 @@ Examples:
   # From cron
   hfmount gc --delete --grace 1d --json
 
-Garbage is what no file refers to: uploads of a mount that crashed before it could say what they are, and chunks of Hub
-files that were deleted everywhere (they come from the Hub again if somebody wants them). What users deleted and can restore
-is not garbage, nor is what a mount is writing, however long that takes, nor what waits in a --writeback journal. It works
-while the volume is mounted. All metadata of the bucket's volume must be at META: never run it with an old copy. The keys of
-the bucket are given as to mount.")]
+Garbage is what no file refers to: uploads of a mount that crashed before it could say what they
+are, and chunks of Hub files that were deleted everywhere (they come from the Hub again if somebody
+wants them). What users deleted and can restore is not garbage, nor is what a mount is writing,
+however long that takes, nor what waits in a --writeback journal.
+
+It works while the volume is mounted. META must be the metadata that the mounts use: an old copy
+does not know what is needed. The keys of the bucket are given as to mount.")]
 pub(super) struct GcArgs {
     /// The metadata URL, as for --meta.
     #[arg(value_name = "META", conflicts_with = "meta")]

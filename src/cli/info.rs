@@ -22,7 +22,7 @@ use self::target::Target;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hfmount info /mnt/hf/models--gpt2/snapshots/607a30d783dfa663caf39e06633721c8d4cfcd7e/model.safetensors
+  hfmount info /mnt/hf/models--gpt2/snapshots/*/model.safetensors
 
   # Each chunk, and the objects that it consists of
   hfmount info --chunks /mnt/hf/notes.txt
@@ -33,7 +33,8 @@ Examples:
 
   hfmount info --json /mnt/hf/notes.txt | jq -r '.chunks[].extents[].object'
 
-What is told is what the metadata says: bytes that are being written are not in it before close or fsync.")]
+What is told is what the metadata says: bytes that are being written are not in it before close or
+fsync.")]
 pub(super) struct InfoArgs {
     /// A path on a mount of this user; volume:/PATH; or inode:NUMBER.
     #[arg(value_name = "PATH")]

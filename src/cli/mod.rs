@@ -17,6 +17,7 @@ mod info;
 mod load;
 mod mount;
 mod progress;
+mod restore;
 mod show;
 mod status;
 mod umount;
@@ -76,6 +77,8 @@ enum Verb {
     Gc(gc::GcArgs),
     /// Check a volume: the metadata against itself and against the storage.
     Fsck(fsck::FsckArgs),
+    /// List what was deleted from a volume, and bring it back.
+    Restore(restore::RestoreArgs),
     /// Write the whole metadata of a volume into a file, whoever has it mounted.
     Dump(dump::DumpArgs),
     /// Make a volume of a dump, in any metadata engine.
@@ -130,6 +133,7 @@ pub fn run() -> ExitCode {
         Verb::Info(args) => args.run(),
         Verb::Gc(args) => args.run(),
         Verb::Fsck(args) => args.run(),
+        Verb::Restore(args) => args.run(),
         Verb::Dump(args) => args.run(),
         Verb::Load(args) => args.run(),
     };

@@ -15,12 +15,16 @@ use crate::daemon::{RunFile, check_marker, need_volume, open_bucket};
 use crate::error::{Error, Kind, Result};
 use crate::meta::kv::EngineInfo;
 use crate::meta::url::MetaUrl;
-use crate::meta::{JournalRow, SessionStatus, Usage, list_journals, list_sessions, read_usage};
+use crate::meta::{
+    BinUsage, JournalRow, SessionStatus, Usage, bin_usage, list_journals, list_sessions, read_usage,
+};
 use crate::source::bucket::Patience;
 use crate::types::{SessionId, Timestamp};
 
 /// How long the storage may take to show that it answers.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How much of the trash is counted.
+const TRASH_ROWS: usize = 100_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -48,6 +52,7 @@ struct Report {
     sessions: Vec<SessionStatus>,
     /// `Err`: why the storage cannot be used from here.
     storage: Result<()>,
+    trash: BinUsage,
     waiting: Vec<Journal>,
     failed_disks: Vec<RunFile>,
 }
@@ -86,12 +91,13 @@ async fn look(home: &Home, meta: &MetaUrl) -> Result<Report> {
         Ok(answer) => answer,
         Err(_) => Err(Error::new(Kind::TimedOut, volume.storage.to_string())),
     };
+    let trash = bin_usage(&*kv, TRASH_ROWS).await?;
     let notes: Vec<RunFile> =
         RunFile::all(home).into_iter().filter(|n| n.volume == volume.uuid && n.is_running()).collect();
     let waiting = list_journals(&*kv).await?.into_iter().map(|(session, row)| journal(session, row, &notes));
     let waiting = waiting.filter(|j| !j.mounted || j.waiting != Some(Waiting::default())).collect();
     let failed_disks = notes.iter().filter(|n| n.disk_error.is_some()).cloned().collect();
-    Ok(Report { volume, engine, used, sessions, storage, waiting, failed_disks })
+    Ok(Report { volume, engine, used, sessions, storage, trash, waiting, failed_disks })
 }
 
 fn journal(session: SessionId, row: JournalRow, notes: &[RunFile]) -> Journal {
@@ -164,6 +170,12 @@ fn as_json(meta: &MetaUrl, report: &Report) -> Value {
             "error": report.storage.as_ref().err().map(ToString::to_string),
         },
         "sessions": sessions,
+        "trash": {
+            "files": report.trash.files,
+            "bytes": report.trash.bytes,
+            "complete": !report.trash.more,
+            "seconds": report.volume.trash_seconds,
+        },
         "waiting": report.waiting.iter().map(journal_json).collect::<Vec<_>>(),
         "failed_disks": report
             .failed_disks
@@ -210,6 +222,15 @@ fn journal_text(journal: &Journal) -> String {
     format!("waiting {}:{} {text}\n", journal.row.host, journal.row.dir)
 }
 
+fn trash_text(volume: &Volume, trash: &BinUsage) -> String {
+    let more = if trash.more { "more than " } else { "" };
+    let holds = format!("{more}{} files, {}", trash.files, human_size(trash.bytes));
+    match volume.trash() {
+        Duration::ZERO => format!("{holds}; what is deleted now is not kept"),
+        time => format!("{holds}; what is deleted is kept for {}", human_duration(time)),
+    }
+}
+
 fn as_text(meta: &MetaUrl, report: &Report) -> String {
     let volume = &report.volume;
     let mut table = Table::default();
@@ -224,6 +245,7 @@ fn as_text(meta: &MetaUrl, report: &Report) -> String {
     let of = |limit: Option<String>| limit.map_or_else(String::new, |limit| format!(" of {limit}"));
     table.row("used", human_size(report.used.bytes) + &of(volume.capacity.map(human_size)));
     table.row("inodes", report.used.inodes.to_string() + &of(volume.inodes.map(|n| n.to_string())));
+    table.row("trash", trash_text(volume, &report.trash));
     table.row("hub", &volume.hub_endpoint);
     for warning in &report.engine.warnings {
         table.row("warning", warning);

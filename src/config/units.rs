@@ -55,6 +55,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())
 }
 
+/// Days, in seconds: `1`, `0.5`, `0`; at most ten years.
+pub fn days(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is no number of days: write it like 1, 0.5 or 0");
+    let number: f64 = text.trim().parse().map_err(|_| bad())?;
+    if (0.0..=3650.0).contains(&number) { Ok((number * 86_400.0).ceil() as u64) } else { Err(bad()) }
+}
+
 /// A share between 0 and 1: `0.1`, `10%`.
 pub fn ratio(text: &str) -> Result<f64, String> {
     let bad = || format!("{text:?} is no share between 0 and 1: write it like 0.1 or 10%");

@@ -1,5 +1,7 @@
 //! A volume's settings, as `format` stores them in the metadata.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -60,12 +62,21 @@ pub struct Volume {
     /// Inodes that users may have in it, the root included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inodes: Option<u64>,
+    /// How long what users delete can be restored, seconds; 0: not at all.
+    #[serde(default = "a_day")]
+    pub trash_seconds: u64,
     /// The keys of the bucket ([`StorageKeys`]), if `format` was given a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_keys: Option<Sealed>,
     /// What newer binaries wrote and this one does not know: kept.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// What `trash_seconds` is unless somebody says otherwise.
+#[must_use]
+pub fn a_day() -> u64 {
+    86_400
 }
 
 /// The keys of a bucket, as they are sealed.
@@ -97,6 +108,12 @@ impl Volume {
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits { bytes: self.capacity, inodes: self.inodes }
+    }
+
+    /// How long what users delete can be restored; zero: not at all.
+    #[must_use]
+    pub fn trash(&self) -> Duration {
+        Duration::from_secs(self.trash_seconds)
     }
 
     /// Reads the settings of the volume that `kv` holds; `None` if it holds none. [`Kind::Config`] if they are for newer
@@ -220,6 +237,7 @@ mod tests {
             peer_key: "11".repeat(32),
             capacity: None,
             inodes: None,
+            trash_seconds: a_day(),
             sealed_keys: None,
             other: Map::new(),
         }

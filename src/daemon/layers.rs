@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::siblings::{Means, Siblings};
 use super::{check_marker, need_volume, open_bucket, places, settings};
 use crate::blocking::blocking;
 use crate::chunk::cache::{CacheDir, CacheLimits};
@@ -41,6 +42,8 @@ pub(super) struct Layers {
     files: Files,
     /// Follows the volume's settings.
     following: JoinHandle<()>,
+    /// Not of a read-only mount.
+    siblings: Option<Siblings>,
     pub(super) vfs: Arc<Vfs>,
     /// What the user should know of the layers.
     pub(super) notices: Vec<String>,
@@ -66,8 +69,8 @@ impl Layers {
             free_ratio: options.free_space_ratio,
             ..CacheLimits::default()
         };
-        let uuid = volume.uuid.clone();
-        let cache = blocking(move || CacheDir::open(&cache_path, &uuid, limits)).await?;
+        let (uuid, wanted, allowed) = (volume.uuid.clone(), cache_path.clone(), limits.clone());
+        let cache = blocking(move || CacheDir::open(&wanted, &uuid, allowed)).await?;
         let adopted = adopt(point);
         let private = blocking(move || {
             let private = Private::open(private_path)?;
@@ -80,7 +83,7 @@ impl Layers {
         })
         .await?;
 
-        let meta = Meta::open(kv, session_info(options, point.path()), options.session_ttl).await?;
+        let meta = Meta::open(kv.clone(), session_info(options, point.path()), options.session_ttl).await?;
         meta.set_tombstone_ttl(options.tombstone_ttl);
         settings::apply(&meta, &volume).await?;
         let following = tokio::spawn(settings::follow(meta.clone()));
@@ -108,9 +111,22 @@ impl Layers {
             ..FilesOptions::default()
         };
         let chunk_size = volume.chunk_size;
+        let own = cache.path().to_owned();
+        let means = Means {
+            kv,
+            info: meta.info().clone(),
+            session_ttl: options.session_ttl,
+            bucket: bucket.clone(),
+            blobs: chunks.clone(),
+            chunk_size,
+            volume: volume.uuid.clone(),
+            limits,
+            io_timeout: options.io_timeout,
+        };
         let files =
             Files::with_options(meta.clone(), cache, bucket, chunks.clone(), chunk_size, files_options);
         resume(options, &files).await?;
+        let siblings = (!options.read_only).then(|| Siblings::watch(means, cache_path, own));
         if !options.read_only {
             files.start_sweeping();
         }
@@ -121,7 +137,17 @@ impl Layers {
         });
         let settings = vfs_options(options, &volume);
         let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), lazy, private, sender, settings);
-        Ok(Layers { volume, meta, chunks, files, following, vfs, notices, invalidations: Some(receiver) })
+        Ok(Layers {
+            volume,
+            meta,
+            chunks,
+            files,
+            following,
+            siblings,
+            vfs,
+            notices,
+            invalidations: Some(receiver),
+        })
     }
 
     /// For messages.
@@ -144,6 +170,9 @@ impl Layers {
     /// the first error is returned.
     pub(super) async fn stop(self) -> Result<()> {
         self.following.abort();
+        if let Some(siblings) = self.siblings {
+            siblings.stop().await;
+        }
         self.vfs.record_accesses(RECORDING).await;
         let flushed = self.files.close(UPLOADS).await.context(|| "writing what was open");
         let cached = self.chunks.shutdown(UPLOADS).await;

@@ -16,6 +16,7 @@ pub(super) async fn apply(meta: &Meta, volume: &Volume) -> Result<()> {
         tracing::info!(?limits, "what the volume may hold");
         meta.set_limits(limits);
     }
+    meta.set_bin_ttl(volume.trash());
     if limits.bytes.is_some() {
         // So that writes know about what room there is.
         meta.usage().await?;

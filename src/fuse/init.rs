@@ -17,7 +17,6 @@ const WANTED: &[(InitFlags, &str)] = &[
     (InitFlags::FUSE_DO_READDIRPLUS, "listings carry attributes …"),
     (InitFlags::FUSE_READDIRPLUS_AUTO, "… where they are wanted"),
     (InitFlags::FUSE_CACHE_SYMLINKS, "links of snapshots are read once"),
-    (InitFlags::FUSE_ATOMIC_O_TRUNC, "O_TRUNC comes with the open, in one step"),
     // Versions decide at open what is kept. Between opens this one drops pages when a size or mtime is seen to change:
     // a file that grows on another mount must not show zeros where its old end was.
     (InitFlags::FUSE_AUTO_INVAL_DATA, "pages go when size or mtime changed"),
@@ -26,8 +25,9 @@ const WANTED: &[(InitFlags, &str)] = &[
 ];
 
 /// Sets up the connection. Nothing here fails a mount: what the kernel lacks is done without.
-/// Not wanted: the kernel's write-back cache (it would own sizes and times, and rules out passthrough) and POSIX locks
-/// (see `locks`).
+/// Not wanted: the kernel's write-back cache (it would own sizes and times, and rules out passthrough), POSIX locks
+/// (see `locks`), and O_TRUNC with the open (the kernel looks only afterwards whether the file is being executed, and the
+/// program would be gone though the open fails).
 pub(super) fn configure(config: &mut KernelConfig) {
     for (flag, what) in WANTED {
         if config.add_capabilities(*flag).is_err() {

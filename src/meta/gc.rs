@@ -55,9 +55,10 @@ impl Meta {
         let seen = self.kv().get(std::slice::from_ref(&key)).await?.pop().flatten();
         let now = self.now();
         if let Some(seen) = &seen {
-            // A time in the future is of a clock that was set back.
+            // Mounts know the engine's clock to within a round trip, so the time may lie a little ahead. One far in the future is
+            // of a clock that was set back.
             let since = now.0.saturating_sub(schema::value_time(seen)?.0);
-            if since >= 0 && since.unsigned_abs() < u64::try_from(every.as_nanos()).unwrap_or(u64::MAX) {
+            if since.unsigned_abs() < u64::try_from(every.as_nanos()).unwrap_or(u64::MAX) {
                 return Ok(false);
             }
         }

@@ -11,6 +11,7 @@
 mod accessed;
 mod apply;
 mod attr;
+mod bin;
 mod blobs;
 mod clock;
 mod data;
@@ -64,7 +65,7 @@ use self::clock::EngineClock;
 use self::hints::Hints;
 use self::identity::Identity;
 use self::ids::Ids;
-use self::kv::{Change, Kv};
+use self::kv::{Change, Kv, Watch};
 use self::locks::HeldLocks;
 use self::quota::Quota;
 use self::recent::Recent;
@@ -73,6 +74,7 @@ use crate::types::{Ino, ObjectId, SessionId, Timestamp, Version};
 
 pub use self::accessed::Access;
 pub use self::attr::Attr;
+pub use self::bin::{BinUsage, Binned, Keep, Lost, Restored, Wanted, bin_usage, is_temporary};
 pub use self::blobs::{BlobRow, Blobs, ChunkRow, Recorded};
 pub use self::data::{ChunkExtents, Committed, DataChange};
 pub use self::gc::Trashed;
@@ -114,14 +116,27 @@ struct Inner {
     last_object: AtomicU64,
     /// Nanoseconds.
     tombstone_ttl: AtomicU64,
+    /// Nanoseconds; 0: there is no bin.
+    bin_ttl: AtomicU64,
     quota: Quota,
     /// Heartbeats and the sweeping up after dead sessions.
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Hears of changes, until [`Meta::watch`].
+    listener: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        self.stop_listening();
+    }
+}
+
+impl Inner {
+    fn stop_listening(&self) {
+        if let Some(task) = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take() {
             task.abort();
         }
     }
@@ -203,16 +218,27 @@ impl Meta {
         self.0.recent.get(ino, age)
     }
 
-    /// Another mount made this change: for who hears of it before this session's own listener does.
+    /// What changes from now on, for one who tells this session of it: [`Meta::heard`] for what others did, before acting
+    /// on it, and [`Meta::missed_changes`]. Until then the session listens by itself; twice would cost each mount twice.
+    pub async fn watch(&self) -> Result<Watch> {
+        let watch = self.kv().watch().await?;
+        self.0.stop_listening();
+        // What the listener had not come to.
+        self.missed_changes().await;
+        Ok(watch)
+    }
+
+    /// Another mount made this change.
     pub fn heard(&self, change: &Change) {
         self.0.hints.heard(change);
         self.0.recent.heard(change);
     }
 
-    /// Changes may have been missed.
-    pub fn missed_changes(&self) {
+    /// Changes may have been missed, or the server's memory may have gone back.
+    pub async fn missed_changes(&self) {
         self.0.hints.clear();
         self.0.recent.clear();
+        self.0.ids.forget().await;
     }
 }
 
@@ -258,6 +284,8 @@ mod tests {
         spawnable(|m| m.hold_orphans(&[INO]));
         spawnable(|m| m.reap_orphans(Timestamp(0)));
         spawnable(|m| m.trash(0, 1));
+        spawnable(|m| async { m.restore(&Wanted::default(), None, true, |_| {}).await });
+        spawnable(|m| m.expire_bin(Timestamp(0)));
         spawnable(|m| m.set_ref(INO, "main", Commit([0; 20])));
         spawnable(|m| m.read_ref(INO, "main"));
         spawnable(|m| m.reserve_ino());

@@ -50,6 +50,13 @@ impl Meta {
         Ok(build.0.write.is_empty() || self.commit(build).await? == Outcome::Applied)
     }
 
+    /// Of a file that loses its last name now.
+    pub(super) fn new_orphan(&self) -> OrphanRow {
+        // Others compare it with what their own clock says: it must be everybody's.
+        let since = self.now();
+        OrphanRow { since, held_until: self.hold_until(since), reaping: None, grouped: false }
+    }
+
     /// How long an orphan lives if nobody says anything more.
     pub(super) fn hold_until(&self, now: Timestamp) -> Timestamp {
         let nanos = u64::try_from(self.ttl().as_nanos()).unwrap_or(u64::MAX);

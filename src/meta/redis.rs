@@ -7,7 +7,7 @@
 //! | `{p}:<map>` | HASH | field → value |
 //! | `{p}#<map>` | ZSET | field → entry id, of ordered maps |
 //! | `{p}@entry` | number | the last entry id given |
-//! | `{p}@ring:<engine>` | HASH | slot → the last request applied in it; expires |
+//! | `{p}@ring:<engine>:<slot>` | string | the last request applied in a slot; expires |
 //! | `{p}@alive:<session>` | string | a heartbeat; expires |
 //! | `{p}@export` | string | somebody reads everything: commits note what they touch; expires |
 //! | `{p}@touched`, `{p}@touched.batch` | SET | what they noted, and what of it is being read again; expire |

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Meta;
 use super::attr::Attr;
+use super::bin::Keep;
 use super::hub_rows::REF_MODE;
 use super::kv::{Expect, Outcome};
 use super::lookup::Found;
@@ -95,7 +96,7 @@ impl Meta {
             Some(old) => {
                 build.equals(key.clone(), &old.entry);
                 build.equals(schema::attr_key(old.ino), &old.raw);
-                self.drop_link(&mut build, old, now)?;
+                self.drop_link(&mut build, old, (dir, name.as_bytes()), Keep::No, now)?;
             }
             None => {
                 build.expect(Expect::Absent(key.clone()));

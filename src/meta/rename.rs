@@ -1,6 +1,7 @@
 //! Renaming, in all its modes, as one transaction.
 
 use super::attr::Attr;
+use super::bin::Keep;
 use super::kv::{Expect, Outcome};
 use super::lookup::Found;
 use super::retry::{Tries, entry_words};
@@ -57,20 +58,39 @@ impl Meta {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<Renamed> {
+        self.rename_keeping(from, name, to, new_name, mode, Keep::No).await
+    }
+
+    /// As [`Meta::rename`]; the bin may keep what loses its last name by it.
+    pub async fn rename_keeping(
+        &self,
+        from: Ino,
+        name: &[u8],
+        to: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+        keep: Keep,
+    ) -> Result<Renamed> {
         check_name(name)?;
         check_name(new_name)?;
         let places = Places { from, name, to, new_name };
         let words = || format!("{} to {}", entry_words(from, name), entry_words(to, new_name));
         let mut tries = Tries::new();
         loop {
-            if let Some(done) = self.try_rename(places, mode, tries.fresh()).await.context(words)? {
+            if let Some(done) = self.try_rename(places, mode, keep, tries.fresh()).await.context(words)? {
                 return Ok(done);
             }
             tries.again().await.context(words)?;
         }
     }
 
-    async fn try_rename(&self, places: Places<'_>, mode: RenameMode, fresh: bool) -> Result<Option<Renamed>> {
+    async fn try_rename(
+        &self,
+        places: Places<'_>,
+        mode: RenameMode,
+        keep: Keep,
+        fresh: bool,
+    ) -> Result<Option<Renamed>> {
         let Places { from, name, to, new_name } = places;
         // The kernel looked for the new name just now; that it is absent is expected below.
         let vacant = !fresh && self.hints().is_absent(to, new_name);
@@ -137,7 +157,7 @@ impl Meta {
                     subdirs[1] -= 1;
                     empty = Some(build.expect(Expect::MapEmpty(schema::dir_map(target.ino))));
                 }
-                replaced = Some(self.drop_link(&mut build, target, now)?);
+                replaced = Some(self.drop_link(&mut build, target, (to, new_name), keep, now)?);
             }
             (None, _) => build.del(schema::entry_key(from, name)),
         }

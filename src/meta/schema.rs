@@ -12,6 +12,7 @@
 //! | `dead/` | ordered | session → when it was declared dead; while what it held is being released |
 //! | `staging/` | ordered | token → [`StagingRow`]: inodes that nobody can reach yet |
 //! | `orphans/` | ordered | inode number → [`OrphanRow`] |
+//! | `bin/` | ordered | inode number → [`BinRow`]: what users deleted and may restore; a file in it has no name and no orphan row |
 //! | `trash/` | ordered | object → since when nobody refers to it (ns) |
 //! | `shared/` | ordered | object → how many chunk rows refer to it beyond the first; absent = none |
 //! | `journals/` | ordered | session → [`JournalRow`](super::JournalRow): its node holds data that is not in the bucket; its objects are not to be collected |
@@ -262,6 +263,22 @@ pub(super) struct OrphanRow {
     pub grouped: bool,
 }
 
+/// Where something was that a user deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BinRow {
+    pub parent: Ino,
+    pub name: Bytes,
+    pub kind: FileType,
+    /// Of files, bytes.
+    pub size: u64,
+    pub deleted: Timestamp,
+    pub until: Timestamp,
+    /// Of what is no file: the inode is gone, and is made anew from this.
+    pub row: Option<InodeRow>,
+    /// A directory that is there again, under this number.
+    pub became: Option<Ino>,
+}
+
 /// Inodes that a publication has written and that nothing refers to yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StagingRow {
@@ -307,6 +324,7 @@ pub(super) const ATTR_FIELDS: [Bytes; 4] = [
 
 pub(super) const ORPHANS: &str = "orphans/";
 pub(super) const TRASH: &str = "trash/";
+pub(super) const BIN: &str = "bin/";
 pub(super) const STAGING: &str = "staging/";
 pub(super) const TOMBSTONES: &str = "tombstones/";
 pub(super) const DEAD: &str = "dead/";
@@ -389,6 +407,10 @@ pub(super) fn field_ino(field: &[u8]) -> Result<Ino> {
 
 pub(super) fn orphan_key(ino: Ino) -> Key {
     Key::new(ORPHANS, ino_field(ino))
+}
+
+pub(super) fn bin_key(ino: Ino) -> Key {
+    Key::new(BIN, ino_field(ino))
 }
 
 pub(super) fn groups_map(ino: Ino) -> String {

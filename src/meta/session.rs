@@ -96,14 +96,15 @@ impl Meta {
             last_object: AtomicU64::new(0),
             tombstone_ttl: AtomicU64::new(u64::try_from(TOMBSTONE_TTL.as_nanos()).unwrap_or(u64::MAX)),
             quota: Quota::default(),
+            bin_ttl: AtomicU64::new(0),
             tasks: Mutex::default(),
+            listener: Mutex::default(),
         }));
         let watch = meta.kv().watch().await?;
-        let tasks = [
-            tokio::spawn(live(Arc::downgrade(&meta.0), ttl)),
-            tokio::spawn(listen(Arc::downgrade(&meta.0), watch)),
-        ];
-        meta.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+        let live = tokio::spawn(live(Arc::downgrade(&meta.0), ttl));
+        meta.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(live);
+        let listen = tokio::spawn(listen(Arc::downgrade(&meta.0), watch));
+        *meta.0.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listen);
         Ok(meta)
     }
 
@@ -113,6 +114,7 @@ impl Meta {
         for task in self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+        self.0.stop_listening();
         let last = self.0.identity.close().await;
         self.bury(last).await?;
         self.clean_up(last).await
@@ -257,10 +259,7 @@ async fn listen(inner: Weak<Inner>, mut watch: super::kv::Watch) {
         match event {
             Ok(Event::Changed { by: Some(by), .. }) if meta.is_own(by) => {}
             Ok(Event::Changed { change, .. }) => meta.heard(&change),
-            Ok(Event::Lost) => {
-                meta.missed_changes();
-                meta.0.ids.forget().await;
-            }
+            Ok(Event::Lost) => meta.missed_changes().await,
             Err(_) => return,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
 
-use crate::meta::{Attr, Role};
+use crate::meta::{Attr, Removed, Role};
 use crate::types::{Ino, Version};
 
 const IMMUTABLE: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
@@ -21,12 +21,18 @@ pub struct AttrCache {
     immutable: Mutex<LruCache<Ino, Attr>>,
     roles: Mutex<LruCache<Ino, DirFacts>>,
     /// What lost its last name here, though a program may have it open.
-    removed: Mutex<LruCache<Ino, Attr>>,
+    removed: Mutex<LruCache<Ino, Ghost>>,
     /// Files that this mount committed lately: the version before, and the attributes after. Who read the former while
     /// the commit was under way must not show it.
     committed: Mutex<LruCache<Ino, (Version, Attr)>>,
     /// The version that the kernel's pages of a file are of.
     told: Mutex<LruCache<Ino, Version>>,
+}
+
+#[derive(Debug)]
+struct Ghost {
+    attr: Attr,
+    binned: bool,
 }
 
 /// What does not change about a directory while it has its place.
@@ -70,26 +76,27 @@ impl AttrCache {
     }
 
     /// A name was removed. If it was the last one, the attributes stay for who has it open or works in it.
-    pub fn removed(&self, attr: &Attr) {
+    pub fn removed(&self, removed: &Removed) {
+        let attr = &removed.attr;
         self.forget(attr.ino);
         if attr.nlink == 0 {
-            lock(&self.removed).put(attr.ino, attr.clone());
+            lock(&self.removed).put(attr.ino, Ghost { attr: attr.clone(), binned: removed.binned });
         }
     }
 
-    /// Whether the last name of the inode was removed here.
-    pub fn is_removed(&self, ino: Ino) -> bool {
-        lock(&self.removed).contains(&ino)
+    /// Whether the last name of the inode was removed here, and nobody will ever give it another one.
+    pub fn is_lost(&self, ino: Ino) -> bool {
+        lock(&self.removed).peek(&ino).is_some_and(|ghost| !ghost.binned)
     }
 
     /// The attributes of what was removed here. A directory, link or fifo is gone from the metadata with its last name.
     pub fn ghost(&self, ino: Ino) -> Option<Attr> {
-        lock(&self.removed).get(&ino).cloned()
+        lock(&self.removed).get(&ino).map(|ghost| ghost.attr.clone())
     }
 
-    /// The kernel refers to the inode no more; true if its last name was removed here.
+    /// The kernel refers to the inode no more; true if it is lost ([`AttrCache::is_lost`]).
     pub fn released(&self, ino: Ino) -> bool {
-        lock(&self.removed).pop(&ino).is_some()
+        lock(&self.removed).pop(&ino).is_some_and(|ghost| !ghost.binned)
     }
 
     /// This mount committed data over the version `before`.

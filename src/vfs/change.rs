@@ -13,8 +13,8 @@ use super::virtual_ino::{Which, which};
 use super::{present, private};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
-use crate::meta::{self, Attr, New, RenameMode, Role};
-use crate::types::{FileType, Ino, RepoId, Timestamp};
+use crate::meta::{self, Attr, Keep, New, Removed, RenameMode, Role, is_temporary as is_temporary_name};
+use crate::types::{BlobId, FileType, Ino, RepoId, Timestamp};
 
 impl Vfs {
     /// Where a name lies, once it is clear that it may be changed.
@@ -146,8 +146,9 @@ impl Vfs {
             return blocking(move || vfs.private.unlink(&caller, parent, &name, false)).await;
         }
         self.bury(parent, name).await?;
-        let removed = self.meta.unlink(parent, name).await?;
-        self.attrs.removed(&removed.attr);
+        let keep = self.keeps(parent, name).await?;
+        let removed = self.meta.unlink_keeping(parent, name, keep).await?;
+        self.attrs.removed(&removed);
         Ok(())
     }
 
@@ -157,9 +158,42 @@ impl Vfs {
             let (vfs, caller, name) = self.owned(caller, name);
             return blocking(move || vfs.private.unlink(&caller, parent, &name, true)).await;
         }
-        let removed = self.meta.rmdir(parent, name).await?;
-        self.attrs.removed(&removed.attr);
+        let keep = if self.bin_has_place_for(parent, name).await? { Keep::Yes } else { Keep::No };
+        let removed = self.meta.rmdir_keeping(parent, name, keep).await?;
+        self.attrs.removed(&removed);
         self.bury(parent, name).await
+    }
+
+    /// Whether what has the name is kept for a while when that is its last one and is deleted.
+    async fn keeps(&self, parent: Ino, name: &[u8]) -> Result<Keep> {
+        if is_temporary_name(name) || !self.bin_has_place_for(parent, name).await? {
+            return Ok(Keep::No);
+        }
+        // With writeback, a file that was closed may be empty still in the metadata.
+        if self.files.waiting().0.files > 0
+            && let Some(attr) = self.meta.lookup(parent, name).await?
+            && self.files.in_use(attr.ino).is_some_and(|file| file.is_dirty())
+        {
+            return Ok(Keep::Filled);
+        }
+        Ok(Keep::Yes)
+    }
+
+    /// What the place tells of that: nothing is kept of the folders that hold what the Hub has, nor of those of locks.
+    async fn bin_has_place_for(&self, parent: Ino, name: &[u8]) -> Result<bool> {
+        if self.meta.bin_ttl().is_zero() {
+            return Ok(false);
+        }
+        let Some(facts) = self.facts(parent).await? else { return Ok(false) };
+        if !matches!(facts.role, None | Some(Role::Root | Role::Repo(_))) {
+            return Ok(false);
+        }
+        // A client that downloaded with a token of its own made `<repository>/blobs/<etag>` itself: the Hub has that too.
+        let is_etag = std::str::from_utf8(name).ok().and_then(BlobId::from_etag).is_some();
+        if is_etag && let Some(above) = self.facts(facts.parent).await? {
+            return Ok(above.parent != Ino::ROOT || facts.parent == Ino::ROOT);
+        }
+        Ok(true)
     }
 
     /// What was deleted on purpose does not come back from the Hub by itself while its tombstone lasts. For a repository
@@ -206,10 +240,11 @@ impl Vfs {
         if mode != RenameMode::NoReplace {
             self.commit_before_it_replaces(from, to).await?;
         }
-        let renamed = self.meta.rename(from.0, from.1, to.0, to.1, mode).await?;
+        let keep = if mode == RenameMode::Replace { self.keeps(to.0, to.1).await? } else { Keep::No };
+        let renamed = self.meta.rename_keeping(from.0, from.1, to.0, to.1, mode, keep).await?;
         self.attrs.forget(renamed.moved.ino);
         if let Some(replaced) = &renamed.replaced {
-            self.attrs.removed(&replaced.attr);
+            self.attrs.removed(replaced);
         }
         if mode != RenameMode::Exchange {
             self.bury(from.0, from.1).await?;
@@ -323,7 +358,7 @@ impl Vfs {
         ghost.atime = time(set.atime).unwrap_or(ghost.atime);
         ghost.mtime = time(set.mtime).unwrap_or(ghost.mtime);
         ghost.ctime = Timestamp::now();
-        self.attrs.removed(&ghost);
+        self.attrs.removed(&Removed { attr: ghost.clone(), binned: false });
         let entry = self.entry(&ghost);
         (entry.stat, entry.attr_ttl)
     }

@@ -167,10 +167,8 @@ impl Vfs {
     pub async fn flush(self: &Arc<Self>, fh: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         match &handle.data {
-            // What has no name nobody can open, so there is nobody to write it out for.
-            Data::File(file) if handle.writable() && !self.attrs.is_removed(handle.ino) => {
-                self.save(file).await
-            }
+            // What has no name nobody can open, so there is nobody to write it out for, unless it may come back.
+            Data::File(file) if handle.writable() && !self.attrs.is_lost(handle.ino) => self.save(file).await,
             _ => Ok(()),
         }
     }
@@ -226,7 +224,7 @@ impl Vfs {
         let Some(handle) = self.handles.remove(fh) else { return Ok(()) };
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
-            Data::File(file) if file.is_dirty() && !self.attrs.is_removed(handle.ino) => match flock_owner {
+            Data::File(file) if file.is_dirty() && !self.attrs.is_lost(handle.ino) => match flock_owner {
                 None => self.save(file).await,
                 // Whoever gets the lock next, on whichever mount, sees what was written under it.
                 Some(_) => self.write_out(file).await,
@@ -241,6 +239,9 @@ impl Vfs {
 
     /// Sets the size of a file. With a handle it shows at once here and is committed at its close; without one it is
     /// committed before the answer.
+    ///
+    /// open(2) with `O_TRUNC` arrives as an open and then this, without the handle: what is emptied just after it was opened
+    /// for writing is committed at the close of that handle, so that others find the old or the new, and never nothing.
     pub(super) async fn truncate(&self, ino: Ino, handle: Option<&Handle>, size: u64) -> Result<()> {
         if let Some(Handle { data: Data::File(file), .. }) = handle {
             return file.truncate(size).await;
@@ -248,7 +249,12 @@ impl Vfs {
         let attr = self.meta.getattr(ino).await?;
         regular(&attr)?;
         let file = self.files.open(&attr)?;
+        let opened = if size == 0 { self.handles.opened_just_now(ino) } else { None };
         file.truncate(size).await?;
+        // A close that comes from now on finds something to commit; one that is past has not.
+        if opened.is_some_and(|fh| self.handles.get(fh).is_ok()) {
+            return Ok(());
+        }
         self.save(&file).await
     }
 }

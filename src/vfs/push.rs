@@ -80,7 +80,7 @@ impl Invalidations {
 
 /// Follows the metadata's push channel until the file system is dropped.
 pub(super) async fn follow_changes(vfs: Weak<Vfs>, meta: Meta) {
-    let mut watch = match meta.kv().watch().await {
+    let mut watch = match meta.watch().await {
         Ok(watch) => watch,
         Err(e) => {
             tracing::warn!("no push channel, names follow within the entry TTL: {e}");
@@ -92,7 +92,7 @@ pub(super) async fn follow_changes(vfs: Weak<Vfs>, meta: Meta) {
         let Some(vfs) = vfs.upgrade() else { return };
         match event {
             Event::Changed { change, by } => vfs.changed(change, by.is_some_and(|by| vfs.meta.is_own(by))),
-            Event::Lost => vfs.lost_push(),
+            Event::Lost => vfs.lost_push().await,
         }
     }
 }
@@ -191,10 +191,10 @@ impl Vfs {
     }
 
     /// Events were missed.
-    pub(super) fn lost_push(self: &Arc<Self>) {
+    pub(super) async fn lost_push(self: &Arc<Self>) {
         tracing::warn!("the metadata's push channel was interrupted: dropping what is cached");
         self.attrs.clear();
-        self.meta.missed_changes();
+        self.meta.missed_changes().await;
         self.locks.wake_all();
         if let Some(lazy) = &self.lazy {
             lazy.forget_all();

@@ -1,6 +1,7 @@
 //! What the metadata promises to the layers above, on every engine.
 
 mod attrs;
+mod bin;
 mod data;
 mod decorators;
 mod fencing;
@@ -90,6 +91,19 @@ on_all_engines! {
         what_the_hub_brings_counts_nothing,
         huge_sizes_add_up,
     }
+    bin::{
+        trees_come_back,
+        one_file_brings_its_directories,
+        what_is_there_stays,
+        versions_of_one_name,
+        only_the_last_name_counts,
+        what_is_not_kept,
+        it_is_let_go_after_its_time,
+        restored_or_gone_but_never_both,
+        what_comes_back_needs_room,
+        what_is_looked_for,
+        a_dump_has_it,
+    }
     locks::{
         shared_and_exclusive,
         conversions,
@@ -115,6 +129,7 @@ on_all_engines! {
         a_closed_session_holds_nothing,
         a_silent_session_is_declared_dead,
         one_mount_is_elected,
+        regression_who_is_a_little_behind_is_not_elected,
         settings_are_compared_and_set,
         newer_layouts_are_refused,
     }

@@ -1,6 +1,7 @@
 //! The file system without a kernel: nodes of a cluster in one process, against a stand-in Hub.
 
 mod attrs;
+mod bin;
 mod files;
 mod lazy;
 mod locks;

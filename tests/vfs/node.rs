@@ -39,6 +39,7 @@ pub struct Node {
     pub vfs: Arc<Vfs>,
     pub meta: Meta,
     pub chunks: Arc<Chunks>,
+    pub files: Files,
     pub invalidations: std::sync::mpsc::Receiver<Invalidation>,
     _cache: TempDir,
 }
@@ -139,8 +140,8 @@ impl Cluster {
             relatime: settings.relatime,
             store_path: None,
         };
-        let vfs = Vfs::new(meta.clone(), chunks.clone(), files, lazy, private, orders, opts);
-        Node { vfs, meta, chunks, invalidations, _cache: cache_dir }
+        let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), lazy, private, orders, opts);
+        Node { vfs, meta, chunks, files, invalidations, _cache: cache_dir }
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::{Fix, Fsck};
-use crate::admin::inodes::{each_chunks, each_of};
+use crate::admin::inodes::{each_chunks, each_of, objects};
 use crate::blocking::blocking;
 use crate::chunk::extents::{canonical, end};
 use crate::error::{Kind, Result};
@@ -49,8 +49,11 @@ impl Fsck<'_> {
     async fn look_at_file(&mut self, mut inode: Surveyed) -> Result<()> {
         self.report.files += 1;
         for _ in 0..ROUNDS {
+            let known = self.references.len();
             let (suspects, same) = self.look_at_chunks(&inode).await?;
-            if same {
+            if !same {
+                self.references.truncate(known);
+            } else {
                 for suspect in suspects {
                     self.say_of_chunk(&mut inode, suspect).await?;
                 }
@@ -115,6 +118,9 @@ impl Fsck<'_> {
                 bytes = bytes.map(|bytes| bytes + list.iter().map(|e| u64::from(e.len)).sum::<u64>());
                 let room = row.size.saturating_sub(index.saturating_mul(unit)).min(unit);
                 suspects.extend(shape(index, raw, &list, self.place.chunk_size, room));
+                if self.options.below.is_none() {
+                    self.references.extend(objects(&list));
+                }
                 named.extend(list.into_iter().map(|extent| (index, extent)));
             }
             self.report.objects += named.len() as u64;

@@ -7,7 +7,7 @@
 //! A repair is one transaction that expects what was found. None takes a byte from a user: an inode without a name gets one
 //! in `lost+found`, and data whose object is gone is reported and left as it is.
 //!
-//! Memory: 48 bytes for each inode, 16 for each object, about 100 for each blob.
+//! Memory: 48 bytes for each inode, 16 for each object and for each chunk of a file, about 100 for each blob.
 
 mod blobs;
 mod counters;
@@ -16,6 +16,7 @@ mod inodes;
 mod listing;
 mod names;
 mod seen;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +30,7 @@ use super::{Place, Progress, Tell};
 use crate::error::Result;
 use crate::meta::survey::Surveyed;
 use crate::meta::{Meta, New};
-use crate::types::{BlobId, FileType, Ino, SessionId};
+use crate::types::{BlobId, FileType, Ino, ObjectId, SessionId};
 
 /// The directory in the root where inodes without a name get one.
 pub const LOST_AND_FOUND: &str = "lost+found";
@@ -127,6 +128,8 @@ struct Fsck<'a> {
     sessions: HashSet<SessionId>,
     /// Size and an inode of each.
     blobs: HashMap<BlobId, (u64, Ino)>,
+    /// Objects, each as often as a chunk row names it.
+    references: Vec<ObjectId>,
     listing: Option<Listing>,
     lost_and_found: Option<Ino>,
 }
@@ -147,6 +150,7 @@ pub async fn fsck(
         seen: Vec::new(),
         sessions: HashSet::new(),
         blobs: HashMap::new(),
+        references: Vec::new(),
         listing: None,
         lost_and_found: None,
     };
@@ -172,6 +176,7 @@ impl Fsck<'_> {
             }
         }
         self.look_at_data().await?;
+        self.look_at_shared().await?;
         self.look_at_blobs().await?;
         if self.options.below.is_none() {
             self.look_at_counters().await?;

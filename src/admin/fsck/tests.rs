@@ -249,6 +249,44 @@ async fn chunks_against_the_file() {
 }
 
 #[tokio::test]
+async fn objects_that_several_files_name() {
+    let world = volume().await;
+    let (a, objects) = world.file("a", &[pattern(3, 1024), pattern(4, 1024)]).await;
+    // As a copy by reference writes it.
+    let b = world.make(Ino::ROOT, "b", FileType::File).await;
+    let (attr, rows) = world.meta.attr_and_chunk_rows(a, &[0]).await.expect("read");
+    let copy = DataChange {
+        size: 1024,
+        chunks: vec![(0, rows[0].clone().expect("a row"))],
+        source: Some((a, attr.version)),
+        ..DataChange::default()
+    };
+    let done = world.meta.commit_data(b.ino, b.version, copy).await.expect("commit");
+    assert!(matches!(done, Committed::Applied(_)), "{done:?}");
+    assert_eq!(world.look_deep().await, Vec::<String>::new());
+
+    let field = [objects[0].session.0.to_be_bytes(), objects[0].seq.to_be_bytes()].concat();
+    assert_eq!(world.get("shared/", &field).await.as_deref(), Some(&b"1"[..]));
+    world.del("shared/", &field).await;
+    let what = format!(
+        "/a (inode {a}): {} is named by 2 chunks, and 1 are counted [--repair: counts them]",
+        Object::FileChunk(objects[0])
+    );
+    repairs(&world, &[&what]).await;
+    assert_eq!(world.get("shared/", &field).await.as_deref(), Some(&b"1"[..]));
+
+    // The first file that goes does not take it along.
+    world.meta.unlink(Ino::ROOT, b"a").await.expect("unlink");
+    world.meta.reap_orphans(crate::types::Timestamp(i64::MAX)).await.expect("reaped");
+    assert_eq!(
+        world.gc(true).await.garbage(),
+        super::super::gc::Sum::default(),
+        "in the trash for its grace"
+    );
+    assert_eq!(world.look_deep().await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn bytes_of_chunks() {
     let world = volume().await;
     let data = ino(&world, "data").await;

@@ -17,7 +17,9 @@ use super::evict::{self, Signal};
 use super::file::CacheFile;
 use super::index::RECORD_LEN;
 use super::journal::Journal;
-use super::layout::{Pair, claim, index_path, list, make_index, make_pair, open_pair, pair_in_memory};
+use super::layout::{
+    Pair, claim, claim_this, index_path, list, make_index, make_pair, open_pair, pair_in_memory, siblings,
+};
 use super::{CacheLimits, ContentKey, lock, write};
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -108,6 +110,28 @@ impl CacheDir {
         if root != path {
             tracing::info!(wanted = %path.display(), taken = %root.display(), "the cache directory is in use");
         }
+        Self::open_claimed(disk, root, held, volume, limits)
+    }
+
+    /// Opens just this directory; `None` if a daemon uses it.
+    pub fn open_this(root: &Path, volume: &str, limits: CacheLimits) -> Result<Option<Arc<Self>>> {
+        let Some(held) = claim_this(root)? else { return Ok(None) };
+        Self::open_claimed(Disk::default(), root.to_owned(), held, volume, limits).map(Some)
+    }
+
+    /// The directory and its siblings, as far as they are there.
+    #[must_use]
+    pub fn siblings(path: &Path) -> Vec<PathBuf> {
+        siblings(path)
+    }
+
+    fn open_claimed(
+        disk: Disk,
+        root: PathBuf,
+        held: File,
+        volume: &str,
+        limits: CacheLimits,
+    ) -> Result<Arc<Self>> {
         let epochs = Epochs::begin(&disk, &root, volume)?;
         // Before the evictor looks at anything.
         let journal = Journal::open(&root, &disk)?;
@@ -206,6 +230,26 @@ impl CacheDir {
         chunk_size: u32,
     ) -> Result<Arc<CacheFile>> {
         self.open_in(key, size, chunk_size, true)
+    }
+
+    /// Opens a content on the disk or, if that has no room even for an empty one and nothing can be evicted, in memory: for who
+    /// reads, which never fails for a full disk.
+    pub fn open_or_memory(
+        self: &Arc<Self>,
+        key: ContentKey,
+        size: u64,
+        chunk_size: u32,
+    ) -> Result<Arc<CacheFile>> {
+        let full = |e: &Error| e.kind() == Kind::NoSpace;
+        match self.open_content(key, size, chunk_size) {
+            Err(e) if full(&e) && self.make_room(u64::from(chunk_size)) => {}
+            Err(e) if full(&e) => return self.open_in_memory(key, size, chunk_size),
+            opened => return opened,
+        }
+        match self.open_content(key, size, chunk_size) {
+            Err(e) if full(&e) => self.open_in_memory(key, size, chunk_size),
+            opened => opened,
+        }
     }
 
     fn open_in(

@@ -17,32 +17,44 @@ const MAX_SIBLINGS: u32 = 64;
 /// Locks the directory or the first free sibling.
 pub(super) fn claim(path: &Path) -> Result<(PathBuf, File)> {
     for n in 0..=MAX_SIBLINGS {
-        let root = match n {
-            0 => path.to_path_buf(),
-            n => {
-                let mut name = path.as_os_str().to_owned();
-                name.push(format!("-{n}"));
-                PathBuf::from(name)
-            }
-        };
-        let made = fs::create_dir_all(root.join("blobs"))
-            .and_then(|()| fs::create_dir_all(root.join("files")))
-            // The bytes of private repositories lie here: the daemon's user only.
-            .and_then(|()| fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)));
-        made.context(|| format!("cache directory {}", root.display()))?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(root.join("lock")).context(|| root.join("lock").display().to_string())?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok((root, file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(e) => return Err(std::io::Error::from(e)).context(|| root.display().to_string()),
+        let root = sibling(path, n);
+        if let Some(file) = claim_this(&root)? {
+            return Ok((root, file));
         }
     }
     Err(Error::new(
         Kind::Config,
         format!("cache directory {} and its siblings are all in use", path.display()),
     ))
+}
+
+fn sibling(path: &Path, n: u32) -> PathBuf {
+    match n {
+        0 => path.to_path_buf(),
+        n => beside(path, &format!("-{n}")),
+    }
+}
+
+/// The directory and its siblings, as far as they are there.
+pub(super) fn siblings(path: &Path) -> Vec<PathBuf> {
+    (0..=MAX_SIBLINGS).map(|n| sibling(path, n)).filter(|root| root.join("lock").exists()).collect()
+}
+
+/// Locks this directory; `None`: a daemon uses it.
+pub(super) fn claim_this(root: &Path) -> Result<Option<File>> {
+    let made = fs::create_dir_all(root.join("blobs"))
+        .and_then(|()| fs::create_dir_all(root.join("files")))
+        // The bytes of private repositories lie here: the daemon's user only.
+        .and_then(|()| fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o700)));
+    made.context(|| format!("cache directory {}", root.display()))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(root.join("lock")).context(|| root.join("lock").display().to_string())?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(e) => Err(std::io::Error::from(e)).context(|| root.display().to_string()),
+    }
 }
 
 pub(super) fn index_path(data: &Path) -> PathBuf {

@@ -109,6 +109,14 @@ impl Shared {
 }
 
 impl Files {
+    /// Waits until nothing is left in the journal, `bound` at most. Those that wait after a failure do so as they would.
+    pub async fn drain(&self, bound: Duration) {
+        let drained = self.0.drained.notified();
+        if self.0.cache.journal().waiting().files > 0 {
+            let _ = timeout(bound, drained).await;
+        }
+    }
+
     /// Waits until nothing is left in the journal, `bound` at most; what is.
     pub(super) async fn drain_within(&self, bound: Duration) -> Waiting {
         let deadline = Instant::now() + bound;

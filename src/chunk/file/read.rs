@@ -13,6 +13,8 @@ use crate::error::{Error, Kind, Result, ResultExt};
 
 /// How often a read begins again because the file changes under it.
 pub(super) const ROUNDS: usize = 16;
+/// How often a read fetches what is evicted before it is read. Then it takes the bytes as they come.
+const LOST: usize = 3;
 /// Between two tries of a read.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -88,8 +90,8 @@ impl FileContent {
     }
 
     async fn read_once(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes> {
-        // The local disk is full or broken: what is fetched is answered and not kept.
-        let mut direct = false;
+        // The local disk is full, broken or too small: what is fetched is answered and not kept.
+        let (mut direct, mut lost) = (false, 0);
         for _ in 0..ROUNDS {
             let end = offset.saturating_add(u64::from(len)).min(self.size());
             if offset >= end {
@@ -121,7 +123,11 @@ impl FileContent {
                 // Another place than the one that the parts were listed for has other bytes.
                 Ok(Some(_)) if self.in_memory() != in_memory => {}
                 Ok(Some(bytes)) => return Ok(bytes),
-                Ok(None) => {}
+                // Evicted before it was read, and so it would go on while the cache is smaller than what is read at once.
+                Ok(None) => {
+                    lost += 1;
+                    direct |= lost >= LOST;
+                }
                 // Replaced by somebody else since the list was read: the fill reads it again.
                 Err(e) if e.kind() == Kind::NotFound => direct = false,
                 Err(e) => return Err(e.context(self.what())),

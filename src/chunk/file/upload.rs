@@ -128,18 +128,29 @@ impl FileContent {
         let _own = self.own_uploads.acquire_many(places).await.map_err(failed)?;
         let place = self.shared.uploads.acquire_many(places).await.map_err(failed)?;
         let wanted = range.clone();
+        let kept = self.state().take_kept(idx, &range);
         let read = move |content: &Arc<FileContent>| {
-            let mut bytes = vec![0; wanted.len()];
-            // What was cut off meanwhile is not there; it does not count when the upload lands.
-            content.cache()?.read_at(content.place(idx, wanted.start)?, &mut bytes)?;
-            let hash = *blake3::hash(&bytes).as_bytes();
-            Ok((Bytes::from(bytes), hash))
+            let bytes = match &kept {
+                Some(run) => run.pieces().to_vec(),
+                None => {
+                    let mut bytes = vec![0; wanted.len()];
+                    // What was cut off meanwhile is not there; it does not count when the upload lands.
+                    content.cache()?.read_at(content.place(idx, wanted.start)?, &mut bytes)?;
+                    vec![Bytes::from(bytes)]
+                }
+            };
+            let mut hash = blake3::Hasher::new();
+            for piece in &bytes {
+                hash.update(piece);
+            }
+            Ok((kept, bytes, *hash.finalize().as_bytes()))
         };
-        let (bytes, hash) = self.read_disk(read).await?;
-        let sum = ObjectSum::with_hash(bytes.len(), &hash);
+        // What is kept takes its room until it is stored.
+        let (_kept, bytes, hash) = self.read_disk(read).await?;
+        let sum = ObjectSum::with_hash(range.len(), &hash);
         let object: ObjectId = self.shared.meta.next_object();
         let name = Object::FileChunk(object);
-        let put = self.shared.bucket.put(&name, bytes);
+        let put = self.shared.bucket.put_pieces(&name, &bytes);
         tokio::pin!(put);
         match timeout(self.shared.options.stall, &mut put).await {
             Ok(done) => done?,

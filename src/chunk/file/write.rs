@@ -108,7 +108,9 @@ impl FileContent {
                 return Err(e);
             }
             content.shared.pin(content);
-            let complete = content.state().wrote(range, Timestamp::now());
+            let mut state = content.state();
+            let complete = state.wrote(range, Timestamp::now());
+            state.keep(offset, &data, &content.shared.kept);
             Ok((offset, complete))
         };
         self.on_disk(write).await

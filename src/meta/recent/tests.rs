@@ -1,7 +1,6 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::meta::schema::Layout;
 use crate::types::{SessionId, Version};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -21,8 +20,6 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         mode_set: false,
         xattrs: false,
         uncounted: false,
-        chunks: 0,
-        layout: crate::meta::Layout::default(),
         nlink: 2,
         rdev: 0,
         size: 5,
@@ -35,7 +32,7 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         role: None,
         parent: Ino::ROOT,
         chunks: 0,
-        layout: Layout::default(),
+        layout: crate::meta::Layout::default(),
     }
 }
 

@@ -3,14 +3,16 @@
 -- channel or '', message, number of expectations, the expectations (op, map [, field [, value]]), the writes (op, map
 -- [, field [, value [, bound]]]; a release: op, map, field, map, field, value).
 -- Answers A (applied), B (a bound was met), C<n> (expectation n, from 0), F (fenced), N<n> (write n found no number).
-local base = KEYS[1]
-local ring, slot, request, again = base .. ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local session, channel, message, expectations = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
-local at = 9
+-- Every server call here costs more than the lines around it: there are as few as can be.
+local base, ARGV, call = KEYS[1], ARGV, redis.call
+local slot, request, again = base .. ARGV[1] .. ':' .. ARGV[2], ARGV[3], ARGV[4] == '1'
+local session, channel, expectations = ARGV[5], ARGV[6], tonumber(ARGV[8])
+local at, last = 9, #ARGV
 
 -- A slot belongs to one request at a time. What this one did before its reply was lost is written there; a request
 -- newer than this one means that nobody waits for this one any more.
-local done = redis.call('HGET', ring, slot)
+local found = call('MGET', slot, base .. '@export')
+local done, export = found[1], found[2]
 if done then
   local number, outcome = string.match(done, '^(%d+)(.*)$')
   if number == request then return outcome end
@@ -18,9 +20,8 @@ if done then
 end
 
 local function finish(outcome)
-  redis.call('HSET', ring, slot, request .. outcome)
   -- Far longer than anybody repeats.
-  redis.call('PEXPIRE', ring, 600000)
+  call('SET', slot, request .. outcome, 'PX', 600000)
   return outcome
 end
 
@@ -30,19 +31,20 @@ local function refuse(outcome)
   return again and finish(outcome) or outcome
 end
 
-if session ~= '' and redis.call('HEXISTS', base .. ':sessions/', session) == 0 then return refuse('F') end
+if session ~= '' and call('HEXISTS', base .. ':sessions/', session) == 0 then return refuse('F') end
 
+local colon = base .. ':'
 for n = 0, expectations - 1 do
-  local op, map = ARGV[at], base .. ':' .. ARGV[at + 1]
+  local op, key = ARGV[at], colon .. ARGV[at + 1]
   local holds
-  if op == 'm' then
-    holds = redis.call('EXISTS', map) == 0
-    at = at + 2
-  elseif op == 'e' then
-    holds = redis.call('HGET', map, ARGV[at + 2]) == ARGV[at + 3]
+  if op == 'e' then
+    holds = call('HGET', key, ARGV[at + 2]) == ARGV[at + 3]
     at = at + 4
+  elseif op == 'm' then
+    holds = call('EXISTS', key) == 0
+    at = at + 2
   else
-    holds = redis.call('HEXISTS', map, ARGV[at + 2]) == (op == 'p' and 1 or 0)
+    holds = call('HEXISTS', key, ARGV[at + 2]) == (op == 'p' and 1 or 0)
     at = at + 3
   end
   if not holds then return refuse('C' .. n) end
@@ -73,25 +75,43 @@ local function above(high, low, other_high, other_low)
   return high > other_high or (high == other_high and low > other_low)
 end
 
--- A script that fails half way is not undone: so first find out what is to be written, then write it.
-local dropped, fresh, steps = {}, {}, {}
-local function current(map, field)
-  local fields = fresh[map]
-  if fields and fields[field] ~= nil then return fields[field] end
-  if dropped[map] then return false end
-  return redis.call('HGET', base .. ':' .. map, field)
-end
+-- A script that fails half way is not undone: so first find out what is to be written, then write it. Step n sets a field
+-- to values[n], or deletes it if that is false, or drops the map if fields[n] is false.
+local maps, fields, values, steps = {}, {}, {}, 0
+-- What a field of a long transaction is to be; a short one is looked through.
+local long, fresh = last > 200, {}
 local function put(map, field, value)
-  local fields = fresh[map]
-  if not fields then
-    fields = {}
-    fresh[map] = fields
+  steps = steps + 1
+  maps[steps], fields[steps], values[steps] = map, field, value
+  if long then
+    local known = fresh[map]
+    if not known or not field then
+      known = { dropped = not field or nil, fields = {} }
+      fresh[map] = known
+    end
+    if field then known.fields[field] = value end
   end
-  fields[field] = value
-  steps[#steps + 1] = { map, field, value }
+end
+local function current(map, field)
+  if long then
+    local known = fresh[map]
+    if known then
+      local value = known.fields[field]
+      if value ~= nil then return value end
+      if known.dropped then return false end
+    end
+  else
+    for n = steps, 1, -1 do
+      if maps[n] == map then
+        if fields[n] == field then return values[n] end
+        if not fields[n] then return false end
+      end
+    end
+  end
+  return call('HGET', colon .. map, field)
 end
 
-local n, last = 0, #ARGV
+local n = 0
 while at <= last do
   local op, map, field = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if op == 's' then
@@ -118,63 +138,91 @@ while at <= last do
     end
     at = at + 6
   elseif op == 'D' then
-    dropped[map], fresh[map] = true, nil
-    steps[#steps + 1] = { map }
+    put(map, false, false)
     at = at + 2
   else
     local old, given = current(map, field), ARGV[at + 3]
-    local high, low = parse(given)
-    local old_high, old_low
-    if old then
-      old_high, old_low = parse(old)
-      if not old_high then return refuse('N' .. n) end
-    end
-    if op == 'x' then
-      if not old or above(high, low, old_high, old_low) then put(map, field, given) end
+    local short = #given <= 15 and (not old or (#old <= 15 and string.find(old, '^%-?%d+$')))
+    if op == 'x' and old and #old == #given and string.find(old, '^%d+$') then
+      -- Times have as many digits as each other.
+      if given > old then put(map, field, given) end
       at = at + 4
-    else
-      high, low = high + (old_high or 0), low + (old_low or 0)
-      if low >= BILLION then high, low = high + 1, low - BILLION end
-      if above(high, low, 9223372036, 854775807) or above(-9223372037, 145224192, high, low) then
-        return refuse('N' .. n)
-      end
+    elseif op ~= 'x' and short then
+      -- Exact: sums of what is this short have 16 digits at most, and longer bounds are far beyond them.
+      local sum = (old and tonumber(old) or 0) + tonumber(given)
       at = at + 4
       if op == 'b' then
-        local bound_high, bound_low = parse(ARGV[at])
-        if above(high, low, bound_high, bound_low) then return refuse('B') end
+        if sum > tonumber(ARGV[at]) then return refuse('B') end
         at = at + 1
       end
-      put(map, field, show(high, low))
+      put(map, field, string.format('%.0f', sum))
+    else
+      local high, low = parse(given)
+      local old_high, old_low
+      if old then
+        old_high, old_low = parse(old)
+        if not old_high then return refuse('N' .. n) end
+      end
+      if op == 'x' then
+        if not old or above(high, low, old_high, old_low) then put(map, field, given) end
+        at = at + 4
+      else
+        high, low = high + (old_high or 0), low + (old_low or 0)
+        if low >= BILLION then high, low = high + 1, low - BILLION end
+        if above(high, low, 9223372036, 854775807) or above(-9223372037, 145224192, high, low) then
+          return refuse('N' .. n)
+        end
+        at = at + 4
+        if op == 'b' then
+          local bound_high, bound_low = parse(ARGV[at])
+          if above(high, low, bound_high, bound_low) then return refuse('B') end
+          at = at + 1
+        end
+        put(map, field, show(high, low))
+      end
     end
   end
   n = n + 1
 end
 
 -- Somebody reads everything meanwhile: what changes now has to be read again.
-if #steps > 0 and redis.call('EXISTS', base .. '@export') == 1 then
-  for _, step in ipairs(steps) do
-    local map, field = step[1], step[2]
-    redis.call('SADD', base .. '@touched', field == nil and 'm' .. map or 'f' .. #map .. ':' .. map .. field)
+if export and steps > 0 then
+  for step = 1, steps do
+    local map, field = maps[step], fields[step]
+    call('SADD', base .. '@touched', field and 'f' .. #map .. ':' .. map .. field or 'm' .. map)
   end
-  redis.call('PEXPIRE', base .. '@touched', 600000)
+  call('PEXPIRE', base .. '@touched', 600000)
 end
 
-for _, step in ipairs(steps) do
-  local map, field, value = step[1], step[2], step[3]
-  local key = base .. ':' .. map
-  local order = string.sub(map, -1) == '/' and base .. '#' .. map
-  if field == nil then
-    redis.call('UNLINK', key)
-    if order then redis.call('UNLINK', order) end
-  elseif value then
-    if redis.call('HSET', key, field, value) == 1 and order then
-      redis.call('ZADD', order, redis.call('INCR', base .. '@entry'), field)
+local step = 1
+while step <= steps do
+  local map, field, value = maps[step], fields[step], values[step]
+  local key = colon .. map
+  -- The 47 is a slash.
+  local order = string.byte(map, -1) == 47 and base .. '#' .. map
+  if not field then
+    call('UNLINK', key)
+    if order then call('UNLINK', order) end
+  elseif not value then
+    if call('HDEL', key, field) == 1 and order then call('ZREM', order, field) end
+  elseif order then
+    if call('HSET', key, field, value) == 1 then
+      call('ZADD', order, call('INCR', base .. '@entry'), field)
     end
-  elseif redis.call('HDEL', key, field) == 1 and order then
-    redis.call('ZREM', order, field)
+  elseif maps[step + 1] ~= map then
+    call('HSET', key, field, value)
+  else
+    -- Neighbours of one map go together; no more than 500 at a time: Lua's stack is short.
+    local some, count = { field, value }, 2
+    while count < 1000 and maps[step + 1] == map and fields[step + 1] and values[step + 1] do
+      step = step + 1
+      some[count + 1], some[count + 2], count = fields[step], values[step], count + 2
+    end
+    call('HSET', key, unpack(some))
   end
+  step = step + 1
 end
 
-if channel ~= '' then redis.call('PUBLISH', channel, message) end
+if channel ~= '' then call('PUBLISH', channel, ARGV[7]) end
 if n == 0 and channel == '' then return 'A' end
 return finish('A')

@@ -108,6 +108,7 @@ impl Survey {
                 Expect::Present(schema::attr_key(dir)),
                 Expect::Absent(entry),
                 Expect::Absent(schema::orphan_key(of.ino)),
+                Expect::Absent(schema::bin_key(of.ino)),
             ],
             write,
             publish: vec![
@@ -153,6 +154,26 @@ impl Survey {
     /// Sets how many bytes the chunk rows of a file give.
     pub async fn set_data(&self, of: &Surveyed, data: u64) -> Result<bool> {
         self.set_row(of, |row| row.layout.data = Some(data)).await
+    }
+
+    /// Sets by how many chunk rows an object is named beyond the first, if it still is by those of `inodes`.
+    pub async fn set_shared(
+        &self,
+        object: ObjectId,
+        was: Option<&Bytes>,
+        more: u64,
+        inodes: &[(Ino, Bytes)],
+    ) -> Result<bool> {
+        let key = schema::shared_key(object);
+        let mut expect = vec![match was {
+            Some(was) => Expect::Equals(key.clone(), was.clone()),
+            None => Expect::Absent(key.clone()),
+        }];
+        // A transaction is bounded; of an object that so many name nobody deletes the last name in this moment.
+        let some = inodes.iter().take(super::PAGE);
+        expect.extend(some.map(|(ino, raw)| Expect::Equals(schema::attr_key(*ino), raw.clone())));
+        let write = vec![Write::Set(key, Bytes::from(more.to_string()))];
+        self.apply(Txn { expect, write, ..Txn::default() }).await
     }
 
     /// Releases the lock of an inode as far as `gone` hold it.

@@ -132,18 +132,25 @@ impl Bucket {
 
     /// Writes the whole object, durably.
     pub async fn put(&self, object: &Object, data: Bytes) -> Result<()> {
+        self.put_pieces(object, &[data]).await
+    }
+
+    /// The same for bytes in several pieces, without joining them.
+    pub async fn put_pieces(&self, object: &Object, data: &[Bytes]) -> Result<()> {
+        let data = PutPayload::from_iter(data.iter().cloned());
+        let len = data.content_length();
         let path = self.path(object);
         if let Some(folders) = &self.shared.folders {
             folders.prepare(&path).await.context(|| format!("{object} in {}", self.shared.place))?;
         }
-        let bound = self.patience.upload(data.len());
+        let bound = self.patience.upload(len);
         let mut backoff = Backoff::new(&self.patience);
         loop {
             self.shared.stats.puts.fetch_add(1, Relaxed);
-            let put = self.shared.store.put(&path, PutPayload::from_bytes(data.clone()));
+            let put = self.shared.store.put(&path, data.clone());
             let error = match timeout(bound, put).await {
                 Ok(Ok(_)) => {
-                    self.shared.stats.bytes_up.fetch_add(data.len() as u64, Relaxed);
+                    self.shared.stats.bytes_up.fetch_add(len as u64, Relaxed);
                     return Ok(());
                 }
                 // "No such file" of a write means a folder that is gone, not an absent object.

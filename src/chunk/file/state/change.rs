@@ -1,9 +1,14 @@
 //! What is new, and its way into the bucket.
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::{Base, Chunk, Local, State};
 use crate::chunk::extents::{self, MAX_EXTENTS};
+use crate::chunk::file::kept::Run;
 use crate::chunk::ranges::Ranges;
 use crate::types::{Extent, ObjectId, SessionId, Timestamp};
 
@@ -51,8 +56,31 @@ impl State {
         complete
     }
 
+    /// Keeps the bytes of the write at `offset` that [`State::wrote`] was just told of, while there is room for them.
+    pub fn keep(&mut self, offset: u64, data: &Bytes, room: &Arc<Semaphore>) {
+        self.kept.count(self.changes);
+        let size = u64::from(self.chunk_size);
+        let end = offset + data.len() as u64;
+        for idx in offset / size..end.div_ceil(size) {
+            let from = (idx * size).max(offset);
+            let piece = data.slice((from - offset) as usize..(((idx + 1) * size).min(end) - offset) as usize);
+            self.kept.wrote(idx, self.within(idx, from), piece, room);
+            // All that is kept must be new and in no object.
+            let new = self.chunks.get(&idx).is_some_and(|c| c.dirty.covers(0..self.kept.end(idx)));
+            if !new {
+                self.kept.forget(idx);
+            }
+        }
+    }
+
+    /// The bytes of `range` of chunk `idx`, if they are kept.
+    pub fn take_kept(&mut self, idx: u64, range: &Range<u32>) -> Option<Run> {
+        self.kept.take(self.changes, idx, range)
+    }
+
     /// Bytes that a failed write may have overwritten: what of them can be had again is not local any more.
     pub fn spoiled(&mut self, range: Range<u64>) {
+        self.kept.clear();
         let size = u64::from(self.chunk_size);
         for idx in range.start / size..range.end.div_ceil(size) {
             let part = self.within(idx, range.start)..self.within(idx, range.end);
@@ -167,6 +195,8 @@ impl State {
             new.extend(&chunk.uploading);
             chunk.copied.extend(&new.missing(0..end));
             chunk.dirty.insert(0..end);
+            // Others wrote some of it.
+            self.kept.forget(idx);
         }
     }
 
@@ -207,11 +237,12 @@ impl State {
         }
     }
 
-    /// Chunks that have something which is not in the bucket, or too many extents to be committed.
+    /// Chunks that have something which is not in the bucket, or that cannot be committed as they are.
     pub fn to_upload(&self) -> Vec<u64> {
         let wanted = |(idx, c): (&u64, &Chunk)| {
             let new = !c.dirty.is_empty() || c.upload.is_some();
-            let again = !c.pending.is_empty() && (c.stale || self.list(*idx).len() > MAX_EXTENTS);
+            // Bytes that were copied, so that all of it could be one object, may have been dropped again.
+            let again = !c.pending.is_empty() && (c.stale || self.must_store(*idx));
             (new || again).then_some(*idx)
         };
         let mut chunks: Vec<u64> = self.chunks.iter().filter_map(wanted).collect();

@@ -241,6 +241,7 @@ impl State {
     /// The content left the disk that has failed; only what is in no object was taken along, without `lost`.
     pub fn moved(&mut self, lost: &[Range<u64>]) {
         let size = u64::from(self.chunk_size);
+        self.kept.clear();
         for range in lost {
             self.lost = true;
             for idx in range.start / size..range.end.div_ceil(size) {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use crate::chunk::cache::Tag;
 use crate::chunk::extents::{self, Piece};
+use crate::chunk::file::kept::Kept;
 use crate::chunk::ranges::Ranges;
 use crate::meta::{Attr, Content, Under};
 use crate::types::{Extent, ObjectId, Version};
@@ -160,6 +161,8 @@ pub(super) struct State {
     past: VecDeque<Version>,
     /// How often what another mount committed came in.
     pub merges: u64,
+    /// Of chunks that are being written in order.
+    pub kept: Kept,
     /// The entry of the journal that has what was written up to some change.
     pub journalled: Option<Journalled>,
     /// A later entry that could not be written, or not for certain.
@@ -204,6 +207,7 @@ impl State {
             uncertain: HashSet::new(),
             past: VecDeque::new(),
             merges: 0,
+            kept: Kept::default(),
             journalled: None,
             attempted: None,
             relied: Relied::default(),
@@ -215,6 +219,8 @@ impl State {
 
     /// Takes the attributes for the latest.
     fn adopt(&mut self, attr: Attr) {
+        // Bytes that are not new any more may become others, and new again as copies of those.
+        self.kept.clear();
         if self.attr.version != attr.version {
             self.past.push_back(self.attr.version);
             if self.past.len() > PAST {

@@ -220,3 +220,51 @@ async fn memory_is_fast_to_read_and_the_rest_says_so() {
     assert_eq!(fb.try_read(5, &mut buf[..100]), Some(100));
     assert_eq!(buf[..100], pattern(1, 2 * C)[5..105]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_the_upload_is_what_the_file_has() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let whole = pattern(1, C);
+    // In order, in pieces, and over two chunks.
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    for at in (0..C + 700).step_by(700) {
+        let wanted = pattern(2, C + 1400);
+        file.write(at as u64, wanted.slice(at..at + 700)).await.expect("write");
+    }
+    let attr = file.flush().await.expect("flush");
+    same(&b.contents(ino).await, &pattern(2, C + 1400)[..attr.size as usize], "in pieces");
+
+    // A file of both mounts that lies in its row: what was kept of one's own bytes is old when the other's are copied.
+    let ino = a.create("g").await;
+    let (ours, theirs) = (a.open(ino).await, b.open(ino).await);
+    ours.write(0, whole.slice(..1000)).await.expect("write");
+    ours.flush().await.expect("flush");
+    let theirs_attr = b.meta.getattr(ino).await.expect("attr");
+    theirs.refresh(&theirs_attr);
+    theirs.write(0, pattern(3, 1000)).await.expect("write");
+    theirs.flush().await.expect("flush");
+    ours.refresh(&a.meta.getattr(ino).await.expect("attr"));
+    ours.write(1000, whole.slice(1000..5000)).await.expect("write");
+    ours.flush().await.expect("flush");
+    let mut wanted = pattern(3, 1000).to_vec();
+    wanted.extend_from_slice(&whole[1000..5000]);
+    same(&b.contents(ino).await, &wanted, "behind what the other wrote");
+    same(&a.contents(ino).await, &wanted, "and here");
+
+    // Cut and written again, overwritten in the middle.
+    let ino = a.create("h").await;
+    let file = a.open(ino).await;
+    file.write(0, whole.slice(..9000)).await.expect("write");
+    file.truncate(5000).await.expect("cut");
+    file.write(5000, pattern(4, 4000)).await.expect("write");
+    file.write(100, pattern(5, 50)).await.expect("write");
+    file.write(9000, pattern(6, 100)).await.expect("write");
+    file.flush().await.expect("flush");
+    let mut wanted = whole[..5000].to_vec();
+    wanted.extend_from_slice(&pattern(4, 4000));
+    wanted[100..150].copy_from_slice(&pattern(5, 50));
+    wanted.extend_from_slice(&pattern(6, 100));
+    same(&b.contents(ino).await, &wanted, "cut and overwritten");
+}

@@ -26,7 +26,7 @@ fn write(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
 }
 
 /// `HFMOUNT_SEEDS=100..200` looks further than an ordinary run.
-fn seeds(usual: u64) -> std::ops::Range<u64> {
+pub fn seeds(usual: u64) -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("HFMOUNT_SEEDS") else { return 0..usual };
     let (first, end) = text.split_once("..").expect("HFMOUNT_SEEDS=first..end");
     first.parse().expect("a number")..end.parse().expect("a number")
@@ -82,6 +82,11 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 (n, h)
             }
         };
+        let trace = |op: std::fmt::Arguments<'_>| {
+            if std::env::var_os("HFMOUNT_TRACE").is_some() {
+                eprintln!("{what} on {node}: {op}");
+            }
+        };
         match rng.random_range(0..100) {
             0..30 => {
                 let at = rng.random_range(0..span);
@@ -92,6 +97,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                     _ => rng.random_range(1..2 * chunk as usize),
                 };
                 let data = pattern(seed * 1000 + step as u64, len);
+                trace(format_args!("write {at} + {len}"));
                 h.file.write(at as u64, data.clone()).await.expect("write");
                 write(&mut h.view, at, &data);
                 h.dirty = true;
@@ -104,6 +110,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                     _ => rng.random_range(1..span),
                 };
                 let how = Allocate { zero: rng.random_bool(0.8), keep_size: rng.random_bool(0.7) };
+                trace(format_args!("allocate {at} + {len} {how:?}"));
                 h.file.allocate(at as u64, len as u64, how).await.expect("allocate");
                 if !how.keep_size && at + len > h.view.len() {
                     h.view.resize(at + len, 0);
@@ -116,6 +123,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
             }
             40..48 => {
                 let data = pattern(seed * 1000 + step as u64, rng.random_range(1..3000));
+                trace(format_args!("append {}", data.len()));
                 let at = h.file.append(data.clone()).await.expect("append");
                 assert_eq!(at as usize, h.view.len(), "{what}");
                 h.view.extend_from_slice(&data);
@@ -127,6 +135,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                     1 => rng.random_range(0..4200),
                     _ => rng.random_range(0..span),
                 };
+                trace(format_args!("truncate {size}"));
                 h.file.truncate(size as u64).await.expect("truncate");
                 h.view.resize(size, 0);
                 h.dirty = true;
@@ -137,6 +146,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 let len = rng.random_range(1..span);
                 let end = (at + len).min(h.view.len());
                 let wanted = h.view.get(at..end.max(at)).unwrap_or(&[]);
+                trace(format_args!("read {at} + {len}"));
                 if rng.random_bool(0.2) {
                     nodes[node].cache.make_room(1 << 30);
                 }
@@ -151,6 +161,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 }
             }
             75..77 => {
+                trace(format_args!("flush that fails"));
                 world.faults.fail_puts.store(200, SeqCst);
                 let failed = h.file.flush().await.is_err();
                 world.faults.fail_puts.store(0, SeqCst);
@@ -160,6 +171,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 }
             }
             77..90 => {
+                trace(format_args!("flush"));
                 if rng.random_bool(0.3) {
                     // Whether it was applied is not known; the next one makes it good.
                     world.kv.lose_replies(1);
@@ -171,6 +183,7 @@ async fn turns(seed: u64, chunk: u32, steps: usize) {
                 h.dirty = false;
             }
             _ => {
+                trace(format_args!("close"));
                 if h.dirty {
                     h.file.flush().await.expect(&what);
                     committed.clone_from(&h.view);
