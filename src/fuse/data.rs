@@ -32,12 +32,19 @@ impl Adapter {
             Ok(opened)
         };
         let unwanted = self.clone();
+        let (opens, tid) = (self.opens.clone(), req.pid());
         self.tasks.spawn_with_leftover(
             // To open twice does no harm.
             Job { inline: true, heed: Heed::Stop, ..changing("open", ino, req) },
             work,
             move |result| match result {
-                Ok(opened) => reply.opened(fuser::FileHandle(opened.fh), convert::open_flags(&opened)),
+                Ok(opened) => {
+                    if flags & libc::O_ACCMODE != libc::O_RDONLY {
+                        // Before the answer: the caller's next request may be faster than this task.
+                        opens.opened(tid, ino, opened.fh);
+                    }
+                    reply.opened(fuser::FileHandle(opened.fh), convert::open_flags(&opened));
+                }
                 Err(e) => reply.error(errno("open", ino, &e)),
             },
             move |opened| unwanted.release_unwanted(ino, opened.fh),

@@ -272,19 +272,24 @@ impl Vfs {
     /// Sets the size of a file. With a handle it shows at once here and is committed at its close; without one it is
     /// committed before the answer.
     ///
-    /// open(2) with `O_TRUNC` arrives as an open and then this, without the handle: what is emptied just after it was opened
-    /// for writing is committed at the close of that handle, so that others find the old or the new, and never nothing.
-    pub(super) async fn truncate(&self, ino: Ino, handle: Option<&Handle>, size: u64) -> Result<()> {
+    /// `opening`: see [`SetAttr::opening`](super::SetAttr::opening). Others find the old or the new then, and never nothing.
+    pub(super) async fn truncate(
+        &self,
+        ino: Ino,
+        handle: Option<&Handle>,
+        size: u64,
+        opening: Option<u64>,
+    ) -> Result<()> {
         if let Some(Handle { data: Data::File(file), .. }) = handle {
             return file.truncate(size).await;
         }
         let attr = self.meta.getattr(ino).await?;
         regular(&attr)?;
         let file = self.files.open(&attr)?;
-        let opened = if size == 0 { self.handles.opened_just_now(ino) } else { None };
         file.truncate(size).await?;
         // A close that comes from now on finds something to commit; one that is past has not.
-        if opened.is_some_and(|fh| self.handles.get(fh).is_ok()) {
+        let handle = opening.and_then(|fh| self.handles.get(fh).ok());
+        if handle.is_some_and(|h| h.ino == ino && h.writable() && matches!(h.data, Data::File(_))) {
             return Ok(());
         }
         self.save(&file).await
