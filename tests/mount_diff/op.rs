@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use rustix::fs::{OFlags, RenameFlags};
+use rustix::fs::{FallocateFlags, OFlags, RenameFlags};
 
 /// Open files at one time.
 pub const SLOTS: usize = 6;
@@ -60,6 +60,17 @@ pub enum Op {
     Truncate {
         path: String,
         size: u64,
+    },
+    Fallocate {
+        slot: usize,
+        flags: FallocateFlags,
+        offset: u64,
+        len: u64,
+    },
+    /// Where data and holes begin.
+    Seek {
+        slot: usize,
+        offset: u64,
     },
     Fsync {
         slot: usize,
@@ -145,7 +156,9 @@ pub fn random(rng: &mut StdRng) -> Op {
         26 => Op::Dup { from: slot, to: rng.random_range(0..SLOTS) },
         27..37 => Op::Pwrite { slot, offset: offset(rng), len: len(rng), seed: rng.random() },
         37..42 => Op::Write { slot, len: len(rng), seed: rng.random() },
-        42..48 => Op::Pread { slot, offset: offset(rng), len: len(rng) },
+        42..45 => Op::Fallocate { slot, flags: allocation(rng), offset: offset(rng), len: len(rng) as u64 },
+        45 => Op::Seek { slot, offset: offset(rng) },
+        46..48 => Op::Pread { slot, offset: offset(rng), len: len(rng) },
         48..52 => Op::Ftruncate { slot, size: offset(rng) },
         52..54 => Op::Truncate { path: path(rng), size: offset(rng) },
         54 => Op::Fsync { slot },
@@ -211,6 +224,17 @@ fn flags(rng: &mut StdRng) -> OFlags {
     }
     // Of a fifo.
     flags | OFlags::NONBLOCK | OFlags::CLOEXEC
+}
+
+fn allocation(rng: &mut StdRng) -> FallocateFlags {
+    let keep = FallocateFlags::KEEP_SIZE;
+    [
+        FallocateFlags::empty(),
+        keep,
+        FallocateFlags::PUNCH_HOLE | keep,
+        FallocateFlags::ZERO_RANGE,
+        FallocateFlags::ZERO_RANGE | keep,
+    ][rng.random_range(0..5)]
 }
 
 fn rename_flags(rng: &mut StdRng) -> RenameFlags {

@@ -90,6 +90,8 @@ impl Side {
             | Op::Write { slot, .. }
             | Op::Pread { slot, .. }
             | Op::Ftruncate { slot, .. }
+            | Op::Fallocate { slot, .. }
+            | Op::Seek { slot, .. }
             | Op::Fsync { slot }
             | Op::Fstat { slot }
             | Op::Fchmod { slot, .. }
@@ -117,6 +119,14 @@ impl Side {
                 Ok(Value::Bytes(buffer))
             }
             Op::Ftruncate { size, .. } => done(fs::ftruncate(fd, *size)),
+            Op::Fallocate { .. } | Op::Seek { .. } if !is(fd, FileType::RegularFile) => Ok(Value::NoSlot),
+            Op::Fallocate { flags, offset, len, .. } => {
+                fs::fallocate(fd, *flags, *offset, *len)?;
+                // Whether it changes the time where it changes nothing depends on the kernel.
+                let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+                done(fs::futimens(fd, &Timestamps { last_access: now, last_modification: now }))
+            }
+            Op::Seek { offset, .. } => seek(fd, *offset),
             // Not through the file system, or nothing that two of them agree on.
             Op::Fsync { .. } | Op::Fchmod { .. } if is(fd, FileType::Fifo) => Ok(Value::Done),
             Op::Fsync { .. } => done(fs::fsync(fd)),
@@ -266,6 +276,28 @@ fn is(fd: &OwnedFd, kind: FileType) -> bool {
 
 fn data(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|n| seed.wrapping_add((n % 251) as u8)).collect()
+}
+
+/// How finely file systems tell holes is their own affair; what one calls a hole is zeros, and the end of the file counts.
+fn seek(fd: &OwnedFd, offset: u64) -> Answer {
+    let before = fs::tell(fd)?;
+    let (data, hole) = (fs::seek(fd, fs::SeekFrom::Data(offset)), fs::seek(fd, fs::SeekFrom::Hole(offset)));
+    fs::seek(fd, fs::SeekFrom::Start(before))?;
+    let size = fs::fstat(fd)?.st_size as u64;
+    if offset >= size {
+        return Ok(Value::Count(data.and(hole)?));
+    }
+    let (data, hole) = (data.or_else(|e| if e == Errno::NXIO { Ok(size) } else { Err(e) })?, hole?);
+    assert!(offset <= data && offset <= hole && data.max(hole) <= size, "{offset} {data} {hole} {size}");
+    assert!((data == offset) != (hole == offset), "either data or a hole at {offset}");
+    let mut between = vec![1; (data - offset) as usize];
+    match rustix::io::pread(fd, &mut between[..], offset) {
+        Ok(n) => assert!(n == between.len() && between.iter().all(|b| *b == 0), "a hole of zeros"),
+        // Opened for writing.
+        Err(Errno::BADF) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(Value::Done)
 }
 
 fn truncate(path: &Path, size: u64) -> Result<(), Errno> {

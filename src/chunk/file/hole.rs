@@ -24,8 +24,8 @@ pub struct Allocate {
 }
 
 impl FileContent {
-    /// As fallocate(2) does. What is zeroed becomes a hole: it takes no space, here or in the bucket. No space is put
-    /// aside for later writes. For other mounts after [`FileContent::flush`].
+    /// As fallocate(2) does, the time of the last change included. What is zeroed becomes a hole: it takes no space, here or
+    /// in the bucket. No space is put aside for later writes. For other mounts after [`FileContent::flush`].
     ///
     /// [`Kind::TooLarge`]: beyond what a file may be; [`Kind::NoSpace`]: the file would grow beyond the volume's capacity.
     pub async fn allocate(self: &Arc<Self>, offset: u64, len: u64, how: Allocate) -> Result<()> {
@@ -40,7 +40,8 @@ impl FileContent {
         if how.zero {
             // The chunks that it begins and ends in: the cache may have the rest of them.
             self.keep_known(range.start..range.start + 1).await?;
-            self.keep_known(range.end - 1..range.end).await?;
+            let last = range.end.min(self.size()).max(range.start + 1) - 1;
+            self.keep_known(last..last + 1).await?;
         }
         // Nobody writes an entry of the journal meanwhile: it would speak of bytes that are about to go.
         let saving = self.saving.lock().await;
@@ -52,12 +53,13 @@ impl FileContent {
                 if how.zero && !hole.is_empty() {
                     content.take_over(content.touched(&hole))?;
                     content.drop_local(&hole, journalled)?;
-                    content.shared.pin(content);
                     content.state().clear(hole, Timestamp::now());
                 }
+                content.shared.pin(content);
                 if !how.keep_size && range.end > size {
-                    content.shared.pin(content);
                     content.state().resize(range.end, Timestamp::now());
+                } else {
+                    content.state().touch(Timestamp::now());
                 }
                 Ok(())
             }

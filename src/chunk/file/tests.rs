@@ -9,6 +9,7 @@ mod model;
 mod objects;
 mod power;
 mod room;
+mod space;
 mod stall;
 mod transfer;
 mod world;
@@ -24,6 +25,9 @@ fn _can_be_spawned(node: &world::Node, file: &std::sync::Arc<super::FileContent>
     spawnable(file.write(0, bytes::Bytes::new()));
     spawnable(file.append(bytes::Bytes::new()));
     spawnable(file.truncate(0));
+    spawnable(file.allocate(0, 1, super::Allocate { zero: true, keep_size: true }));
+    spawnable(file.next_data(0));
+    spawnable(file.copy_from(file, 0, 0, 0));
     spawnable(node.files.flush_all());
     spawnable(node.files.sweep(super::GRACE));
 }

@@ -26,7 +26,7 @@ fn write(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
 }
 
 /// `HFMOUNT_SEEDS=100..200` looks further than an ordinary run.
-fn seeds(usual: u64) -> std::ops::Range<u64> {
+pub fn seeds(usual: u64) -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("HFMOUNT_SEEDS") else { return 0..usual };
     let (first, end) = text.split_once("..").expect("HFMOUNT_SEEDS=first..end");
     first.parse().expect("a number")..end.parse().expect("a number")
