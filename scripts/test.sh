@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests need, runs all of them, and ends with one line: `N passed, N failed`.
 #
-#   scripts/test.sh                       everything: unit, conformance and real-mount tests, then the client suites
+#   scripts/test.sh                       everything: unit, conformance and real-mount tests, pjdfstest, the client suites
 #   scripts/test.sh --rust                only cargo test
+#   scripts/test.sh --posix               only pjdfstest on SQLite and a folder, then on Redis and S3 (root; left out of
+#                                         "everything" for others); scripts/suites.sh has many more
 #   scripts/test.sh --clients [SUITE...]  only real Hub libraries: on SQLite and a folder, then on Redis and S3 with two
 #                                         mounts; SUITE as in `test_lazy` or `test_users.Tokens`
 #   --no-setup                            install nothing: fail if something is missing
@@ -17,12 +19,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-rust=1 clients=1 setup=1 profile=debug
+rust=1 posix=1 clients=1 setup=1 profile=debug
 flags=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --rust) clients= ;;
-    --clients) rust= ;;
+    --rust) clients='' posix='' ;;
+    --posix) rust='' clients='' ;;
+    --clients) rust='' posix='' ;;
     --no-setup) setup= ;;
     --release) profile=release flags=(--release) ;;
     -h | --help)
@@ -91,10 +94,24 @@ if [ -n "$rust" ]; then
     passed=$((passed + p)) failed=$((failed + f))
 fi
 
-if [ -n "$clients" ] && [ -n "$mounting" ]; then
+if [ -n "$mounting" ]; then
     HFMOUNT_BIN=${HFMOUNT_BIN:-$(target_dir)/$profile/hfmount}
     HFMOUNT_STANDIN=${HFMOUNT_STANDIN:-$(target_dir)/$profile/examples/standin}
     export HFMOUNT_BIN HFMOUNT_STANDIN
+fi
+
+if [ -n "$posix" ] && [ -n "$mounting" ] && [ "$(id -u)" != 0 ]; then
+    skipped="$skipped (pjdfstest left out: it needs root)"
+elif [ -n "$posix" ] && [ -n "$mounting" ]; then
+    say "pjdfstest on the mount"
+    status=0
+    run scripts/suites.sh --no-setup pjdfstest || status=$?
+    read -r p f < <(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$log" | tail -1) || p=0 f=1
+    if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f))
+fi
+
+if [ -n "$clients" ] && [ -n "$mounting" ]; then
     say "client suites: real huggingface_hub, safetensors and tokenizers on the mount"
     status=0
     run "$VENVS/new/bin/python" tests/clients/run.py "$@" || status=$?

@@ -55,10 +55,12 @@ class Names:
                 forget_names()
             if redis:
                 self.volume.redis_cli("config", "resetstat")
+                before = self.volume.cpu_seconds()
             directories = [os.path.join(root, name) for root in roots]
             count = max(tasks, int(COUNT[tasks] * self.share))
             taken[kind] = rates("names", kind, *directories, "--tasks", tasks, "--count", count)
             if redis:
+                taken[kind]["cpu"] = (self.volume.cpu_seconds() - before) / taken[kind]["count"] * 1e6
                 taken[kind] |= self.commands(taken[kind]["count"])
         os.rmdir(os.path.join(roots[0], name))
         return taken
@@ -137,6 +139,7 @@ def tails(samples, kind):
     text = f"p50 {p50:.0f} µs, p99 {p99:.0f} µs"
     if "scripts" in samples[0][kind]:
         text += f"; {median(samples, kind, 'scripts'):.2f} EVALSHA of {median(samples, kind, 'server'):.1f} µs each"
+        text += f"; {median(samples, kind, 'cpu'):.0f} µs of processor in the daemons and Redis"
     return text
 
 
@@ -169,10 +172,13 @@ def writing(volume, size, rounds, measured):
     os.environ["BENCH_SIZE"] = str(size)
     keys = {key: value for key, value in volume.env.items() if key.startswith("AWS_")}
     store = os.path.join(volume.dir, "store", "volumes")
+    processor = []
 
     def by_mount():
         path = os.path.join(volume.mountpoint, "written")
+        before = volume.cpu_seconds()
         taken = measured("write", path)
+        processor.append(volume.cpu_seconds() - before)
         os.unlink(path)
         clean(os.path.join(store, "bench", "bench", "chunks"))
         return taken["seconds"]
@@ -194,7 +200,8 @@ def writing(volume, size, rounds, measured):
         for samples, action in sides if number % 2 == 0 else reversed(sides):
             samples.append(size / 1e6 / action())
     ratio = statistics.median(one / other for one, other in zip(ours, theirs))
-    note = f"{size >> 20} MiB until fsync and close answered, against object_store puts of 4 MiB, 8 at once"
+    note = f"{size >> 20} MiB until fsync and close answered, against object_store puts of 4 MiB, 8 at once; "
+    note += f"{statistics.median(processor):.2f} s of processor in the daemon and the server"
     yield "sequential write", statistics.median(ours), statistics.median(theirs), "MB/s", ratio, note
     peak = volume.peak_memory() / (1 << 20)
     yield "daemon peak RSS, writing", peak, None, "MiB", None, f"while writing {size >> 20} MiB, again and again"

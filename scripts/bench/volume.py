@@ -85,6 +85,11 @@ class Volume:
     def path(self, repo, commit, name):
         return os.path.join(self.mountpoint, f"models--{repo.replace('/', '--')}", "snapshots", commit, name)
 
+    def cpu_seconds(self):
+        """Processor time that the daemons and the servers of this volume have used."""
+        servers = [server for server in (self.redis, self.s3) if server]
+        return sum(cpu_seconds(process.pid) for process in self.daemons + servers)
+
     def peak_memory(self):
         return max(daemon.peak_memory() for daemon in self.daemons)
 
@@ -100,6 +105,12 @@ class Volume:
         if left:
             raise Failed(f"{left}: still mounted after their daemons ended")
         shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def answers(port):

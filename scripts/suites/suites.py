@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,11 @@ SUITES = {
 }
 COMPARED = {"pjdfstest", "stress-ng", "cpython"}
 GOOD = {"ok", 0}
+# What passes on a plain folder and not on a mount, and why that stays so.
+KNOWN = {
+    "pjdfstest link::link_count_max": "the C library knows no LINK_MAX of FUSE and says 127, so it is skipped; "
+    "65,536 links are made in tests/meta_semantics",
+}
 
 
 def main():
@@ -49,6 +55,8 @@ def main():
     parser.add_argument("--logs", default=None)
     parser.add_argument("--json")
     options = parser.parse_intermixed_args()
+    # Ended from outside: unmount and stop the servers all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for name, short, full in (("fsx_ops", 3000, 100_000), ("fsx_seeds", 2, 5), ("stress_time", 2, 10), ("fio_size", 4, 64)):
         if getattr(options, name) is None:
             setattr(options, name, full if options.full else short)
@@ -134,11 +142,20 @@ class Run:
         result.skipped += len(both)
         result.troubles = [t for t in result.troubles if not any(t.split(": exit")[0].endswith(test) for test in both)]
         worse = [test for test, state in plain.items() if state in GOOD and states.get(test) not in GOOD]
+        known = [test for test in worse if f"{name} {test}" in KNOWN]
         for test in worse:
-            if not bad(states.get(test)):
+            # Its state here is "skipped", and counted so already, or "failed" and among the troubles.
+            if test in known and bad(states.get(test)):
+                result.failed, result.skipped = result.failed - 1, result.skipped + 1
+                result.troubles = [t for t in result.troubles if not t.split(": exit")[0].endswith(test)]
+            elif test not in known and not bad(states.get(test)):
                 result.skipped -= 1
                 result.add(False, f"{name} {test}: passes on the plain folder and is skipped here")
-        result.note = f"{len(worse)} that pass on the plain folder do not here; {len(both)} fail on both"
+        if not any(state in GOOD for state in plain.values()):
+            result.add(False, f"{name}: nothing passes on the plain folder, so nothing is compared")
+        notes = [f"{len(worse) - len(known)} that pass on the plain folder do not here", f"{len(both)} fail on both"]
+        notes += [f"known: {test} ({KNOWN[f'{name} {test}']})" for test in known]
+        result.note = "; ".join(notes)
 
     def keep_logs(self, volume):
         for point, _ in volume.mounts:

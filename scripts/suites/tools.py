@@ -30,10 +30,10 @@ class Result:
             self.troubles.append(trouble)
 
 
-def cargo_tool(name, version):
+def cargo_tool(name, version, *flags):
     """A program of the crate registry, compiled into TOOLS unless it is there."""
     path = os.path.join(TOOLS, "bin", name)
-    root = ["--root", TOOLS, "--target-dir", os.path.join(TOOLS, "build")]
+    root = ["--root", TOOLS, "--target-dir", os.path.join(TOOLS, "build"), *flags]
     if not os.path.exists(path):
         print(f"==> cargo install {name} {version} (once)", file=sys.stderr)
         subprocess.run(["cargo", "install", name, "--version", version, "--locked", "--quiet", *root], check=True)

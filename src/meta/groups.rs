@@ -53,7 +53,7 @@ pub(super) async fn row_ranges(kv: &dyn Kv, ino: Ino, chunks: u64, grouped: bool
 
 /// The near chunks and those of the groups, below `chunks`; neighbours joined.
 fn ranges(groups: &[u64], chunks: u64) -> Vec<Range<u64>> {
-    let mut ranges = vec![0..FAR.min(chunks)];
+    let mut ranges: Vec<Range<u64>> = std::iter::once(0..FAR.min(chunks)).collect();
     for group in groups {
         let start = group.saturating_mul(GROUP);
         let range = start..start.saturating_add(GROUP).min(chunks);

@@ -16,7 +16,7 @@ use super::groups::row_ranges;
 use super::journals::list_journals;
 use super::kv::{Entry, Key, Kv, SESSIONS, number};
 use super::schema::{
-    self, BlobBase, DEAD, Holder, InodeRow, ORPHANS, OrphanRow, STAGING, StagingRow, TOMBSTONES, TRASH,
+    self, BIN, BlobBase, DEAD, Holder, InodeRow, ORPHANS, OrphanRow, STAGING, StagingRow, TOMBSTONES, TRASH,
 };
 use super::session::list_sessions;
 use crate::error::Result;
@@ -24,8 +24,6 @@ use crate::types::{BlobId, Extent, FileType, Ino, ObjectId, Origin, SessionId, T
 
 /// How many entries of a map are read at once.
 const PAGE: usize = 1000;
-/// Inodes whose last name was removed and that may come back.
-const BIN: &str = "bin/";
 
 /// Access to the rows of a volume without being one of its mounts. Cheap to clone.
 #[derive(Clone)]
@@ -251,8 +249,7 @@ impl Survey {
     pub async fn binned(&self) -> Result<Vec<Ino>> {
         let mut inos = Vec::new();
         self.each(BIN, |e| {
-            // The field begins with the number.
-            inos.push(schema::field_ino(e.field.get(..8).unwrap_or(&e.field))?);
+            inos.push(schema::field_ino(&e.field)?);
             Ok(())
         })
         .await?;

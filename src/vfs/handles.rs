@@ -15,7 +15,7 @@ use crate::meta::Attr;
 use crate::types::{BlobId, Ino};
 
 /// For how long an open for writing counts as one of just now.
-const JUST_NOW: Duration = Duration::from_secs(1);
+const JUST_NOW: Duration = Duration::from_secs(3);
 const LATEST: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// What a handle reads and writes.

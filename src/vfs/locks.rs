@@ -4,8 +4,8 @@
 //! Who waits is woken by the push, and asks again by itself now and then. Who has waited for [`PATIENCE`] goes first in
 //! line, so that a program that takes the lock again the moment it released it lets others in.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,6 +25,9 @@ use crate::types::Ino;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a waiter takes its chance with all others before it goes first in line.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Between two tries to give a lock back.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Who is first in line says so every [`ASK_AGAIN`]. One that has not for so long is gone.
 const TICKET_STALE: Duration = Duration::from_secs(5);
 
@@ -34,6 +37,10 @@ pub struct Locks {
     waiting: Mutex<HashMap<Ino, Arc<Notify>>>,
     /// By inode and owner. As many as programs hold.
     held: Mutex<HashMap<(Ino, u64), Held>>,
+    /// Locks that their programs let go of, and the metadata could not be told. Nobody else gets them until it is.
+    owed: Mutex<HashSet<(Ino, u64)>>,
+    /// Held while one of these is given back, so that nobody takes it again meanwhile.
+    giving: tokio::sync::Mutex<()>,
 }
 
 /// A lock that a program of this mount has.
@@ -71,6 +78,10 @@ impl Locks {
 
     fn held(&self) -> MutexGuard<'_, HashMap<(Ino, u64), Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, HashSet<(Ino, u64)>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -114,6 +125,8 @@ impl Vfs {
             (_, Flock::Shared) => LockKind::Shared,
             (_, Flock::Exclusive) => LockKind::Exclusive,
         };
+        // Or what is given back late would be the new one.
+        self.give_back(handle.ino, owner).await?;
         let mut undo = Undo { vfs: Arc::clone(self), ino: handle.ino, owner, armed: true };
         // A conversion that has to wait has lost what it had.
         self.locks.held().remove(&(handle.ino, owner));
@@ -185,6 +198,33 @@ impl Vfs {
         Ok(())
     }
 
+    /// As [`Vfs::unlock`], for who will not try again: if the metadata does not answer now, the lock is given back behind.
+    pub(super) async fn let_go(self: &Arc<Self>, ino: Ino, owner: u64) -> Result<()> {
+        let unlocked = self.unlock(ino, owner).await;
+        if let Err(e) = &unlocked
+            && e.kind().is_transient()
+            && self.locks.owed().insert((ino, owner))
+        {
+            tracing::warn!(%ino, "a lock is given back later: {e}");
+            tokio::spawn(pay(Arc::downgrade(self), ino, owner));
+        }
+        unlocked
+    }
+
+    /// Gives back what this owner let go of and the metadata does not know of yet.
+    async fn give_back(&self, ino: Ino, owner: u64) -> Result<()> {
+        if !self.locks.owed().contains(&(ino, owner)) {
+            return Ok(());
+        }
+        let _one = self.locks.giving.lock().await;
+        if self.locks.owed().contains(&(ino, owner)) {
+            self.meta.unlock(ino, owner).await?;
+            self.locks.owed().remove(&(ino, owner));
+            self.locks.wake(ino);
+        }
+        Ok(())
+    }
+
     /// The session was lost, and with it every lock. They are taken again where nobody else has them now; their holders
     /// cannot be told that others may have had them in between, so the log says it.
     pub(super) async fn retake_locks(&self) {
@@ -206,6 +246,24 @@ impl Vfs {
     }
 }
 
+/// Tries until the lock is given back, or the mount is gone and its session with it.
+async fn pay(vfs: Weak<Vfs>, ino: Ino, owner: u64) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        match vfs.give_back(ino, owner).await {
+            Ok(()) => return,
+            Err(e) if e.kind().is_transient() => pause = (pause * 2).min(LONGEST_PAUSE),
+            Err(e) => {
+                vfs.locks.owed().remove(&(ino, owner));
+                tracing::warn!(%ino, "a lock cannot be given back: {e}");
+                return;
+            }
+        }
+    }
+}
+
 /// Gives a lock back whose taker is told that he has not got it: an error, or he stopped waiting.
 struct Undo {
     vfs: Arc<Vfs>,
@@ -220,9 +278,8 @@ impl Drop for Undo {
         let Some(runtime) = self.armed.then(Runtime::try_current).and_then(Result::ok) else { return };
         let (vfs, ino, owner) = (Arc::clone(&self.vfs), self.ino, self.owner);
         runtime.spawn(async move {
-            if let Err(e) = vfs.unlock(ino, owner).await {
-                tracing::warn!("a lock that nobody waits for any more stays until its file is closed: {e}");
-            }
+            // Said by `let_go`, which goes on.
+            let _ = vfs.let_go(ino, owner).await;
         });
     }
 }

@@ -264,7 +264,7 @@ impl Vfs {
             _ => Ok(()),
         };
         if let (Some(owner), false) = (flock_owner, handle.ino.is_virtual()) {
-            self.unlock(handle.ino, owner).await?;
+            self.let_go(handle.ino, owner).await?;
         }
         committed
     }

@@ -2,10 +2,11 @@
 //! kill. Which, and with what, stands in the environment.
 
 use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::standin::{S3, S3Options};
 
@@ -27,9 +28,65 @@ fn again(role: &str) -> Command {
     command
 }
 
-/// An S3 server over a folder.
-pub fn s3(root: &Path, port: u16) -> Child {
-    again(&format!("s3:{port}:{}", root.display())).spawn().expect("an S3 server")
+/// An S3 server over a folder that can be killed and started again. A shell starts it: a child of this process would first
+/// close its copies of the files that are open here on mounts which wait for just this server, and so wait for ever.
+#[derive(Debug)]
+pub struct S3Server {
+    shell: Child,
+    orders: ChildStdin,
+    words: BufReader<ChildStdout>,
+    pid: Option<i32>,
+}
+
+impl S3Server {
+    pub fn new(root: &Path, port: u16) -> Self {
+        let server = again(&format!("s3:{port}:{}", root.display()));
+        let script =
+            r#"while read -r order; do "$@" >/dev/null 2>&1 </dev/null & echo $!; wait $!; echo ended; done"#;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(server.get_program()).args(server.get_args());
+        shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut shell =
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh");
+        let (orders, words) = (shell.stdin.take().expect("piped"), shell.stdout.take().expect("piped"));
+        let mut server = S3Server { shell, orders, words: BufReader::new(words), pid: None };
+        server.start();
+        server
+    }
+
+    pub fn start(&mut self) {
+        assert_eq!(self.pid, None, "it runs");
+        self.orders.write_all(b"start\n").expect("shell");
+        self.pid = Some(self.word().parse().expect("process id"));
+    }
+
+    pub fn kill(&mut self) {
+        if self.pid.is_some() {
+            self.signal(libc::SIGKILL);
+            self.pid = None;
+            assert_eq!(self.word(), "ended");
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let pid = self.pid.expect("it runs");
+        // SAFETY: kill touches no memory; the shell has not said that the process ended, so the number is its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "signal {signal}");
+    }
+
+    fn word(&mut self) -> String {
+        let mut line = String::new();
+        self.words.read_line(&mut line).expect("shell");
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
 }
 
 /// Writes `seed` over `len` bytes at `offset` of a file through a shared mapping and syncs it. An error is the reason why it is
@@ -55,6 +112,8 @@ fn not_a_test_but_a_child() {
             let listen = ([127, 0, 0, 1], port.parse().expect("a port")).into();
             let options = S3Options { listen, bucket: "crash".into(), ..S3Options::default() };
             let _server = S3::start_with(root, options).expect("the port is free");
+            // SAFETY: prctl and getppid touch no memory.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             loop {
                 std::thread::park();
             }

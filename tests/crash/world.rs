@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::child;
+use crate::child::S3Server;
 use crate::load::answers;
 use crate::mount::{Home, Mount, is_mounted, text, wait_for};
 use crate::redis_server::RedisServer;
@@ -56,16 +56,8 @@ impl Disaster {
 }
 
 struct S3 {
-    child: Child,
+    server: S3Server,
     port: u16,
-    root: PathBuf,
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// What befell, in numbers.
@@ -90,6 +82,7 @@ pub struct World {
     others: usize,
     writeback: bool,
     knows_fsck: bool,
+    redis_died: bool,
     pub toll: Toll,
 }
 
@@ -99,7 +92,7 @@ impl World {
         let (mut redis, mut s3) = (None, None);
         let mut args = vec!["format".to_owned(), "--chunk-size".into(), "1MiB".into()];
         if stores == Stores::Servers {
-            let server = RedisServer::start();
+            let server = RedisServer::start_supervised(&["--appendonly", "yes", "--appendfsync", "always"]);
             home.set_env("HFMOUNT_META", &server.url());
             redis = Some(server);
             let root = home.dir("s3");
@@ -107,7 +100,7 @@ impl World {
             let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free port");
             let port = free.local_addr().expect("address").port();
             drop(free);
-            s3 = Some(S3 { child: child::s3(&root, port), port, root });
+            s3 = Some(S3 { server: S3Server::new(&root, port), port });
             wait_for("the S3 server", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
             home.set_env("AWS_ACCESS_KEY_ID", "standin");
             home.set_env("AWS_SECRET_ACCESS_KEY", "standin-secret");
@@ -132,6 +125,7 @@ impl World {
             others: 0,
             writeback,
             knows_fsck,
+            redis_died: false,
             toll,
         };
         for n in 0..mounts {
@@ -188,11 +182,8 @@ impl World {
             _ => {}
         }
         match (disaster, &mut self.s3) {
-            (Disaster::FrozenS3, Some(s3)) => signal(&s3.child, libc::SIGSTOP),
-            (Disaster::S3 | Disaster::Everything, Some(s3)) => {
-                s3.child.kill().expect("kill");
-                s3.child.wait().expect("wait");
-            }
+            (Disaster::FrozenS3, Some(s3)) => s3.server.signal(libc::SIGSTOP),
+            (Disaster::S3 | Disaster::Everything, Some(s3)) => s3.server.kill(),
             _ => {}
         }
         self.broken.push(disaster);
@@ -215,15 +206,18 @@ impl World {
             if let Some(redis) = &mut self.redis {
                 match disaster {
                     Disaster::FrozenRedis => redis.freeze(false),
-                    Disaster::Redis | Disaster::Everything => redis.restart(),
+                    Disaster::Redis | Disaster::Everything => {
+                        redis.restart();
+                        self.redis_died = true;
+                    }
                     _ => {}
                 }
             }
             if let Some(s3) = &mut self.s3 {
                 match disaster {
-                    Disaster::FrozenS3 => signal(&s3.child, libc::SIGCONT),
+                    Disaster::FrozenS3 => s3.server.signal(libc::SIGCONT),
                     Disaster::S3 | Disaster::Everything => {
-                        s3.child = child::s3(&s3.root, s3.port);
+                        s3.server.start();
                         let port = s3.port;
                         wait_for("the S3 server", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
                     }
@@ -275,7 +269,8 @@ impl World {
 
     /// Nothing is wrong with the volume, as far as hfmount itself can tell.
     pub fn fsck(&mut self, deep: bool) -> Result<(), String> {
-        if !self.knows_fsck {
+        // After a restart of Redis inode numbers begin 16 million further on, and fsck looks at each of them.
+        if !self.knows_fsck || (self.redis.is_some() && self.redis_died) {
             return Ok(());
         }
         self.toll.fscks += 1;
@@ -301,10 +296,4 @@ impl Drop for World {
             let _ = Command::new("umount").arg("-l").arg(root).status();
         }
     }
-}
-
-fn signal(child: &Child, signal: i32) {
-    let pid = i32::try_from(child.id()).expect("pid");
-    // SAFETY: kill touches no memory; the child has not been waited for, so the number is its own.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "signal {signal}");
 }

@@ -1,5 +1,6 @@
 //! Three nodes of a cluster against a reference: operations made up by chance, one after the other and two at once, with
-//! remounts and nodes that are killed, must answer what a tree of names and the rules of close-to-open allow.
+//! remounts, nodes that are killed, and metadata and a bucket that fail, must answer what a tree of names and the rules of
+//! close-to-open allow.
 //!
 //! `HFMOUNT_TEST_ROUNDS` does more (default 40 in memory, fewer elsewhere), `HFMOUNT_TEST_SEED` repeats what a failure
 //! printed, `HFMOUNT_TEST_STORY` tells every case. A failure is made as short as it gets, and told step by step.
@@ -8,6 +9,7 @@ mod node;
 mod op;
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod regressions;
 mod run;
 mod view;
 mod world;

@@ -2,20 +2,24 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hfmount::chunk::cache::{CacheDir, CacheLimits};
+use hfmount::chunk::file::FilesOptions;
 use hfmount::chunk::{Chunks, ChunksOptions, Files};
-use hfmount::error::Result;
+use hfmount::error::{Kind, Result};
 use hfmount::hub::{HubClient, HubOptions};
+use hfmount::meta::faulty::{Fault, FaultyKv, On};
 use hfmount::meta::kv::Kv;
 use hfmount::meta::memory::MemoryKv;
 use hfmount::meta::redis::{RedisAddress, RedisKv, RedisOptions};
 use hfmount::meta::sqlite::{Missing, SqliteKv};
 use hfmount::meta::{Meta, SessionInfo};
 use hfmount::source::Source;
+use hfmount::source::bucket::faulty::{Faults, around};
 use hfmount::source::bucket::{Bucket, BucketSource};
 use hfmount::source::hub::HubSource;
 use hfmount::types::{Ino, Timestamp};
@@ -23,11 +27,14 @@ use hfmount::vfs::{Caller, Invalidation, Private, Vfs, VfsOptions};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::op::Trouble;
 use crate::redis_server::RedisServer;
 
 /// Small, so that small files have several.
 pub const CHUNK: u32 = 16 << 10;
 pub const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+/// The longest that a flush tries again while the store does not answer.
+const IO_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a session may be silent: longer than any case takes, so that nobody is declared dead by mistake.
 const TTL: Duration = Duration::from_secs(120);
 
@@ -89,7 +96,9 @@ impl<'a> Cluster<'a> {
             version: "test".into(),
             read_only: false,
         };
-        let meta = Meta::open(self.engine.open().await?, info, TTL).await?;
+        let kv = FaultyKv::new(self.engine.open().await?);
+        let (bucket, store) = around(&self.bucket);
+        let meta = Meta::open(kv.clone(), info, TTL).await?;
         let limits = CacheLimits { free_ratio: 0.0, ..CacheLimits::default() };
         std::fs::create_dir_all(&disk).expect("disk");
         let cache = CacheDir::open(&disk.join("cache"), "model", limits)?;
@@ -99,7 +108,7 @@ impl<'a> Cluster<'a> {
             ..HubOptions::default()
         })?;
         let sources: Vec<Arc<dyn Source>> =
-            vec![Arc::new(BucketSource::new(&self.bucket)), Arc::new(HubSource::new(hub))];
+            vec![Arc::new(BucketSource::new(&bucket)), Arc::new(HubSource::new(hub))];
         let options = ChunksOptions {
             chunk_size: CHUNK,
             io_timeout: Duration::from_secs(20),
@@ -107,8 +116,9 @@ impl<'a> Cluster<'a> {
             ..ChunksOptions::default()
         };
         let chunks =
-            Arc::new(Chunks::new(options, cache.clone(), meta.blobs(), sources, Some(self.bucket.clone())));
-        let files = Files::new(meta.clone(), cache, self.bucket.clone(), chunks.clone(), CHUNK);
+            Arc::new(Chunks::new(options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
+        let options = FilesOptions { io_timeout: IO_TIMEOUT, ..FilesOptions::default() };
+        let files = Files::with_options(meta.clone(), cache, bucket, chunks.clone(), CHUNK, options);
         let (orders, invalidations) = Vfs::invalidation_queue();
         let private = Private::open(disk.join("private"))?;
         let opts = VfsOptions {
@@ -123,7 +133,7 @@ impl<'a> Cluster<'a> {
             store_path: None,
         };
         let vfs = Vfs::new(meta.clone(), chunks.clone(), files.clone(), None, private, orders, opts);
-        Ok(Parts { vfs, files, chunks, meta, _invalidations: invalidations })
+        Ok(Parts { vfs, files, chunks, meta, kv, store, _invalidations: invalidations })
     }
 }
 
@@ -132,6 +142,8 @@ struct Parts {
     files: Files,
     chunks: Arc<Chunks>,
     meta: Meta,
+    kv: Arc<FaultyKv>,
+    store: Arc<Faults>,
     _invalidations: Receiver<Invalidation>,
 }
 
@@ -149,6 +161,16 @@ impl Node {
     /// Its file system.
     pub fn vfs(&self) -> &Arc<Vfs> {
         &self.parts().vfs
+    }
+
+    /// Its way to the metadata.
+    pub fn kv(&self) -> &Arc<FaultyKv> {
+        &self.parts().kv
+    }
+
+    /// Its way to the bucket.
+    pub fn store(&self) -> &Arc<Faults> {
+        &self.parts().store
     }
 
     /// Runs `work` in the node's runtime, and waits for it.
@@ -171,6 +193,24 @@ impl Node {
     /// Waits for what was started.
     pub fn join<T>(&self, task: tokio::task::JoinHandle<T>) -> T {
         self.runtime.as_ref().expect("running").block_on(task).expect("no panic on the node")
+    }
+
+    /// Something fails from now on.
+    pub fn trouble(&self, trouble: Trouble) {
+        let (kv, store) = (self.kv(), self.store());
+        let fail = Fault::Fail(Kind::Unavailable);
+        match trouble {
+            Trouble::Commits(n) => kv.next(On::Commit, n.into(), fail),
+            Trouble::LostReply(skip) => {
+                kv.after(skip.into(), On::Commit, 1, Fault::FailAfter(Kind::Unavailable))
+            }
+            Trouble::Reads(skip, n) => kv.after(skip.into(), On::Read, n.into(), fail),
+            Trouble::Puts(n) => store.fail_puts.store(n.into(), SeqCst),
+            Trouble::LostPuts(n) => store.lose_replies.store(n.into(), SeqCst),
+            Trouble::Gets(n) => store.fail_gets.store(n.into(), SeqCst),
+            Trouble::Cut(n) => store.cut_bodies.store(n.into(), SeqCst),
+            Trouble::Flipped(n) => store.flip_bodies.store(n.into(), SeqCst),
+        }
     }
 
     /// Drops from the local disk all that need not be there.

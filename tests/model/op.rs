@@ -22,11 +22,34 @@ pub enum Op {
     Both(Verb, Verb),
     /// The node is killed so many microseconds after it began.
     KillDuring(Verb, u16, bool),
+    /// Something fails on the node meanwhile; afterwards nothing does.
+    Faulty(Verb, Trouble),
+    /// What the node asks of the metadata next takes so many milliseconds longer.
+    Slow(Pick, u8),
     /// Unmounted and mounted again; true: on an empty disk.
     Remount(Pick, bool),
     Kill(Pick, bool),
     /// The local disk drops what it can.
     Evict(Pick),
+}
+
+/// What fails, and how many times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Commits are not done.
+    Commits(u8),
+    /// A commit is done and answered with an error, after so many that are not.
+    LostReply(u8),
+    /// The metadata cannot be read, after so many reads.
+    Reads(u8, u8),
+    /// Uploads fail.
+    Puts(u8),
+    /// Uploads are done and answered with an error.
+    LostPuts(u8),
+    Gets(u8),
+    /// What comes from the bucket breaks off, or has one bit changed.
+    Cut(u8),
+    Flipped(u8),
 }
 
 #[derive(Clone, Debug)]
@@ -275,12 +298,28 @@ fn verb() -> impl Strategy<Value = Verb> {
     prop_oneof![5 => names, 12 => data, 2 => rest]
 }
 
+fn trouble() -> impl Strategy<Value = Trouble> {
+    prop_oneof![
+        6 => (1u8..4).prop_map(Trouble::Commits),
+        8 => (0u8..2).prop_map(Trouble::LostReply),
+        4 => (0u8..3, 1u8..4).prop_map(|(skip, n)| Trouble::Reads(skip, n)),
+        3 => (1u8..6).prop_map(Trouble::Puts),
+        1 => Just(Trouble::Puts(100)),
+        2 => (1u8..3).prop_map(Trouble::LostPuts),
+        2 => (1u8..8).prop_map(Trouble::Gets),
+        1 => (1u8..4).prop_map(Trouble::Cut),
+        1 => (1u8..4).prop_map(Trouble::Flipped),
+    ]
+}
+
 /// One operation of a case.
 pub fn op() -> impl Strategy<Value = Op> {
     let p = any::<Pick>;
     prop_oneof![
         70 => verb().prop_map(Op::One),
         20 => (verb(), verb()).prop_map(|(a, b)| Op::Both(a, b)),
+        10 => (verb(), trouble()).prop_map(|(v, t)| Op::Faulty(v, t)),
+        3 => (p(), 1u8..20).prop_map(|(n, ms)| Op::Slow(n, ms)),
         2 => (verb(), 0u16..3000, any::<bool>()).prop_map(|(v, t, f)| Op::KillDuring(v, t, f)),
         1 => (p(), any::<bool>()).prop_map(|(n, f)| Op::Remount(n, f)),
         1 => (p(), any::<bool>()).prop_map(|(n, f)| Op::Kill(n, f)),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hfmount::error::{Error, Result};
+use hfmount::error::{Error, Kind, Result};
+use hfmount::meta::faulty::{Fault, On};
 use hfmount::types::{FileType, Ino, Timestamp};
 use hfmount::vfs::{Entry, Flock, Lookup, SetAttr, Stat, TimeOrNow, Vfs};
 
 use crate::node::{CALLER, Cluster, Engine, Node, read_all};
-use crate::op::{Id, Locking, NAMES, NODES, Op, Pick, Step, Verb};
+use crate::op::{Id, Locking, NAMES, NODES, Op, Pick, Step, Trouble, Verb};
 use crate::world::{Answer, Found, TOP, World, Wrong};
 
 /// Worlds at one time, beyond which nothing is done whose outcome is open.
@@ -95,6 +96,16 @@ impl<'a> Run<'a> {
                 Some(step) if self.worlds.len() <= WORLDS => self.kill_during(&step, *micros, *fresh),
                 _ => Ok(()),
             },
+            Op::Faulty(verb, trouble) => match self.resolve(verb) {
+                Some(step) if self.worlds.len() <= WORLDS => self.faulty(&step, *trouble),
+                _ => Ok(()),
+            },
+            Op::Slow(node, ms) => {
+                let node = usize::from(*node) % NODES;
+                self.log.push(format!("node {node} is slow, {ms} ms"));
+                self.nodes[node].kv().next(On::Any, 4, Fault::Delay(Duration::from_millis((*ms).into())));
+                Ok(())
+            }
             Op::Remount(node, fresh) => self.remount(usize::from(*node) % NODES, *fresh),
             Op::Kill(node, fresh) => {
                 let node = usize::from(*node) % NODES;
@@ -205,9 +216,76 @@ impl<'a> Run<'a> {
         self.look_what_became(step)
     }
 
+    /// Something fails on the node while it does the step. An answer that is none of the trouble's is as right as any. After
+    /// an error the step was done, or it was not, and data that was to be committed is still there.
+    fn faulty(&mut self, step: &Step, trouble: Trouble) -> Result<(), Wrong> {
+        let node = step.node();
+        self.log.push(format!("    node {node} meets {trouble:?}"));
+        self.nodes[node].trouble(trouble);
+        let place = &self.nodes[node];
+        let outcome = place.run(perform(place.vfs().clone(), step.clone(), self.known.clone()));
+        place.kv().heal();
+        place.store().heal();
+        let got = self.learn(step, outcome);
+        self.log.push(format!("{:3} {} -> {}", self.next, step.short(), got.short()));
+        let excused = match &got {
+            Answer::Failed(Kind::WouldBlock) => false,
+            Answer::Failed(Kind::Corrupt) => matches!(trouble, Trouble::Flipped(_) | Trouble::Cut(_)),
+            Answer::Failed(kind) => kind.is_transient(),
+            _ => false,
+        };
+        let (mut next, mut wrong) = (Vec::new(), Vec::new());
+        for mut world in std::mem::take(&mut self.worlds) {
+            if excused {
+                next.extend(world.failed(step, &self.known.inos));
+            } else {
+                match world.take(step, Some(&got), &self.known.inos) {
+                    Ok(()) => next.push(world),
+                    Err(w) => wrong.push(w),
+                }
+            }
+        }
+        self.accept(next, wrong)?;
+        if !excused {
+            return Ok(());
+        }
+        // What its caches say, and what others see.
+        self.look_from(node, step)?;
+        self.look_what_became(step)?;
+        self.bring_home(step)
+    }
+
+    /// Data whose commit failed was kept, and goes with the next.
+    fn bring_home(&mut self, step: &Step) -> Result<(), Wrong> {
+        let node = step.node();
+        let file = match step {
+            Step::Open { file, .. } | Step::TruncatePath { file, .. } | Step::Cat { file, .. } => *file,
+            Step::Close { handle, .. } | Step::Flush { handle, .. } | Step::Fsync { handle, .. } => {
+                match self.known.handles.get(handle) {
+                    Some((_, file)) => *file,
+                    None => return Ok(()),
+                }
+            }
+            _ => return Ok(()),
+        };
+        // Not if it was being deleted: then nobody cares.
+        if !self.worlds.iter().all(|world| world.files().contains(&file)) {
+            return Ok(());
+        }
+        let id = self.next;
+        self.next += 1;
+        self.step(&Step::Open { node, file, flags: libc::O_RDWR, id })?;
+        self.step(&Step::Fsync { node, handle: id })?;
+        self.step(&Step::Close { node, handle: id })?;
+        self.step(&Step::Cat { node: (node + 1) % NODES, file })
+    }
+
     /// Another node looks at what a dead one was doing.
     fn look_what_became(&mut self, step: &Step) -> Result<(), Wrong> {
-        let node = (step.node() + 1) % NODES;
+        self.look_from((step.node() + 1) % NODES, step)
+    }
+
+    fn look_from(&mut self, node: usize, step: &Step) -> Result<(), Wrong> {
         match *step {
             Step::Create { dir, name, id, .. }
             | Step::Mkdir { dir, name, id, .. }
@@ -447,8 +525,10 @@ async fn attempt(vfs: Arc<Vfs>, step: Step, known: Known) -> Result<(Answer, Opt
             return Ok((Answer::Done, Some(opened.fh)));
         }
         Step::Close { handle, .. } => {
-            vfs.flush(fh(handle)).await?;
-            vfs.release(fh(handle), Some(handle as u64)).await?;
+            let flushed = vfs.flush(fh(handle)).await;
+            // As the kernel does, whatever the flush answered.
+            let released = vfs.release(fh(handle), Some(handle as u64)).await;
+            flushed.and(released)?;
             Answer::Done
         }
         Step::Flush { handle, .. } => {

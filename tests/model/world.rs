@@ -263,6 +263,38 @@ impl World {
         }
     }
 
+    /// The step failed because something was broken: what may be now. It was done or it was not, but nobody got what it opens,
+    /// and what is closed is closed.
+    pub fn failed(&self, step: &Step, inos: &BTreeMap<Id, Ino>) -> Vec<World> {
+        let mut done = self.clone();
+        let fits = done.take(step, None, inos).is_ok();
+        match *step {
+            Step::Create { node, id, .. } | Step::Open { node, id, .. } => {
+                // What an open cut off stays cut until it is committed.
+                if let Some(handle) = done.handles.remove(&id) {
+                    done.commit(node, handle.file);
+                    done.let_go(node, handle.file);
+                }
+            }
+            // What is new was kept, and is committed before anybody else looks.
+            Step::Close { .. } | Step::Flush { .. } | Step::Fsync { .. } | Step::Cat { .. } => {
+                return vec![done];
+            }
+            _ => {}
+        }
+        let mut worlds = vec![self.clone()];
+        if fits {
+            // It need not know that a last name went.
+            let mut unaware = done.clone();
+            unaware.removed.clone_from(&self.removed);
+            if unaware != done {
+                worlds.push(unaware);
+            }
+            worlds.push(done);
+        }
+        worlds
+    }
+
     /// Steps that change names: whether they must succeed, or how they may fail. `None`: it is another step.
     fn names_step(&mut self, step: &Step) -> Option<Result<(), Vec<Kind>>> {
         let gone = Some(Err(vec![Kind::Stale, Kind::NotFound]));

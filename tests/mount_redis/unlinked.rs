@@ -8,9 +8,15 @@ use hfmount::meta::kv::Kv;
 use hfmount::meta::redis::{RedisAddress, RedisKv, RedisOptions};
 
 use crate::mount::can_mount;
-use crate::world::{TTL, World, bytes, write};
+use crate::redis_server::RedisServer;
+use crate::world::{AOF, TTL, World, bytes, write};
 
 const SIZE: usize = 3_000_000;
+
+/// A volume in which what is deleted is not kept for a day.
+fn without_trash() -> World {
+    World::with(RedisServer::start_supervised(AOF), &["--trash-days", "0"])
+}
 
 /// What the metadata hold of deleted files: files without a name, and objects on their way out.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +65,7 @@ fn they_live_until_their_last_close() {
     if !can_mount() {
         return;
     }
-    let world = World::new();
+    let world = without_trash();
     let (one, two) = (world.mount("one"), world.mount("two"));
     let empty = left(&world);
     let (small, large) = (one.path().join("small"), one.path().join("large"));
@@ -109,7 +115,7 @@ fn nothing_is_left_when_either_node_crashes() {
     if !can_mount() {
         return;
     }
-    let world = World::new();
+    let world = without_trash();
     let mut one = world.mount("one");
     let (mut two, three) = (world.mount("two"), world.mount("three"));
     let empty = left(&world);

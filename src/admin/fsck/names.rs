@@ -134,8 +134,9 @@ impl Fsck<'_> {
             if doubtful.is_empty() {
                 return Ok(());
             }
-            let kept = self.kept().await?;
             let before = self.rows(&doubtful).await?;
+            // After the rows: what lost its name before them is among these.
+            let kept = self.kept().await?;
             let tallies = self.count(&doubtful).await?;
             let after = self.rows(&doubtful).await?;
             let mut again = Vec::new();
@@ -289,8 +290,9 @@ impl Fsck<'_> {
     /// Inodes that may be without a name now.
     async fn kept(&self) -> Result<Kept> {
         let survey = &self.place.survey;
-        let mut inos: HashSet<u64> = survey.orphans().await?.iter().map(|o| o.ino.0).collect();
-        inos.extend(survey.binned().await?.iter().map(|ino| ino.0));
+        // In the order in which they go from one to the other.
+        let mut inos: HashSet<u64> = survey.binned().await?.iter().map(|ino| ino.0).collect();
+        inos.extend(survey.orphans().await?.iter().map(|o| o.ino.0));
         let staged = survey.staged().await?;
         Ok(Kept { inos, staged: staged.into_iter().map(|(_, _, range, _)| range).collect() })
     }

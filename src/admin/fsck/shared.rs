@@ -68,7 +68,7 @@ impl Fsck<'_> {
             each_chunks(&survey, inode.ino, row, row.chunks, async |_, chunks| {
                 // What changed meanwhile is found out afterwards, by its row.
                 for list in chunks.lists.into_iter().filter_map(|(_, _, list)| list.ok()) {
-                    for object in objects(&list).filter(|object| some.contains_key(object)) {
+                    for object in objects(&list).into_iter().filter(|object| some.contains_key(object)) {
                         let namers = named.entry(object).or_default();
                         namers.chunks += 1;
                         if namers.inodes.last().is_none_or(|(ino, _)| *ino != inode.ino) {

@@ -21,6 +21,7 @@ const ENDED: usize = 100_000;
 
 /// What became of data that was to be made safe.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "an answer, used at once")]
 pub enum Saved {
     /// It is on this mount's disk; other mounts see it when it is uploaded.
     Here,

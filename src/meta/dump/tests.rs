@@ -144,6 +144,6 @@ fn lines_are_read_one_at_a_time() {
     let mut text: &[u8] = b"{\"hfmount_dump\":1,\"volume\":\"v\",\"uuid\":\"u\",\"time\":5,\"engine\":\"e\",\"version\":\"0\"}\nx\n";
     let mut reader = Reader::open(&mut text).expect("header");
     assert_eq!((reader.header.uuid.as_str(), reader.header.time), ("u", Timestamp(5)));
-    let e = reader.next().err().expect("no line");
+    let Err(e) = reader.next() else { panic!("x is no line") };
     assert!(e.to_string().contains("line 2"), "{e}");
 }

@@ -31,6 +31,8 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         content: Content::Inline(Bytes::from_static(b"bytes")),
         role: None,
         parent: Ino::ROOT,
+        chunks: 0,
+        layout: crate::meta::Layout::default(),
     }
 }
 

@@ -108,6 +108,7 @@ impl Survey {
                 Expect::Present(schema::attr_key(dir)),
                 Expect::Absent(entry),
                 Expect::Absent(schema::orphan_key(of.ino)),
+                Expect::Absent(schema::bin_key(of.ino)),
             ],
             write,
             publish: vec![

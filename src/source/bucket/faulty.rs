@@ -1,4 +1,4 @@
-//! A store that fails on demand, around any other: for tests.
+//! A store that fails on demand, around any other. For tests; nothing else uses it.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
@@ -21,7 +20,7 @@ use super::{Bucket, Patience};
 
 /// Switches of a faulty store, and what was asked of it.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// This many next uploads answer 503.
     pub fail_puts: AtomicU32,
     /// This many next uploads are applied, and answer 503.
@@ -55,16 +54,39 @@ fn unavailable() -> object_store::Error {
     object_store::Error::Generic { store: "faulty", source }
 }
 
+impl Faults {
+    /// Nothing fails any more.
+    pub fn heal(&self) {
+        for n in [&self.fail_puts, &self.lose_replies, &self.fail_gets, &self.cut_bodies, &self.flip_bodies] {
+            n.store(0, SeqCst);
+        }
+        for n in [&self.delay, &self.hang_at, &self.fail_from] {
+            n.store(0, SeqCst);
+        }
+    }
+}
+
 #[derive(Debug)]
-pub(crate) struct Faulty {
+struct Faulty {
     inner: Arc<dyn ObjectStore>,
     faults: Arc<Faults>,
 }
 
+/// The same objects by way of a store that fails on demand, with the patience of a test.
+#[must_use]
+pub fn around(bucket: &Bucket) -> (Bucket, Arc<Faults>) {
+    let faults = Arc::new(Faults::default());
+    let store = Arc::new(Faulty { inner: bucket.shared.store.clone(), faults: faults.clone() });
+    let patience = Patience { progress: Duration::from_secs(20), total: Duration::from_millis(400) };
+    let around = Bucket::over(store, bucket.shared.root.clone(), "faulty".into(), None);
+    (around.with_patience(patience), faults)
+}
+
 /// A bucket in memory that fails on demand, with the patience of a test.
+#[cfg(test)]
 pub(crate) fn faulty_bucket() -> (Bucket, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
-    let store = Faulty { inner: Arc::new(InMemory::new()), faults: faults.clone() };
+    let store = Faulty { inner: Arc::new(object_store::memory::InMemory::new()), faults: faults.clone() };
     let patience = Patience { progress: Duration::from_secs(2), total: Duration::from_millis(600) };
     (Bucket::in_store(Arc::new(store), "vol").with_patience(patience), faults)
 }

@@ -7,8 +7,7 @@
 //! has returned it survives a power cut (a local folder is synced).
 
 mod blobs;
-#[cfg(test)]
-pub(crate) mod faulty;
+pub mod faulty;
 mod marker;
 mod name;
 mod open;

@@ -287,8 +287,8 @@ impl CacheFile {
             let sync = || {
                 self.index().sync()?;
                 // The file's name, and that of its folder.
-                let folders = self.files.0.path().ancestors().skip(1).take(2);
-                folders.map(|dir| self.dir.disk().sync_dir(dir)).collect::<std::io::Result<()>>()
+                let mut folders = self.files.0.path().ancestors().skip(1).take(2);
+                folders.try_for_each(|dir| self.dir.disk().sync_dir(dir))
             };
             sync().context(|| self.what())?;
             self.named.store(true, SeqCst);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::world::{CHUNK, World, pattern, same};
+use super::world::{CHUNK, World, options, pattern, same};
+use crate::chunk::file::FilesOptions;
 use crate::error::Kind;
 
 const C: usize = CHUNK as usize;
@@ -38,7 +39,9 @@ async fn complete_chunks_go_ahead_of_the_flush() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_change_is_committed_in_steps() {
     let world = World::with_chunk(4096);
-    let (a, b) = (world.node().await, world.node().await);
+    // Thousands of objects on a busy machine take their time.
+    let patient = FilesOptions { io_timeout: Duration::from_secs(60), ..options() };
+    let (a, b) = (world.node_with(patient).await, world.node().await);
     let ino = a.create("f").await;
     let file = a.open(ino).await;
     let data = pattern(1, 2500 * 4096 + 5);
