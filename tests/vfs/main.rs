@@ -6,5 +6,6 @@ mod files;
 mod lazy;
 mod locks;
 mod node;
+mod space;
 #[path = "../standin/mod.rs"]
 mod standin;
