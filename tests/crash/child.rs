@@ -132,6 +132,9 @@ fn not_a_test_but_a_child() {
 fn write_mapped(path: &Path, offset: usize, len: usize, seed: u8) {
     let file = OpenOptions::new().read(true).write(true).open(path).expect("open");
     let total = offset + len;
+    // As whoever maps a file must know its size: the kernel looks at none when it maps, and may know an older one.
+    let size = file.metadata().expect("size").len();
+    assert!(size >= total as u64, "{size} bytes instead of {total}");
     // SAFETY: a new mapping of a file that is at least `total` bytes long, at a place that the kernel chooses.
     unsafe {
         let protection = libc::PROT_READ | libc::PROT_WRITE;

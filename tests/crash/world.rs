@@ -139,7 +139,8 @@ impl World {
     fn mount(&self, name: &str) -> Mount {
         let cache = self.home.dir(&format!("cache-of-{name}"));
         let cache = cache.to_str().expect("UTF-8");
-        let mut args = vec!["--offline", "--cache-dir", cache];
+        // Names at once, push or not: a program goes on with another mount the moment that the first one answered.
+        let mut args = vec!["--offline", "--cache-dir", cache, "--entry-ttl", "0"];
         args.extend(self.writeback.then_some("--writeback"));
         self.home.mount(name, &args)
     }
