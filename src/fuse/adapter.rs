@@ -15,6 +15,7 @@ use fuser::{
 };
 
 use super::interrupt::Heed;
+use super::opens::Opens;
 use super::tasks::{Abandoned, Job, Tasks};
 use super::{convert, init};
 use crate::types::Ino;
@@ -27,6 +28,7 @@ pub(super) struct Adapter {
     pub(super) tasks: Tasks,
     /// Set before the first request is read.
     pub(super) notifier: Arc<OnceLock<Notifier>>,
+    pub(super) opens: Arc<Opens>,
 }
 
 pub(super) fn caller(req: &Request) -> Caller {

@@ -36,9 +36,12 @@ impl Adapter {
         req: &Request,
         ino: Ino,
         fh: Option<u64>,
-        change: SetAttr,
+        mut change: SetAttr,
         reply: ReplyAttr,
     ) {
+        if (change.size, fh) == (Some(0), None) {
+            change.opening = self.opens.take(req.pid(), ino);
+        }
         let vfs = self.vfs.clone();
         let work = async move { vfs.setattr(ino, fh, change).await };
         self.tasks.spawn(changing("setattr", ino, req), work, move |r| answer_attr("setattr", ino, r, reply));

@@ -119,6 +119,7 @@ pub(super) fn set_attr(
         size,
         atime: atime.map(time),
         mtime: mtime.map(time),
+        opening: None,
     }
 }
 

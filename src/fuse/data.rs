@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use fuser::{INodeNo, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request};
 
-use super::adapter::{Adapter, asking, changing, unattended};
+use super::adapter::{Adapter, asking, caller, changing, unattended};
 use super::convert;
 use super::interrupt::Heed;
 use super::names::answer_empty;
@@ -20,9 +20,9 @@ thread_local! {
 
 impl Adapter {
     pub(super) fn open_file(&self, req: &Request, ino: Ino, flags: i32, reply: ReplyOpen) {
-        let (vfs, notifier) = (self.vfs.clone(), self.notifier.clone());
+        let (vfs, notifier, caller) = (self.vfs.clone(), self.notifier.clone(), caller(req));
         let work = async move {
-            let opened = vfs.open(ino, flags).await?;
+            let opened = vfs.open_by(&caller, ino, flags).await?;
             if opened.drop_attrs {
                 // Or the caller reads up to the old size. Takes no page lock, so it may be done from here.
                 if let Some(Err(e)) = notifier.get().map(|n| n.inval_inode(INodeNo(ino.0), -1, 0)) {
@@ -32,12 +32,19 @@ impl Adapter {
             Ok(opened)
         };
         let unwanted = self.clone();
+        let (opens, tid) = (self.opens.clone(), req.pid());
         self.tasks.spawn_with_leftover(
             // To open twice does no harm.
             Job { inline: true, heed: Heed::Stop, ..changing("open", ino, req) },
             work,
             move |result| match result {
-                Ok(opened) => reply.opened(fuser::FileHandle(opened.fh), convert::open_flags(&opened)),
+                Ok(opened) => {
+                    if flags & libc::O_ACCMODE != libc::O_RDONLY {
+                        // Before the answer: the caller's next request may be faster than this task.
+                        opens.opened(tid, ino, opened.fh);
+                    }
+                    reply.opened(fuser::FileHandle(opened.fh), convert::open_flags(&opened));
+                }
                 Err(e) => reply.error(errno("open", ino, &e)),
             },
             move |opened| unwanted.release_unwanted(ino, opened.fh),

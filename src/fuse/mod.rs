@@ -16,6 +16,7 @@ mod locks;
 mod mountpoint;
 pub(crate) mod mounts;
 mod names;
+mod opens;
 mod reply;
 mod session;
 mod signals;

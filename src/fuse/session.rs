@@ -55,7 +55,8 @@ pub fn mount(
     let path = point.path().to_path_buf();
     let named = || format!("mounting on {}", path.display());
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter { vfs, tasks: Tasks::new(runtime)?, notifier: notifier.clone() };
+    let adapter =
+        Adapter { vfs, tasks: Tasks::new(runtime)?, notifier: notifier.clone(), opens: Arc::default() };
 
     let access = Access { allow_other: settings.allow_other, read_only: settings.read_only };
     let fd = fusermount::mount(&path, access)?;

@@ -38,7 +38,10 @@ use crate::types::{
 };
 
 /// The layout that this binary writes.
-pub const SCHEMA: u32 = 1;
+///
+/// 2: the rows of files have a [`Layout`], and chunk rows may share objects (`shared/`). Who does not know that would take
+/// away what others still have. Such a client is refused once one that knows it has used the volume.
+pub const SCHEMA: u32 = 2;
 
 /// The longest name of an entry, bytes.
 pub const NAME_MAX: usize = 255;

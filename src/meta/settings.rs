@@ -95,7 +95,11 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
     };
     loop {
         if let Some(value) = kv.get(&[schema::schema_key()]).await?.pop().flatten() {
-            return check_schema(&value);
+            check_schema(&value)?;
+            if raise_schema(kv, &value).await? {
+                return Ok(());
+            }
+            continue;
         }
         let row = SchemaRow { version: SCHEMA, oldest: SCHEMA };
         let txn = Txn {
@@ -116,6 +120,22 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
             _ => {}
         }
     }
+}
+
+/// A volume that an older binary made is of this layout from now on, and older ones are refused. `false`: somebody else
+/// changed it.
+async fn raise_schema(kv: &dyn Kv, value: &Bytes) -> Result<bool> {
+    let row: SchemaRow = schema::decode(value, || "the layout of the volume".to_owned())?;
+    if row.version >= SCHEMA {
+        return Ok(true);
+    }
+    let row = schema::encode(&SchemaRow { version: SCHEMA, oldest: SCHEMA })?;
+    let txn = Txn {
+        expect: vec![Expect::Equals(schema::schema_key(), value.clone())],
+        write: vec![Write::Set(schema::schema_key(), row)],
+        ..Txn::default()
+    };
+    Ok(kv.commit(txn).await? == Outcome::Applied)
 }
 
 fn check_schema(value: &[u8]) -> Result<()> {

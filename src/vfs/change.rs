@@ -301,7 +301,7 @@ impl Vfs {
         }
         self.settle(ino).await?;
         if let Some(size) = set.size {
-            self.truncate(ino, handle.as_deref(), size).await?;
+            self.truncate(ino, handle.as_deref(), size, set.opening).await?;
         }
         let change = self.change_of(ino, &set).await?;
         let attr = match (change, self.files.in_use(ino)) {

@@ -2,21 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
-
-use lru::LruCache;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::chunk::{BlobContent, FileContent};
 use crate::error::{Error, Kind, Result};
 use crate::meta::Attr;
 use crate::types::{BlobId, Ino};
-
-/// For how long an open for writing counts as one of just now.
-const JUST_NOW: Duration = Duration::from_secs(3);
-const LATEST: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// What a handle reads and writes.
 #[derive(Clone, Debug)]
@@ -56,32 +48,16 @@ impl Handle {
 }
 
 /// All open files of a mount. As many as programs keep open.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Handles {
     next: AtomicU64,
     open: RwLock<HashMap<u64, Arc<Handle>>>,
-    /// The last handle that a file was opened for writing with, and when.
-    latest: Mutex<LruCache<Ino, (u64, Instant)>>,
-}
-
-impl Default for Handles {
-    fn default() -> Self {
-        Handles {
-            next: AtomicU64::default(),
-            open: RwLock::default(),
-            latest: Mutex::new(LruCache::new(LATEST)),
-        }
-    }
 }
 
 impl Handles {
     /// Keeps the handle and gives it its number.
     pub fn insert(&self, handle: Handle) -> u64 {
         let fh = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        if handle.writable() && matches!(handle.data, Data::File(_)) {
-            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            latest.put(handle.ino, (fh, Instant::now()));
-        }
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(fh, Arc::new(handle));
         fh
     }
@@ -90,12 +66,6 @@ impl Handles {
     pub fn get(&self, fh: u64) -> Result<Arc<Handle>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.get(&fh).cloned().ok_or_else(|| Error::new(Kind::BadHandle, format!("handle {fh}")))
-    }
-
-    /// A handle with which the file was opened for writing a moment ago, and which may be closed by now.
-    pub fn opened_just_now(&self, ino: Ino) -> Option<u64> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.peek(&ino).filter(|(_, at)| at.elapsed() < JUST_NOW).map(|(fh, _)| *fh)
     }
 
     /// Takes the handle out.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Vfs;
 use super::change::{Place, unremembered};
 use super::handles::{Data, Handle};
-use super::types::{Caller, Entry, Opened};
+use super::types::{Caller, Entry, Opened, SetAttr};
 use super::virtual_ino::{Which, which};
 use crate::blocking::blocking;
 use crate::chunk::FileContent;
@@ -63,6 +63,14 @@ fn regular(attr: &Attr) -> Result<()> {
     }
 }
 
+/// The mode that is left when somebody without privileges changes the data.
+fn without_set_id(mode: u16) -> u16 {
+    match mode & 0o010 {
+        0 => mode & !0o4000,
+        _ => mode & !0o6000,
+    }
+}
+
 fn writes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
 }
@@ -92,6 +100,30 @@ impl Vfs {
             }
         };
         self.open_attr(&attr, flags).await
+    }
+
+    /// The same for a program of this user. Who empties a file thereby takes its set-user-id and set-group-id bits, unless it
+    /// is root: with every other change of the data the kernel sees to that before it asks.
+    pub async fn open_by(self: &Arc<Self>, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
+        let mut opened = self.open(ino, flags).await?;
+        if flags & libc::O_TRUNC == 0 || caller.uid == 0 {
+            return Ok(opened);
+        }
+        let mode = match &self.handles.get(opened.fh)?.data {
+            Data::File(file) => file.attr().mode,
+            _ => return Ok(opened),
+        };
+        let left = without_set_id(mode);
+        if left != mode {
+            let change = SetAttr { mode: Some(left), ..SetAttr::default() };
+            if let Err(e) = self.setattr(ino, Some(opened.fh), change).await {
+                // Nobody else closes it.
+                self.release(opened.fh, None).await?;
+                return Err(e);
+            }
+            opened.drop_attrs = true;
+        }
+        Ok(opened)
     }
 
     async fn open_attr(self: &Arc<Self>, attr: &Attr, flags: i32) -> Result<Opened> {
@@ -240,19 +272,24 @@ impl Vfs {
     /// Sets the size of a file. With a handle it shows at once here and is committed at its close; without one it is
     /// committed before the answer.
     ///
-    /// open(2) with `O_TRUNC` arrives as an open and then this, without the handle: what is emptied just after it was opened
-    /// for writing is committed at the close of that handle, so that others find the old or the new, and never nothing.
-    pub(super) async fn truncate(&self, ino: Ino, handle: Option<&Handle>, size: u64) -> Result<()> {
+    /// `opening`: see [`SetAttr::opening`](super::SetAttr::opening). Others find the old or the new then, and never nothing.
+    pub(super) async fn truncate(
+        &self,
+        ino: Ino,
+        handle: Option<&Handle>,
+        size: u64,
+        opening: Option<u64>,
+    ) -> Result<()> {
         if let Some(Handle { data: Data::File(file), .. }) = handle {
             return file.truncate(size).await;
         }
         let attr = self.meta.getattr(ino).await?;
         regular(&attr)?;
         let file = self.files.open(&attr)?;
-        let opened = if size == 0 { self.handles.opened_just_now(ino) } else { None };
         file.truncate(size).await?;
         // A close that comes from now on finds something to commit; one that is past has not.
-        if opened.is_some_and(|fh| self.handles.get(fh).is_ok()) {
+        let handle = opening.and_then(|fh| self.handles.get(fh).ok());
+        if handle.is_some_and(|h| h.ino == ino && h.writable() && matches!(h.data, Data::File(_))) {
             return Ok(());
         }
         self.save(&file).await
@@ -336,6 +373,15 @@ mod tests {
                 assert!(must_ask(known, push, flags), "it is about to become a file of its own");
             }
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_mode() {
+        assert_eq!(without_set_id(0o6777), 0o777);
+        assert_eq!(without_set_id(0o4755), 0o755);
+        // Without the right to execute it, the bit for the group means locks that are mandatory.
+        assert_eq!(without_set_id(0o6767), 0o2767);
+        assert_eq!(without_set_id(0o1644), 0o1644);
     }
 
     #[test]

@@ -94,6 +94,9 @@ pub struct SetAttr {
     pub size: Option<u64>,
     pub atime: Option<TimeOrNow>,
     pub mtime: Option<TimeOrNow>,
+    /// The handle that is being opened with `O_TRUNC`: the size is committed at its close, as if it came through it. It may
+    /// be closed by now.
+    pub opening: Option<u64>,
 }
 
 /// A time to set.

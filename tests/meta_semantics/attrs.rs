@@ -50,7 +50,7 @@ pub async fn xattrs_are_kept(world: &World) {
         other.remove_xattr(f, name).await.expect("remove");
     }
     assert!(!meta.getattr(f).await.expect("getattr").xattrs);
-    assert_eq!(names(&meta, f).await, [Bytes::new(); 0]);
+    assert!(names(&meta, f).await.is_empty());
     // A mount that last saw it with some is not misled.
     set(&meta, f, "user.z", b"z").await;
     assert_eq!(names(&other, f).await, ["user.z"]);
@@ -72,9 +72,9 @@ pub async fn xattrs_are_bounded(world: &World) {
     let d = dir(&meta, ROOT, "d").await;
     let mut set = 0;
     // Names of 255 bytes and their ends: 256 of them.
-    while let Ok(_) = {
+    while {
         let name = format!("user.{set:0250}");
-        meta.set_xattr(d, name.as_bytes(), b"", SetXattr::Any).await
+        meta.set_xattr(d, name.as_bytes(), b"", SetXattr::Any).await.is_ok()
     } {
         set += 1;
     }

@@ -35,6 +35,7 @@ pub const CHUNK: u32 = 16 << 10;
 pub const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 /// The longest that a flush tries again while the store does not answer.
 const IO_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTR_TTL: Duration = Duration::from_secs(1);
 /// How long a session may be silent: longer than any case takes, so that nobody is declared dead by mistake.
 const TTL: Duration = Duration::from_secs(120);
 
@@ -77,6 +78,15 @@ impl<'a> Cluster<'a> {
     pub fn new(engine: Engine<'a>) -> Self {
         let disks = TempDir::with_prefix("hfmount-model-").expect("temporary folder");
         Cluster { engine, bucket: Bucket::in_memory("model"), disks }
+    }
+
+    /// How long what one node did may be unseen by another that knew it otherwise: until the push arrives, which for SQLite is
+    /// a poll that a busy machine holds up.
+    pub fn push(&self) -> Duration {
+        match self.engine {
+            Engine::Sqlite(_) => ATTR_TTL + Duration::from_millis(100),
+            _ => Duration::ZERO,
+        }
     }
 
     /// A node that keeps its cache in the folder `disk` of the cluster's.
@@ -127,7 +137,7 @@ impl<'a> Cluster<'a> {
             umask: 0,
             read_only: false,
             entry_ttl: Duration::from_secs(1),
-            attr_ttl: Duration::from_secs(1),
+            attr_ttl: ATTR_TTL,
             tombstone_ttl: Duration::from_secs(3600),
             relatime: false,
             store_path: None,

@@ -249,7 +249,8 @@ impl<'a> Run<'a> {
         if !excused {
             return Ok(());
         }
-        // What its caches say, and what others see.
+        // What its caches say, and what others see. Who has not heard of it yet would tell of another world.
+        std::thread::sleep(self.cluster.push());
         self.look_from(node, step)?;
         self.look_what_became(step)?;
         self.bring_home(step)

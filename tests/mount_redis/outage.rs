@@ -35,9 +35,12 @@ fn reads_go_on(file: &File, data: &[u8], time: Duration) {
     assert!(worst < Duration::from_secs(5), "{worst:?}");
 }
 
+/// What is tried on a mount, and the errno that comes of it.
+type Attempt = fn(&Path) -> i32;
+
 /// What needs the metadata fails in time, and never as if something were not there.
 fn the_rest_fails_in_time(mount: &Path) {
-    let attempts: [(&str, fn(&Path) -> i32); 4] = [
+    let attempts: [(&str, Attempt); 4] = [
         ("mkdir", |mount| errno(fs::create_dir(mount.join("made-in-vain")))),
         ("create", |mount| errno(File::create(mount.join("created-in-vain")))),
         ("stat", |mount| errno(fs::metadata(mount.join("never-asked-for")))),

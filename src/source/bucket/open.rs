@@ -56,7 +56,7 @@ impl Bucket {
     }
 
     #[cfg(test)]
-    pub(super) fn in_store(store: Arc<dyn ObjectStore>, volume: &str) -> Bucket {
+    pub(crate) fn in_store(store: Arc<dyn ObjectStore>, volume: &str) -> Bucket {
         Bucket::over(store, Path::default().join(volume), "memory".into(), None)
     }
 }
