@@ -38,7 +38,7 @@ impl World {
     fn servers() -> Self {
         let mut home = Home::new();
         let redis = RedisServer::start();
-        let s3 = S3::start(&home.dir("s3")).expect("a free port");
+        let s3 = S3::start(home.dir("s3")).expect("a free port");
         home.set_env("HFMOUNT_META", &redis.url());
         home.set_env("AWS_ACCESS_KEY_ID", s3.access_key());
         home.set_env("AWS_SECRET_ACCESS_KEY", s3.secret_key());

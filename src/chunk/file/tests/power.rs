@@ -101,7 +101,8 @@ async fn losses(options: FilesOptions) {
     let world = World::with_chunk(CHUNK);
     let path = world.path().join("cache");
     let sim = std::cell::RefCell::new(Sim::new(&path));
-    let mut node = world.node_on(path.clone(), options, Disk::simulated(sim.borrow().clone())).await;
+    let disk = Disk::simulated(sim.borrow().clone());
+    let mut node = world.node_on(path.clone(), options, disk).await;
     let mut models = Vec::new();
     for n in 0..3 {
         let ino = node.create(&format!("f{n}")).await;
@@ -128,22 +129,19 @@ async fn losses(options: FilesOptions) {
         let lost = sim.borrow().clone();
         lost.cut();
         let other = world.node().await;
-        let powered = || {
+        let powered = async || {
             lost.power_loss();
             *sim.borrow_mut() = Sim::new(&path);
             if writeback || round % 2 == 0 {
                 return;
             }
             world.faults.fail_puts.store(0, SeqCst);
-            let theirs = async {
-                for model in models.iter_mut().filter(|model| model.history.len() == 1) {
-                    seed += 1;
-                    change(&other, model, seed).await;
-                    other.open(model.ino).await.flush().await.expect("flush");
-                    model.safe();
-                }
-            };
-            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(theirs));
+            for model in models.iter_mut().filter(|model| model.history.len() == 1) {
+                seed += 1;
+                change(&other, model, seed).await;
+                other.open(model.ino).await.flush().await.expect("flush");
+                model.safe();
+            }
             world.faults.fail_puts.store(u32::MAX, SeqCst);
         };
         let disk = || Disk::simulated(sim.borrow().clone());

@@ -158,10 +158,15 @@ impl World {
     /// The process of the mount dies; another one, of another session, begins on its cache directory, with the journal taken
     /// over. `between` happens to the disk meanwhile.
     pub async fn crash(&self, node: Node, between: impl FnOnce()) -> (Node, u64) {
-        self.crash_on(node, between, Disk::default).await
+        self.crash_on(node, async || between(), Disk::default).await
     }
 
-    pub async fn crash_on(&self, node: Node, between: impl FnOnce(), disk: impl Fn() -> Disk) -> (Node, u64) {
+    pub async fn crash_on(
+        &self,
+        node: Node,
+        between: impl AsyncFnOnce(),
+        disk: impl Fn() -> Disk,
+    ) -> (Node, u64) {
         let (path, options) = (node.path.clone(), node.options.clone());
         node.files.kill();
         let left = Arc::downgrade(&node.cache);
@@ -173,7 +178,7 @@ impl World {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(left.strong_count(), 0, "the dead hold their cache");
-        between();
+        between().await;
         let next = self.mount_with(path.clone(), options, disk()).await;
         assert_eq!(next.cache.path(), path, "the cache directory is free");
         let resumed = next.files.resume().await.expect("resumed");
