@@ -32,6 +32,12 @@ async fn registered(world: &World) -> (Node, Ino) {
     (node, ino)
 }
 
+/// Puts the session on the list of those with a journal, for when no commit succeeds any more.
+async fn on_the_list(node: &Node) {
+    node.meta.register_journal(node.meta.session(), "here").await.expect("on the list");
+    node.files.0.registered.lock().await.insert(node.meta.session());
+}
+
 async fn objects(world: &World, wanted: usize) {
     for _ in 0..500 {
         if world.object_count().await >= wanted {
@@ -93,13 +99,13 @@ async fn regression_objects_that_rows_name_are_not_deleted_by_who_resumes() {
     file.flush_now().await.expect_err("no metadata");
     assert_eq!(file.version(), committed.version);
     world.kv.fail_commits(0);
-    a.meta.register_journal(a.meta.session(), "here").await.expect("on the list");
-    a.files.0.registered.lock().await.insert(a.meta.session());
+    on_the_list(&a).await;
     world.kv.fail_commits(u32::MAX);
     file.save_here().await.expect("an entry");
     drop(file);
     let (a, resumed) = world.crash(a, || world.kv.fail_commits(0)).await;
     assert_eq!(resumed, 1);
+    on_the_list(&a).await;
     world.kv.fail_commits(u32::MAX);
     let there = world.object_count().await;
     let file = a.open(ino).await;
@@ -107,7 +113,7 @@ async fn regression_objects_that_rows_name_are_not_deleted_by_who_resumes() {
         file.write(0, pattern(seed, 3 * C)).await.expect("write");
         objects(&world, there + 3).await;
         // Into the journal, in the place of what was there.
-        let _ = file.save_here().await;
+        file.save_here().await.expect("an entry");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     same(&b.contents(ino).await, &pattern(1, 3 * C), "what is committed");
