@@ -15,11 +15,14 @@ use crate::types::Ino;
 const QUEUE: usize = 16 * 1024;
 /// Names of one directory that are given out together.
 const TOGETHER: usize = 64;
+/// How long a thread that has nothing more to do looks out for more before it has to be woken: while others change
+/// things all the time, a wake-up for each would cost more than all the rest.
+const LINGER: Duration = Duration::from_micros(300);
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Mutex<Waiting>,
-    /// Rings for each order, one thread at a time.
+    /// Rings for one thread at a time.
     more: Condvar,
     /// An order was dropped.
     overflowed: AtomicBool,
@@ -30,11 +33,24 @@ struct Waiting {
     orders: VecDeque<Invalidation>,
     /// One of the two ends is gone.
     closed: bool,
+    /// Threads that have to be woken.
+    asleep: usize,
+    /// A thread is going to look by itself.
+    lingering: bool,
 }
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that somebody looks.
+    fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
+        let wake = waiting.asleep > 0 && !waiting.lingering;
+        drop(waiting);
+        if wake {
+            self.more.notify_one();
+        }
     }
 
     fn close(&self) {
@@ -119,8 +135,7 @@ impl Invalidations {
             return Err(order);
         }
         waiting.orders.push_back(order);
-        drop(waiting);
-        self.0.0.more.notify_one();
+        self.0.0.wake(waiting);
         Ok(())
     }
 }
@@ -130,14 +145,32 @@ impl Orders {
     /// whatever the directory itself must forget is forgotten once for all of them. `None` when no more will come.
     pub fn next(&self) -> Option<Vec<Invalidation>> {
         let mut waiting = self.0.lock();
+        let mut lingered = false;
         loop {
             if let Some(first) = waiting.orders.pop_front() {
-                return Some(with_neighbours(first, &mut waiting.orders));
+                let batch = with_neighbours(first, &mut waiting.orders);
+                if !waiting.orders.is_empty() {
+                    self.0.wake(waiting);
+                }
+                return Some(batch);
             }
             if waiting.closed {
                 return None;
             }
-            waiting = self.0.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            if lingered || waiting.lingering {
+                waiting.asleep += 1;
+                waiting = self.0.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                waiting.asleep -= 1;
+                // It is for more than one, if there is one.
+                lingered = false;
+            } else {
+                waiting.lingering = true;
+                drop(waiting);
+                std::thread::sleep(LINGER);
+                waiting = self.0.lock();
+                waiting.lingering = false;
+                lingered = true;
+            }
         }
     }
 
