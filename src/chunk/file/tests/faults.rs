@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::world::{CHUNK, World, pattern, same};
 use crate::error::Kind;
+use crate::meta::SetAttr;
 
 const C: usize = CHUNK as usize;
 
@@ -131,6 +132,25 @@ async fn a_commit_whose_reply_was_lost_is_made_good() {
     let mut wanted = data.to_vec();
     wanted[..C].copy_from_slice(&pattern(2, C));
     same(&world.node().await.contents(ino).await, &wanted, "after the sweep");
+}
+
+/// As before, and then this mount changes the mode: that the last change is its own says nothing of what it had committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_what_others_replaced_is_not_named_again_whoever_was_the_last() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    let ino = a.create("f").await;
+    let fa = a.open(ino).await;
+    fa.write(0, pattern(1, C)).await.expect("write");
+    world.kv.lose_replies(1);
+    fa.flush().await.expect_err("the reply is lost");
+    let fb = b.open(ino).await;
+    fb.write(0, pattern(2, C)).await.expect("write");
+    fb.flush().await.expect("flush");
+    a.meta.setattr(ino, SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.expect("chmod");
+    fa.flush().await.expect("the later flush wins");
+    a.files.sweep(Duration::ZERO).await.expect("sweep");
+    same(&world.node().await.contents(ino).await, &pattern(1, C), "after the sweep");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
