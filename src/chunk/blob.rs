@@ -1,15 +1,17 @@
 //! One blob being read.
 
+mod read;
+
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::cache::CacheFile;
-use super::flight::{Landing, State, Wait};
+use super::flight::State;
 use super::lock;
 use super::record::Recorder;
 use super::shared::Shared;
@@ -20,8 +22,6 @@ use crate::types::{BlobId, Origin};
 
 /// How long what the metadata says of a blob as a whole is taken as it was.
 const FACTS_AGE: Duration = Duration::from_secs(30);
-/// Between two tries of one read when a transfer that it waited for was given up.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// A blob open for reading; shared by all who have it open. When the last one lets go, nothing is fetched ahead any more.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(super) struct Blob {
     compared: OnceCell<()>,
     /// The same, for a look without waiting.
     trusted: AtomicBool,
+    /// Readers for whom the cache is too small.
+    direct: AtomicUsize,
 }
 
 /// What the metadata says of the blob as a whole.
@@ -158,6 +160,7 @@ impl Blob {
             facts: Mutex::default(),
             compared: OnceCell::new(),
             trusted: AtomicBool::new(trusted),
+            direct: AtomicUsize::new(0),
             file,
         })
     }
@@ -176,87 +179,6 @@ impl Blob {
 
     fn chunks_of(&self, offset: u64, len: u64) -> Range<u64> {
         offset / self.chunk_size()..(offset + len).div_ceil(self.chunk_size())
-    }
-
-    async fn read(self: &Arc<Self>, offset: u64, len: u64) -> Result<Bytes> {
-        self.compare().await;
-        let mut buf = BytesMut::zeroed(len as usize);
-        let mut noted = false;
-        loop {
-            if self.file.try_read(offset, &mut buf) == Some(buf.len()) {
-                if !noted {
-                    self.note(offset, len);
-                }
-                return Ok(buf.freeze());
-            }
-            let waits = self.join(self.chunks_of(offset, len))?;
-            // After the chunks that are waited for, those ahead of them.
-            if !std::mem::replace(&mut noted, true) {
-                self.note(offset, len);
-            }
-            let mut held = Vec::new();
-            let mut again = false;
-            for (idx, wait) in waits {
-                match Wait::landing(wait).await {
-                    Landing::Cached => {}
-                    Landing::Memory(chunk) => held.push((idx, chunk)),
-                    // Others gave up on it; this reader has time left.
-                    Landing::Failed(e) if e.kind().is_transient() => again = true,
-                    Landing::Failed(e) => return Err(e.share()),
-                }
-            }
-            if again {
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-            if held.is_empty() {
-                let file = self.file.clone();
-                let (read, back) = blocking(move || {
-                    let read = file.read_present(offset, &mut buf);
-                    Ok((read, buf))
-                })
-                .await?;
-                buf = back;
-                match read {
-                    Ok(Some(n)) if n == buf.len() => return Ok(buf.freeze()),
-                    // Evicted meanwhile.
-                    Ok(_) => {}
-                    Err(e) if self.leave_disk(&e).await => {}
-                    Err(e) => return Err(e),
-                }
-                continue;
-            }
-            match self.assemble(offset, &mut buf, &held).await {
-                Ok(true) => return Ok(buf.freeze()),
-                Ok(false) => {}
-                Err(e) if self.leave_disk(&e).await => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    /// Puts together chunks in memory and chunks on the disk; `false` if one of the latter went meanwhile.
-    async fn assemble(
-        &self,
-        offset: u64,
-        buf: &mut BytesMut,
-        held: &[(u64, Arc<super::overflow::Held>)],
-    ) -> Result<bool> {
-        let (size, end) = (self.chunk_size(), offset + buf.len() as u64);
-        for idx in self.chunks_of(offset, buf.len() as u64) {
-            let (from, to) = (offset.max(idx * size), end.min((idx + 1) * size));
-            let place = (from - offset) as usize..(to - offset) as usize;
-            if let Some((_, chunk)) = held.iter().find(|(i, _)| *i == idx) {
-                let start = (from - idx * size) as usize;
-                buf[place.clone()].copy_from_slice(&chunk.bytes[start..start + place.len()]);
-                continue;
-            }
-            let (file, mut part) = (self.file.clone(), vec![0; place.len()]);
-            let part = blocking(move || Ok(file.read_present(from, &mut part)?.map(|_| part))).await?;
-            let Some(part) = part else { return Ok(false) };
-            buf[place].copy_from_slice(&part);
-        }
-        Ok(true)
     }
 
     /// The cache's disk has failed: from here on the blob is in memory, as much of it as there is room for. `false`: that is

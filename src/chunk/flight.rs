@@ -84,7 +84,7 @@ impl State {
 
 impl Blob {
     /// A wait for each of the chunks that is not on the disk; what nobody fetches yet is begun.
-    pub(super) fn join(self: &Arc<Self>, chunks: Range<u64>) -> Result<Vec<(u64, Wait)>> {
+    pub(super) fn join(self: &Arc<Self>, chunks: impl IntoIterator<Item = u64>) -> Result<Vec<(u64, Wait)>> {
         let mut waits = Vec::new();
         let mut fetch: Vec<Range<u64>> = Vec::new();
         let mut suspects = Vec::new();

@@ -96,7 +96,7 @@ async fn stream(
     };
     let from_bucket = source.name() == "bucket";
     let mut idx = run.start;
-    let mut chunk = Pouring::new(&blob, idx);
+    let mut chunk = Pouring::begin(&blob, idx, run.end).await?;
     loop {
         let piece = match timeout(stall, bytes.next()).await {
             Ok(piece) => piece,
@@ -120,7 +120,7 @@ async fn stream(
             }
             let poured = chunk.finish().await?;
             land(flights, last.take()).await?;
-            let is_origin = shared.is_origin(n);
+            let (is_origin, in_memory) = (shared.is_origin(n), poured.memory.is_some());
             let finding = Finding {
                 is_origin,
                 stored: task.row(idx).stored,
@@ -134,8 +134,12 @@ async fn stream(
                 task.generation,
                 from_bucket,
             ))));
+            if in_memory {
+                // The next one may need its place.
+                land(flights, last.take()).await?;
+            }
             idx += 1;
-            chunk = Pouring::new(&blob, idx);
+            chunk = Pouring::begin(&blob, idx, run.end).await?;
         }
     }
     if idx < run.end {
@@ -275,6 +279,18 @@ struct NoRoom {
 }
 
 impl Pouring {
+    /// A chunk of a run that ends before `end`. In memory from the start if the cache would not keep it until it is read.
+    async fn begin(blob: &Arc<Blob>, idx: u64, end: u64) -> Result<Self> {
+        let mut pouring = Self::new(blob, idx);
+        if idx < end && blob.wants_memory(idx) {
+            let place = blob.shared.overflow.place().await?;
+            if let Place::Here(sink) = &mut pouring.sink {
+                sink.memory = Some((BytesMut::with_capacity(pouring.len), place));
+            }
+        }
+        Ok(pouring)
+    }
+
     fn new(blob: &Arc<Blob>, idx: u64) -> Self {
         let single = blob.file.chunks() == 1;
         let sink = Sink {

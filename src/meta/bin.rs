@@ -76,7 +76,13 @@ pub struct Binned {
 }
 
 impl Binned {
-    fn read(entry: Entry) -> Result<Self> {
+    /// Whether it is known what it was, as far as there is no inode to ask.
+    #[must_use]
+    pub fn has_row(&self) -> bool {
+        self.row.is_some()
+    }
+
+    pub(super) fn read(entry: Entry) -> Result<Self> {
         let ino = schema::field_ino(&entry.field)?;
         let row: BinRow = schema::decode(&entry.value, || format!("inode {ino} in the bin"))?;
         Ok(Binned {

@@ -10,14 +10,14 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 
-use super::kv::{EngineInfo, Entry, Event, Followed, Key, Kv, Outcome, Txn, Watch};
+use super::kv::{EngineInfo, Entry, Event, Followed, InodePage, Key, Kv, Outcome, Txn, Watch};
 use crate::error::{Error, Kind, Result};
 use crate::types::{SessionId, Timestamp};
 
 /// Which operations a fault befalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
-    /// `get`, `follow` and `scan`.
+    /// `get`, `follow`, `scan` and `inodes`.
     Read,
     Commit,
     /// `beat` and `alive`.
@@ -225,6 +225,11 @@ impl Kv for FaultyKv {
     async fn scan(&self, map: &str, after: u64, limit: usize) -> Result<Vec<Entry>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.meet(On::Read, self.inner.scan(map, after, limit)).await
+    }
+
+    async fn inodes(&self, from: Option<&Bytes>) -> Result<InodePage> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.meet(On::Read, self.inner.inodes(from)).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Outcome> {

@@ -114,6 +114,15 @@ pub struct Followed {
     pub fields: Vec<Option<Bytes>>,
 }
 
+/// Some of the inodes that exist; see [`Kv::inodes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InodePage {
+    /// In no order; some may be told twice.
+    pub numbers: Vec<u64>,
+    /// Where to go on; `None`: these were the last.
+    pub next: Option<Bytes>,
+}
+
 /// What the push channel says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -162,6 +171,12 @@ pub fn session_field(id: SessionId) -> Bytes {
 #[must_use]
 pub fn inode_map(ino: u64) -> String {
     format!("i{ino}")
+}
+
+/// The number of the inode whose map this is, the reverse of [`inode_map`]; `None`: it is none.
+pub(super) fn map_inode(map: &str) -> Option<u64> {
+    let digits = map.strip_prefix('i').filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok()
 }
 
 /// Reads a value that [`Write::Max`] or [`Write::Add`] made: a decimal number.
@@ -224,6 +239,15 @@ pub trait Kv: Debug + Send + Sync + 'static {
     /// Names the server's memory: another name means that it may have forgotten the latest commits. `None`: it never does.
     fn incarnation(&self) -> Option<String> {
         None
+    }
+
+    /// A page of the numbers of all inodes that have a map ([`inode_map`]), from the start or from where the page before said.
+    /// Those that are there from the first call to the last are told; those that come or go meanwhile perhaps. A page is
+    /// little work, and may be empty; all of them together cost in proportion to what there is, whatever the numbers are.
+    ///
+    /// [`Kind::Unavailable`] also if the server was replaced since the page before: begin again.
+    async fn inodes(&self, _from: Option<&Bytes>) -> Result<InodePage> {
+        Err(Error::new(Kind::NotSupported, "enumeration in this metadata engine"))
     }
 
     /// Reads every row of every map, as of one instant, in bounded pieces, while others go on committing; what lives

@@ -13,12 +13,16 @@ use tokio::time::Instant;
 
 use super::apply::{Rows, apply, check_ordered, leading_number};
 use super::export::{Feed, Gather, Unread};
-use super::kv::{EngineInfo, Entry, Event, Export, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
+use super::kv::{
+    EngineInfo, Entry, Event, Export, Followed, InodePage, Key, Kv, Outcome, Txn, Watch, inode_map, map_inode,
+};
 use crate::error::Result;
 use crate::types::SessionId;
 
 /// How many events a watcher may lag behind before it hears [`Event::Lost`].
 const BACKLOG: usize = 4096;
+/// How many inodes are told at once.
+const INODES: usize = 1000;
 
 /// An engine in memory. Mounts that share one volume in a test share one `Arc` of it.
 pub struct MemoryKv {
@@ -223,6 +227,19 @@ impl Kv for MemoryKv {
     async fn info(&self) -> Result<EngineInfo> {
         let warnings = vec!["All metadata is in memory and gone at the end.".to_owned()];
         Ok(EngineInfo { name: "memory".to_owned(), warnings })
+    }
+
+    async fn inodes(&self, from: Option<&Bytes>) -> Result<InodePage> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let after = from.map_or("i".into(), |from| String::from_utf8_lossy(from));
+        let state = self.lock();
+        let some = state.maps.range::<str, _>((Excluded(after.as_ref()), Unbounded));
+        let maps: Vec<&String> =
+            some.map(|(name, _)| name).take_while(|name| name.starts_with('i')).take(INODES).collect();
+        Ok(InodePage {
+            numbers: maps.iter().filter_map(|name| map_inode(name)).collect(),
+            next: (maps.len() == INODES).then(|| Bytes::from(maps[INODES - 1].clone())),
+        })
     }
 
     async fn export(&self) -> Result<Export> {

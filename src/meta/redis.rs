@@ -37,6 +37,7 @@
 mod export;
 mod failure;
 mod info;
+mod inodes;
 mod link;
 mod options;
 mod pulse;
@@ -63,7 +64,9 @@ use self::pulse::Pulse;
 use self::push::Push;
 use self::slots::Slots;
 use super::apply::{check_ordered, fenced, not_a_number};
-use super::kv::{EngineInfo, Entry, Export, Followed, Key, Kv, Outcome, SESSIONS, Txn, Watch, Write};
+use super::kv::{
+    EngineInfo, Entry, Export, Followed, InodePage, Key, Kv, Outcome, SESSIONS, Txn, Watch, Write,
+};
 use crate::error::{Error, Kind, Result};
 use crate::types::{SessionId, Timestamp};
 
@@ -307,6 +310,10 @@ impl Kv for RedisKv {
             Err(e) => return Err(e),
         };
         Ok(EngineInfo { name: info.name, warnings: info.warnings })
+    }
+
+    async fn inodes(&self, from: Option<&Bytes>) -> Result<InodePage> {
+        inodes::page(&self.link, &self.base, from).await
     }
 
     async fn export(&self) -> Result<Export> {

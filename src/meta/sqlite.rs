@@ -31,7 +31,9 @@ use self::poller::Poller;
 use self::readers::Readers;
 use self::writer::Job;
 use super::apply::{check_ordered, leading_number};
-use super::kv::{EngineInfo, Entry, Export, Followed, Key, Kv, Outcome, Txn, Watch, inode_map};
+use super::kv::{
+    EngineInfo, Entry, Export, Followed, InodePage, Key, Kv, Outcome, Txn, Watch, inode_map, map_inode,
+};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::SessionId;
 
@@ -39,6 +41,8 @@ use crate::types::SessionId;
 const BACKLOG: usize = 4096;
 /// How long any operation may take, all waits included.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How many inodes are told at once.
+const INODES: usize = 1000;
 
 /// What to do when the file is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +239,27 @@ impl Kv for SqliteKv {
         self.readers.run(look).await.map_err(|e| e.context(self.name()))?;
         let name = format!("sqlite {}", rusqlite::version());
         Ok(EngineInfo { name, warnings: network_warning(&self.path).into_iter().collect() })
+    }
+
+    async fn inodes(&self, from: Option<&Bytes>) -> Result<InodePage> {
+        let mut last = from.map_or("i".to_owned(), |from| String::from_utf8_lossy(from).into_owned());
+        let read = move |db: &Connection| {
+            // From one map to the next in the index, however many rows each of them has.
+            let mut next = db
+                .prepare_cached("SELECT map FROM kv WHERE map > ?1 AND map < 'j' ORDER BY map LIMIT 1")
+                .map_err(|e| failure(&e))?;
+            let mut numbers = Vec::new();
+            for _ in 0..INODES {
+                let found = next.query_row(params![last], |row| row.get::<_, String>(0)).optional();
+                let Some(map) = found.map_err(|e| failure(&e))? else {
+                    return Ok(InodePage { numbers, next: None });
+                };
+                numbers.extend(map_inode(&map));
+                last = map;
+            }
+            Ok(InodePage { numbers, next: Some(Bytes::from(last)) })
+        };
+        self.readers.run(read).await.map_err(|e| e.context(self.name()))
     }
 
     async fn export(&self) -> Result<Export> {

@@ -1,7 +1,7 @@
 //! Rows as they lie, for the tools that check a volume: what cannot be decoded is an answer here, not an end.
 //!
 //! A survey has no session. It finds inodes by their numbers rather than by their names, so that no rename hides one from
-//! it: numbers only grow, and an inode never changes its own.
+//! it: an inode never changes its own. Which numbers there are the engine tells.
 
 mod repair;
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::attr::{Attr, usage_of};
+use super::bin::Binned;
 use super::blobs::VERIFIED;
 use super::groups::row_ranges;
 use super::journals::list_journals;
@@ -18,12 +19,14 @@ use super::kv::{Entry, Key, Kv, SESSIONS, number};
 use super::schema::{
     self, BIN, BlobBase, DEAD, Holder, InodeRow, ORPHANS, OrphanRow, STAGING, StagingRow, TOMBSTONES, TRASH,
 };
-use super::session::list_sessions;
-use crate::error::Result;
+use super::session::{SessionInfo, list_sessions};
+use crate::error::{Kind, Result};
 use crate::types::{BlobId, Extent, FileType, Ino, ObjectId, Origin, SessionId, Timestamp};
 
 /// How many entries of a map are read at once.
 const PAGE: usize = 1000;
+/// How often the numbers of inodes are asked for when the server is replaced meanwhile.
+const TRIES: usize = 3;
 
 /// Access to the rows of a volume without being one of its mounts. Cheap to clone.
 #[derive(Clone)]
@@ -81,6 +84,24 @@ pub struct Orphan {
     pub held_until: Timestamp,
 }
 
+/// A row of the bin.
+#[derive(Debug)]
+pub struct BinnedRow {
+    /// Its place in the list.
+    pub id: u64,
+    pub ino: Ino,
+    /// As it lies there.
+    pub raw: Bytes,
+    pub item: Result<Binned>,
+}
+
+impl BinnedRow {
+    fn read(entry: Entry) -> Result<Self> {
+        let (id, ino, raw) = (entry.id, schema::field_ino(&entry.field)?, entry.value.clone());
+        Ok(BinnedRow { id, ino, raw, item: Binned::read(entry) })
+    }
+}
+
 /// What is known of a blob.
 #[derive(Debug)]
 pub struct SurveyedBlob {
@@ -122,11 +143,30 @@ impl Survey {
         Survey { kv }
     }
 
-    /// The highest inode number that was given out.
-    pub async fn last_ino(&self) -> Result<u64> {
-        let value = self.kv.get(&[schema::last_ino_key()]).await?.pop().flatten();
-        let last = number(value.as_ref())?;
-        Ok(u64::try_from(last).unwrap_or(0).max(Ino::ROOT.0))
+    /// The numbers of all inodes, sorted: of those that are there the whole time, and perhaps of some that come or go. 8
+    /// bytes each. `tell` hears how many there are so far.
+    pub async fn numbers(&self, tell: impl Fn(u64)) -> Result<Vec<u64>> {
+        let mut tries = 0;
+        'again: loop {
+            tries += 1;
+            let (mut numbers, mut from) = (Vec::new(), None);
+            loop {
+                let page = match self.kv.inodes(from.as_ref()).await {
+                    // The server was replaced; or it does not answer, and will not the next time either.
+                    Err(e) if e.kind() == Kind::Unavailable && tries < TRIES => continue 'again,
+                    page => page?,
+                };
+                numbers.extend(page.numbers);
+                tell(numbers.len() as u64);
+                match page.next {
+                    Some(next) => from = Some(next),
+                    None => break,
+                }
+            }
+            numbers.sort_unstable();
+            numbers.dedup();
+            return Ok(numbers);
+        }
     }
 
     /// Those of `numbers` that are inodes, in one round trip. A few hundred at a time.
@@ -254,6 +294,34 @@ impl Survey {
         })
         .await?;
         Ok(inos)
+    }
+
+    /// A page of what was removed and may come back, after the place `after`; an empty one is the end.
+    pub async fn bin_page(&self, after: u64) -> Result<Vec<BinnedRow>> {
+        self.kv.scan(BIN, after, PAGE).await?.into_iter().map(BinnedRow::read).collect()
+    }
+
+    /// What the bin has of an inode, and the inode, of one moment.
+    pub async fn bin_and_inode(&self, ino: Ino) -> Result<(Option<BinnedRow>, Option<Surveyed>)> {
+        let key = schema::bin_key(ino);
+        let mut values = self.kv.get(&[key.clone(), schema::attr_key(ino)]).await?;
+        let (inode, value) = (values.pop().flatten(), values.pop().flatten());
+        let read = |value| BinnedRow::read(Entry { id: 0, field: key.field, value });
+        let surveyed = |raw: Bytes| Surveyed {
+            ino,
+            row: schema::decode_row(ino, &raw),
+            raw,
+            subdirs: Ok(0),
+            subdirs_raw: None,
+            lockers: Ok(Vec::new()),
+        };
+        Ok((value.map(read).transpose()?, inode.map(surveyed)))
+    }
+
+    /// Who uses the volume now.
+    pub async fn mounts(&self) -> Result<Vec<SessionInfo>> {
+        let sessions = list_sessions(&*self.kv).await?;
+        Ok(sessions.into_iter().filter(|s| s.alive).map(|s| s.info).collect())
     }
 
     /// Numbers of inodes that a publication is writing, by whom, since when.

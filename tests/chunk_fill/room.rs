@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use hfmount::chunk::ChunksOptions;
 use hfmount::chunk::cache::{CacheLimits, ContentKey, Policy};
 
 use crate::world::{Build, CHUNK, World, eventually, read_all, same};
@@ -48,6 +50,70 @@ async fn one_blob_larger_than_the_cache_is_read_and_verified() {
     assert!(stats.cache.punched_bytes > (100 * CHUNK) as u64, "{stats:?}");
     assert!(stats.chunks_filled < 260, "not again and again: {}", stats.chunks_filled);
     assert_eq!((stats.chunks_wrong, stats.mismatches), (0, 0));
+}
+
+/// What is evicted before it is read is fetched for its reader alone, after a few tries: a read does not go on for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_read_ends_though_all_is_evicted_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = Arc::new(Build { limits: limited(2), ..Build::default() }.at(dir.path()).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let evictors: Vec<_> = (0..2)
+        .map(|_| {
+            let (cache, stop) = (w.chunks.cache().clone(), stop.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    cache.make_room(u64::MAX / 2);
+                    std::thread::yield_now();
+                }
+            })
+        })
+        .collect();
+    let (blob, data) = w.blob(40 * CHUNK, 1).await;
+    let readers: Vec<_> = (0..24_usize)
+        .map(|reader| {
+            let (blob, data) = (blob.clone(), data.clone());
+            tokio::spawn(async move {
+                for n in 0..12 {
+                    // Pieces of one, two and three chunks.
+                    let at = (reader * 7919 + n * 104_729) % (37 * CHUNK);
+                    let len = [1_000, CHUNK, 2 * CHUNK][(reader + n) % 3];
+                    same(&blob.read(at as u64, len as u32).await.expect("read"), &data[at..at + len]);
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    evictors.into_iter().for_each(|evictor| evictor.join().unwrap());
+    let stats = w.chunks.stats();
+    assert!(stats.cache.punched_bytes > 0 && (stats.chunks_wrong, stats.mismatches) == (0, 0), "{stats:?}");
+}
+
+/// As many places in memory as one chunk takes: who reads two at once does not wait for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_one_place_in_memory_serves_readers_of_two_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Tmpfs::mount(dir.path(), "2m");
+    // Three eighths of 8 MiB are 3 MiB.
+    let options = ChunksOptions { chunk_size: 2 << 20, memory: 0, ..Build::default().options };
+    let w = Build { options, ..Build::default() }.at(dir.path()).await;
+    let (blob, data) = w.blob(8 << 20, 1).await;
+    blob.cache_file().set_dirty(true);
+    let room = rustix::fs::statvfs(dir.path()).unwrap();
+    std::fs::write(dir.path().join("filler"), vec![1; (room.f_bavail * room.f_frsize) as usize - 9000])
+        .unwrap();
+    let border = |n: usize| (n << 21) - 1000;
+    let reads = (0..12).map(|n| blob.read(border(n % 3 + 1) as u64, 2000));
+    for (n, read) in futures::future::join_all(reads).await.into_iter().enumerate() {
+        same(&read.expect("read"), &data[border(n % 3 + 1)..][..2000]);
+    }
+    assert!(w.chunks.stats().from_memory >= 2, "{:?}", w.chunks.stats());
+    drop(blob);
+    w.crash().await;
+    drop(disk);
 }
 
 /// A file system of its own for a cache directory; needs root.

@@ -101,4 +101,8 @@ conformance!(
     export_tells_everything,
     export_is_of_one_instant,
     an_export_can_be_given_up,
+    inodes_are_told_by_their_numbers,
+    inodes_that_stay_are_seen,
+    the_last_reference_leaves_the_object_to_the_trash,
+    releases_of_one_transaction_and_of_many_tasks,
 );

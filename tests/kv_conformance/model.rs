@@ -65,6 +65,7 @@ fn write() -> impl Strategy<Value = Write> {
         1 => select(&MAPS[..]).prop_map(|map| Write::DelMap(map.to_owned())),
         2 => (key(), number()).prop_map(|(key, n)| Write::Max(key, n.cast_unsigned())),
         3 => (key(), number()).prop_map(|(key, n)| Write::Add(key, n)),
+        2 => (key(), key(), value()).prop_map(|(counter, otherwise, v)| Write::Release(counter, otherwise, v)),
         2 => (key(), number(), number()).prop_map(|(key, n, bound)| Write::AddBounded(key, n, bound)),
     ]
 }

@@ -1,6 +1,7 @@
 //! Redis when things go wrong: lost requests and replies, restarts, failovers, servers that hang.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hfmount::error::Kind;
@@ -360,6 +361,42 @@ async fn another_server_behind_the_address_is_noticed() {
     let txn = Txn { publish: vec![change.clone()], ..Txn::default() };
     assert_eq!(other.commit(txn).await.expect("commit"), Outcome::Applied);
     assert_eq!(next(&mut watch).await, Event::Changed { change, by: None });
+}
+
+/// Where an enumeration goes on means nothing to another server, not even to the same one restarted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_enumeration_does_not_go_on_at_another_server() {
+    let (before, after) = (RedisServer::start(), RedisServer::start());
+    let proxy = Proxy::before(before.address()).await;
+    let kv = RedisKv::open(redis_options(proxy.address)).await.expect("open");
+    for start in (0..5_000).step_by(1_000) {
+        write(&*kv, (start..start + 1_000).map(|n| set(&format!("i{n}"), "a", "x")).collect()).await;
+    }
+    let first = kv.inodes(None).await.expect("a page");
+    assert!(first.next.is_some() && first.numbers.len() < 5_000);
+    let second = kv.inodes(first.next.as_ref()).await.expect("a page");
+    let hang_up = |server: &RedisServer| server.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+    proxy.lead_to(after.address());
+    hang_up(&before);
+    let e = kv.inodes(second.next.as_ref()).await.expect_err("another server");
+    assert_eq!(e.kind(), Kind::Unavailable);
+    assert!(e.to_string().contains("begin again"), "{e}");
+    let e = kv.inodes(second.next.as_ref()).await.expect_err("still");
+    assert_eq!(e.kind(), Kind::Unavailable);
+    assert_eq!(kv.inodes(None).await.expect("from the start").numbers, Vec::<u64>::new());
+
+    // Who asks for all begins again by himself.
+    write(&*kv, (0..3_000).map(|n| set(&format!("i{n}"), "a", "x")).collect()).await;
+    proxy.lead_to(before.address());
+    let survey = hfmount::meta::survey::Survey::new(kv.clone());
+    let calls = AtomicU64::new(0);
+    let tell = |_| {
+        if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            hang_up(&after);
+        }
+    };
+    assert_eq!(survey.numbers(tell).await.expect("all").len(), 5_000);
+    assert!(calls.into_inner() > 5);
 }
 
 /// A server that vanishes without closing anything.

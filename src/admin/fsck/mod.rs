@@ -7,8 +7,9 @@
 //! A repair is one transaction that expects what was found. None takes a byte from a user: an inode without a name gets one
 //! in `lost+found`, and data whose object is gone is reported and left as it is.
 //!
-//! Memory: 48 bytes for each inode, 16 for each object and for each chunk of a file, about 100 for each blob.
+//! Memory: 56 bytes for each inode, 16 for each object and for each chunk of a file, about 100 for each blob.
 
+mod bin;
 mod blobs;
 mod counters;
 mod data;
@@ -167,6 +168,7 @@ impl Fsck<'_> {
                 self.look_at_inodes().await?;
                 self.look_at_names().await?;
                 self.look_at_orphans().await?;
+                self.look_at_bin().await?;
                 self.look_at_leftovers().await?;
             }
             Some(top) => {

@@ -170,8 +170,8 @@ impl Fsck<'_> {
         let mut dirs: Vec<u64> = self.seen.iter().filter(|s| s.is_dir()).map(|s| s.ino).collect();
         if self.options.below.is_none() {
             // Directories that were made since may have them now.
-            let first = self.seen.last().map_or(1, |s| s.ino + 1);
-            let newer: Vec<u64> = (first..=self.place.survey.last_ino().await?).collect();
+            let mut newer = self.place.survey.numbers(|_| {}).await?;
+            newer.retain(|ino| self.seen.binary_search_by_key(ino, |s| s.ino).is_err());
             each_of(&self.place.survey, &newer, "inodes", self.tell, async |inode: Surveyed| {
                 if inode.row.is_ok_and(|row| row.kind == FileType::Dir) {
                     dirs.push(inode.ino.0);

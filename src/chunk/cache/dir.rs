@@ -1,33 +1,33 @@
-//! The cache directory: who may use it, which contents it has, how much they take.
+//! The cache directory: who may use it, from its opening to its end.
+//!
+//! | file | what |
+//! |---|---|
+//! | `contents` | opening, finding and unlinking contents |
+//! | `usage` | how much they take, when they were last used |
+//! | `load` | what an earlier run left |
+
+mod contents;
+mod load;
+mod usage;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Resource, getrlimit};
-
 use super::disk::Disk;
 use super::epoch::Epochs;
 use super::evict::{self, Signal};
 use super::file::CacheFile;
-use super::index::RECORD_LEN;
 use super::journal::Journal;
-use super::layout::{
-    Pair, claim, claim_this, index_path, list, make_index, make_pair, open_pair, pair_in_memory, siblings,
-};
+use super::layout::{claim, claim_this, siblings};
 use super::{CacheLimits, ContentKey, lock, write};
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 
-const GATES: usize = 64;
-/// What stands in for a disk that has failed may take so much of the memory, bytes.
-const MEMORY: u64 = 256 << 20;
-/// How coarsely the disk knows when a content was last used (its index's mtime).
-const STAMP_EVERY: Duration = Duration::from_secs(600);
+use self::contents::GATES;
 
 /// One content as the evictor sees it.
 #[derive(Debug)]
@@ -207,177 +207,6 @@ impl CacheDir {
         }
     }
 
-    /// Opens a content, made if there is none, for holding `size` bytes in chunks of `chunk_size`. While somebody uses it
-    /// everybody gets the same one, whatever size they ask for. Otherwise a blob whose files say another size, and any
-    /// content of another chunk size, starts empty; a file keeps what it has and gets the size.
-    ///
-    /// [`Kind::TooLarge`] when the process or the disk allows no file of that size.
-    pub fn open_content(
-        self: &Arc<Self>,
-        key: ContentKey,
-        size: u64,
-        chunk_size: u32,
-    ) -> Result<Arc<CacheFile>> {
-        self.open_in(key, size, chunk_size, false)
-    }
-
-    /// The same in memory, for a content that the disk has no room for, as far as nobody uses it yet. What the disk has of it
-    /// is not looked at, and not removed.
-    pub fn open_in_memory(
-        self: &Arc<Self>,
-        key: ContentKey,
-        size: u64,
-        chunk_size: u32,
-    ) -> Result<Arc<CacheFile>> {
-        self.open_in(key, size, chunk_size, true)
-    }
-
-    /// Opens a content on the disk or, if that has no room even for an empty one and nothing can be evicted, in memory: for who
-    /// reads, which never fails for a full disk.
-    pub fn open_or_memory(
-        self: &Arc<Self>,
-        key: ContentKey,
-        size: u64,
-        chunk_size: u32,
-    ) -> Result<Arc<CacheFile>> {
-        let full = |e: &Error| e.kind() == Kind::NoSpace;
-        match self.open_content(key, size, chunk_size) {
-            Err(e) if full(&e) && self.make_room(u64::from(chunk_size)) => {}
-            Err(e) if full(&e) => return self.open_in_memory(key, size, chunk_size),
-            opened => return opened,
-        }
-        match self.open_content(key, size, chunk_size) {
-            Err(e) if full(&e) => self.open_in_memory(key, size, chunk_size),
-            opened => opened,
-        }
-    }
-
-    fn open_in(
-        self: &Arc<Self>,
-        key: ContentKey,
-        size: u64,
-        chunk_size: u32,
-        memory: bool,
-    ) -> Result<Arc<CacheFile>> {
-        let _gate = lock(self.gate(&key));
-        if let Some(file) = self.in_use(&key) {
-            return Ok(file);
-        }
-        self.check_file_size(size).context(|| format!("cached {key}"))?;
-        let path = self.root.join(key.path());
-        let on_disk = match self.aside() {
-            None if !memory => {
-                Some(self.open_files(&key, &path, size, chunk_size).context(|| path.display().to_string()))
-            }
-            _ => None,
-        };
-        let (pair, in_memory) = match on_disk {
-            Some(Ok(pair)) => (pair, false),
-            Some(Err(e)) if self.aside().is_none() => return Err(e),
-            _ => {
-                let pair = pair_in_memory("hfmount-cache", size, chunk_size);
-                (pair.context(|| format!("cached {key} in memory"))?, true)
-            }
-        };
-        let file = Arc::new(CacheFile::load(key, self.clone(), pair, in_memory)?);
-        let now = now();
-        lock(&self.table)
-            .entry(key)
-            .and_modify(|e| {
-                e.open = Arc::downgrade(&file);
-                e.last_used = now;
-            })
-            .or_insert_with(|| Entry {
-                bytes: 0,
-                last_used: now,
-                born: now,
-                stamped: now,
-                open: Arc::downgrade(&file),
-            });
-        file.account();
-        if file.size() != size {
-            file.set_size(size)?;
-        }
-        Ok(file)
-    }
-
-    fn open_files(&self, key: &ContentKey, path: &Path, size: u64, chunk_size: u32) -> std::io::Result<Pair> {
-        if let Some(pair) = open_pair(&self.disk, path, key, size, chunk_size)? {
-            return Ok(pair);
-        }
-        // The index can be had again; the bytes under it may be nowhere else.
-        if self.journal.has_bytes(key) {
-            return make_index(&self.disk, path, size, chunk_size);
-        }
-        make_pair(&self.disk, path, size, chunk_size)
-    }
-
-    /// The content, if somebody uses it now. No I/O.
-    #[must_use]
-    pub fn in_use(&self, key: &ContentKey) -> Option<Arc<CacheFile>> {
-        lock(&self.table).get(key).and_then(|e| e.open.upgrade())
-    }
-
-    /// Whether the directory has anything of this content. No I/O. May say no in the first moments, while the directory
-    /// is being read.
-    #[must_use]
-    pub fn knows(&self, key: &ContentKey) -> bool {
-        lock(&self.table).contains_key(key)
-    }
-
-    /// Bytes that the content takes on the disk, if the directory has it. No I/O.
-    #[must_use]
-    pub fn bytes_of(&self, key: &ContentKey) -> Option<u64> {
-        lock(&self.table).get(key).map(|e| e.bytes)
-    }
-
-    /// Unlinks a content. Who uses it keeps it until he lets go; who opens it next starts empty.
-    pub fn remove(&self, key: &ContentKey) -> Result<()> {
-        let _gate = lock(self.gate(key));
-        self.unlink(key).map(|_| ())
-    }
-
-    /// Unlinks a content that nobody uses; `None` if somebody does.
-    pub(super) fn evict(&self, key: &ContentKey) -> Result<Option<u64>> {
-        let _gate = lock(self.gate(key));
-        if self.in_use(key).is_some() || self.journal.protects(key) {
-            return Ok(None);
-        }
-        self.unlink(key).map(Some)
-    }
-
-    fn unlink(&self, key: &ContentKey) -> Result<u64> {
-        let path = self.root.join(key.path());
-        // The index first: data without an index is nothing, an index without its data would be a lie.
-        for path in [index_path(&path), path] {
-            if self.aside().is_some() {
-                break;
-            }
-            match self.disk.remove(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).context(|| path.display().to_string());
-                }
-                _ => {}
-            }
-        }
-        let bytes = lock(&self.table).remove(key).map_or(0, |e| e.bytes);
-        self.used.fetch_sub(bytes, Relaxed);
-        Ok(bytes)
-    }
-
-    /// Tries to free `bytes` on the disk at once. `false`: nothing could be freed.
-    pub fn make_room(&self, bytes: u64) -> bool {
-        evict::pass(self, bytes) > 0
-    }
-
-    /// Tries to free so much of the memory that stands in for the disk. `false`: there is no room for `bytes` more.
-    pub(crate) fn make_memory(&self, bytes: u64) -> bool {
-        self.has_memory(bytes) || {
-            evict::free_memory(self, bytes.max(MEMORY / 16));
-            self.has_memory(bytes)
-        }
-    }
-
     /// Waits until what was in the directory before is known (tests, status).
     pub fn wait_loaded(&self, timeout: Duration) -> bool {
         let deadline = std::time::Instant::now() + timeout;
@@ -410,125 +239,6 @@ impl CacheDir {
             tracing::warn!("the next mount will check the cache before it uses it: {e}");
         }
         Ok(())
-    }
-
-    /// Writes to the disk when contents were last used, where it is more than `slack` behind.
-    pub(super) fn stamp(&self, slack: Duration) {
-        let slack = slack.as_millis() as u64;
-        let late: Vec<(ContentKey, u64)> = {
-            let mut table = lock(&self.table);
-            let late = table.iter_mut().filter(|(_, e)| e.last_used > e.stamped + slack);
-            late.map(|(key, e)| {
-                e.stamped = e.last_used;
-                (*key, e.last_used)
-            })
-            .collect()
-        };
-        for (key, when) in late {
-            let path = index_path(&self.root.join(key.path()));
-            if let Ok(file) = self.disk.open(&path) {
-                // Only the order of eviction rests on it.
-                let _ = file.file().set_modified(UNIX_EPOCH + Duration::from_millis(when));
-            }
-        }
-    }
-
-    /// Periodic work besides eviction.
-    pub(super) fn tick(&self) {
-        self.stamp(STAMP_EVERY);
-    }
-
-    pub(super) fn account(&self, key: ContentKey, bytes: u64) {
-        if let Some(entry) = lock(&self.table).get_mut(&key) {
-            // One step: the evictor must not see both figures at once.
-            self.used.fetch_add(bytes.wrapping_sub(entry.bytes), Relaxed);
-            entry.bytes = bytes;
-        }
-        if self.used.load(Relaxed) > self.limits.max_bytes {
-            self.signal.wake();
-        }
-    }
-
-    /// The same for a content in memory that took `before` bytes of it. What is in memory does not count as used.
-    pub(super) fn account_memory(&self, before: u64, bytes: u64) {
-        self.in_memory.fetch_add(bytes.wrapping_sub(before), Relaxed);
-    }
-
-    /// Whether `bytes` more may be held in memory.
-    pub(crate) fn has_memory(&self, bytes: u64) -> bool {
-        self.in_memory.load(Relaxed) + bytes <= MEMORY.min(self.limits.max_bytes)
-    }
-
-    pub(super) fn released(&self, key: ContentKey) {
-        if let Some(entry) = lock(&self.table).get_mut(&key) {
-            entry.last_used = now();
-        }
-    }
-
-    pub(super) fn count_verified(&self, good: bool) {
-        let c = &self.counters;
-        if good { &c.verified } else { &c.dropped }.fetch_add(1, Relaxed);
-    }
-
-    /// A larger write would not only fail: the kernel would send the process SIGXFSZ.
-    pub(super) fn check_file_size(&self, size: u64) -> Result<()> {
-        match getrlimit(Resource::Fsize).current {
-            Some(limit) if size > limit => Err(Error::new(
-                Kind::TooLarge,
-                format!("{size} bytes; this process may write files of {limit} bytes (ulimit -f)"),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn gate(&self, key: &ContentKey) -> &Mutex<()> {
-        let n = match key {
-            ContentKey::Blob(crate::types::BlobId::Sha256(b)) => usize::from(b[1]),
-            ContentKey::Blob(crate::types::BlobId::Git(b)) => usize::from(b[1]),
-            ContentKey::File(ino) => ino.0 as usize,
-        };
-        &self.gates[n % GATES]
-    }
-
-    /// Reads what the directory holds. Runs beside everything else.
-    pub(super) fn load(&self) {
-        for kind in ["blobs", "files"] {
-            for fan in list(&self.root.join(kind)) {
-                for path in list(&fan) {
-                    if self.signal.stopped() {
-                        return;
-                    }
-                    self.load_one(kind, &path);
-                }
-            }
-        }
-        self.loaded.store(true, Relaxed);
-    }
-
-    fn load_one(&self, kind: &str, path: &Path) {
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { return };
-        let Some(key) = ContentKey::parse(kind, name.strip_suffix(".idx").unwrap_or(name)) else { return };
-        let _gate = lock(self.gate(&key));
-        if lock(&self.table).contains_key(&key) {
-            return;
-        }
-        let data = self.root.join(key.path());
-        let (Ok(meta), Ok(index)) = (fs::metadata(&data), fs::metadata(index_path(&data))) else {
-            if self.journal.protects(&key) {
-                return;
-            }
-            // Half a pair is left of an unlink that a crash cut in two.
-            if let Err(e) = self.unlink(&key) {
-                tracing::warn!(error = %e, "cannot remove a leftover of the cache");
-            }
-            return;
-        };
-        let used = index.modified().map_or(0, millis);
-        let bytes = meta.blocks() * 512 + index.len().max(RECORD_LEN);
-        let born = meta.created().map_or(used, millis);
-        let entry = Entry { bytes, last_used: used, born, stamped: used, open: Weak::new() };
-        lock(&self.table).insert(key, entry);
-        self.used.fetch_add(bytes, Relaxed);
     }
 }
 

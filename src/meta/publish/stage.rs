@@ -203,11 +203,11 @@ impl Meta {
     }
 
     async fn trash_chunks(&self, build: &mut Build, ino: Ino, chunks: u64) -> Result<()> {
-        let now = schema::time_value(self.now());
+        let now = self.now();
         for first in (0..chunks).step_by(CHUNKS_AT_ONCE as usize) {
             let some: Vec<u64> = (first..chunks.min(first + CHUNKS_AT_ONCE)).collect();
             for object in self.extents(ino, &some).await?.iter().flat_map(|list| objects(list)) {
-                build.set(schema::trash_key(object), now.clone());
+                build.release(object, now);
             }
         }
         Ok(())

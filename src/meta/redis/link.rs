@@ -1,5 +1,6 @@
 //! The way to the server: one connection that all operations share, made anew when it breaks, and the retries.
 
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(super) struct Link {
     pub(super) events: broadcast::Sender<Event>,
     /// Counts how often the server was found to be another one: the subscriber may be with the old one.
     pub(super) replaced: watch::Sender<u64>,
+    /// Counts the same, and how often it could not be told.
+    strangers: AtomicU64,
 }
 
 impl Link {
@@ -54,6 +57,7 @@ impl Link {
             known: Mutex::default(),
             events,
             replaced: watch::Sender::new(0),
+            strangers: AtomicU64::new(0),
         }
     }
 
@@ -67,6 +71,11 @@ impl Link {
     /// The server last connected to, if it told who it is.
     pub(super) fn known(&self) -> Option<String> {
         lock(&self.known).clone().flatten()
+    }
+
+    /// How often the server was another one than before, or did not say that it was the same.
+    pub(super) fn strangers(&self) -> u64 {
+        self.strangers.load(SeqCst)
     }
 
     /// Finds out, with one try, whether there is a server that lets us in.
@@ -205,6 +214,7 @@ impl Link {
         let identity = self.recognise(&info)?;
         if identity != Identity::Same {
             tracing::warn!(server = %self.options, "another server, or the same one restarted");
+            self.strangers.fetch_add(1, SeqCst);
             let _ = self.events.send(Event::Lost);
         }
         if identity == Identity::Other {

@@ -130,6 +130,19 @@ impl Survey {
         self.apply(Txn { expect: vec![expect], write, ..Txn::default() }).await
     }
 
+    /// Takes something off the list of what can be restored. `inode`: its row, `None` if there is none.
+    pub async fn forget_binned(&self, ino: Ino, row: &Bytes, inode: Option<&Bytes>) -> Result<bool> {
+        let (key, attr) = (schema::bin_key(ino), schema::attr_key(ino));
+        let expect = vec![
+            Expect::Equals(key.clone(), row.clone()),
+            match inode {
+                Some(raw) => Expect::Equals(attr, raw.clone()),
+                None => Expect::Absent(attr),
+            },
+        ];
+        self.apply(Txn { expect, write: vec![Write::Del(key)], ..Txn::default() }).await
+    }
+
     /// Writes a chunk's list as `list`, which stands for the same bytes.
     pub async fn set_list(&self, of: &Surveyed, index: u64, was: &Bytes, list: &[Extent]) -> Result<bool> {
         let Ok(row) = &of.row else { return Ok(false) };
