@@ -2,10 +2,10 @@
 
 use std::ffi::CString;
 use std::fs::{self, File as Open, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -349,18 +349,30 @@ impl Program {
     /// What a program reads while it works.
     fn read(&mut self, mount: usize, then: u64) -> Result<(), Stop> {
         let Some((path, mount)) = self.pick(mount) else { return Ok(()) };
-        let read = fs::read(self.at(mount, &path));
+        let at = self.at(mount, &path);
+        let read = read_file(&at);
+        let read_ino = read.as_ref().map_or(0, |(ino, _)| *ino);
+        let read = read.map(|(_, bytes)| bytes);
         let calm = self.trouble.calm_since(then);
         let file = self.manifest.file(&path);
         match read {
             Ok(found) if *found == ***file.now() => Ok(()),
             // A daemon that is killed forgets what was not acknowledged.
             Ok(found) if !calm && file.may_be(&found) => Ok(()),
-            Ok(found) => Err(Stop::Wrong(format!(
-                "{} read {path} on mount {mount}: {}",
-                self.name,
-                file.describe(&found)
-            ))),
+            Ok(found) => {
+                let (told, now) = (file.describe(&found), file.now().clone());
+                // Whether the name was an old one, or the data, and for how long.
+                std::thread::sleep(std::time::Duration::from_millis(1500));
+                let again = read_file(&at).map(|(ino, bytes)| (ino, bytes == *now));
+                let others: Vec<_> = (0..self.mounts.len())
+                    .map(|n| read_file(&self.at(n, &path)).map(|(ino, bytes)| (ino, bytes == *now)))
+                    .collect();
+                Err(Stop::Wrong(format!(
+                    "{} read {path} on mount {mount}, inode {read_ino}: {told}; 1.5 s later the inode and whether it is \
+                     right: {again:?}; on each mount: {others:?}",
+                    self.name
+                )))
+            }
             Err(e) if calm => {
                 Err(Stop::Wrong(format!("{} cannot read {path} on mount {mount}: {e}", self.name)))
             }
@@ -447,6 +459,15 @@ fn whole(done: usize, wanted: usize) -> io::Result<()> {
 fn close(file: Open) -> io::Result<()> {
     // SAFETY: the descriptor is this function's own.
     if unsafe { libc::close(file.into_raw_fd()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file and the number of its inode.
+fn read_file(path: &Path) -> io::Result<(u64, Vec<u8>)> {
+    let mut file = Open::open(path)?;
+    let ino = file.metadata()?.ino();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok((ino, bytes))
 }
 
 fn walk(base: &Path, below: &str, found: &mut Vec<String>) -> io::Result<()> {
