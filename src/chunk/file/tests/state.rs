@@ -1,7 +1,7 @@
 //! The bookkeeping alone, where what befalls is too rare for anything larger to hit it.
 
 use super::world::{CHUNK, World};
-use crate::chunk::file::state::{Step, Upload};
+use crate::chunk::file::state::{State, Step, Upload};
 use crate::types::{Extent, ObjectId, SessionId, Timestamp, Version};
 
 fn object(seq: u64) -> ObjectId {
@@ -20,15 +20,19 @@ async fn regression_what_may_be_in_rows_is_neither_named_again_nor_deleted() {
     let a = world.node().await;
     let ino = a.create("f").await;
     let file = a.open(ino).await;
-    let mut state = file.state();
-    let upload = |state: &mut crate::chunk::file::state::State, idx: u64, seq: u64| {
+    judge(&mut file.state());
+    file.abandon().await;
+}
+
+fn judge(state: &mut State) {
+    let upload = |state: &mut State, idx: u64, seq: u64| {
         let start = idx * u64::from(CHUNK);
         state.wrote(start..start + u64::from(CHUNK), Timestamp::now());
         let Upload::Ranges { id, .. } = state.begin_upload(idx) else { panic!("something is new") };
         let extent = Extent { start: 0, len: CHUNK, object: object(seq), object_offset: 0, sum: None };
         state.landed(idx, id, &[extent], None);
     };
-    upload(&mut state, 0, 1);
+    upload(state, 0, 1);
     // A commit without an answer, then somebody else's: it may have replaced what ours had made.
     let size = state.size;
     let plan = state.plan(10, size);
@@ -40,7 +44,7 @@ async fn regression_what_may_be_in_rows_is_neither_named_again_nor_deleted() {
     state.rebase(attr.clone(), false);
     assert!(state.must_store(0), "it is to be written anew");
     // Another chunk befalls the same.
-    upload(&mut state, 1, 2);
+    upload(state, 1, 2);
     let size = state.size;
     let mut plan = state.plan(10, size);
     plan.sent.retain(|(idx, _)| *idx == 1);
@@ -51,8 +55,8 @@ async fn regression_what_may_be_in_rows_is_neither_named_again_nor_deleted() {
     state.rebase(attr.clone(), false);
     assert!(state.must_store(0), "it still is");
     assert!(state.must_store(1));
-    upload(&mut state, 0, 3);
-    upload(&mut state, 1, 4);
+    upload(state, 0, 3);
+    upload(state, 1, 4);
     assert!(!state.must_store(0) && !state.must_store(1));
     assert_eq!(state.take_discarded(), [], "rows may name what they replace");
 
@@ -71,11 +75,9 @@ async fn regression_what_may_be_in_rows_is_neither_named_again_nor_deleted() {
     attr.version = version(5, 103);
     let upto = state.changes;
     state.end_commit_applied(attr.clone(), &plan, upto);
-    upload(&mut state, 1, 5);
+    upload(state, 1, 5);
     assert_eq!(state.take_discarded(), [], "the row of the second names it");
     attr.version = version(9, 3);
-    upload(&mut state, 1, 6);
+    upload(state, 1, 6);
     assert_eq!(state.take_discarded(), [object(5)], "what no commit ever named goes at once");
-    drop(state);
-    file.abandon().await;
 }
