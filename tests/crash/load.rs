@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -56,6 +57,8 @@ pub struct Program {
     pub manifest: Manifest,
     trouble: Arc<Trouble>,
     made: u32,
+    /// When it last moved a directory.
+    moved: Option<Instant>,
     /// What is acknowledged is safe on its mount, and elsewhere later.
     writeback: bool,
     /// Files whose bytes were compared with what they must be.
@@ -64,6 +67,8 @@ pub struct Program {
     pub done: u64,
 }
 
+/// After so long every mount has heard of a change.
+const PUSHED: Duration = Duration::from_secs(2);
 /// The most that a file grows to: several chunks.
 const LARGE: usize = 3 << 20;
 
@@ -79,7 +84,8 @@ impl Program {
         fs::create_dir(mounts[0].join(&name)).expect("nothing is broken yet");
         let rng = StdRng::seed_from_u64(seed + number as u64);
         let manifest = Manifest::default();
-        Program { name, mounts, rng, manifest, trouble, made: 0, writeback, checked: 0, done: 0 }
+        let (made, moved, checked, done) = (0, None, 0, 0);
+        Program { name, mounts, rng, manifest, trouble, made, moved, writeback, checked, done }
     }
 
     fn at(&self, mount: usize, path: &str) -> PathBuf {
@@ -107,12 +113,20 @@ impl Program {
                 self.done += 1;
                 Ok(())
             }
-            Err(e) if self.trouble.calm_since(then) => Err(Stop::Wrong(format!(
+            Err(e) if self.trouble.calm_since(then) && !self.may_be_stale(&e) => Err(Stop::Wrong(format!(
                 "{}: nothing is broken, and yet: {e} ({:?})",
                 self.name, self.manifest.pending
             ))),
             Err(_) => Err(Stop::Excused),
         }
+    }
+
+    /// A directory that another mount has just moved is where it was for the kernel of this one until the push arrives. Under its
+    /// new name it is found only while no other rename is under way here (`d_splice_alias` tries for a lock, once and once more):
+    /// else the answer is ESTALE.
+    fn may_be_stale(&self, error: &io::Error) -> bool {
+        let moved = self.moved.is_some_and(|when| when.elapsed() < PUSHED);
+        error.raw_os_error() == Some(libc::ESTALE) && self.mounts.len() > 1 && moved
     }
 
     fn fresh(&mut self) -> String {
@@ -343,6 +357,7 @@ impl Program {
         if to.starts_with(&format!("{from}/")) {
             return Ok(());
         }
+        self.moved = Some(Instant::now());
         self.move_to(mount, &from, &to)
     }
 
@@ -362,7 +377,7 @@ impl Program {
             Ok(found) => {
                 let (told, now) = (file.describe(&found), file.now().clone());
                 // Whether the name was an old one, or the data, and for how long.
-                std::thread::sleep(std::time::Duration::from_millis(1500));
+                std::thread::sleep(Duration::from_millis(1500));
                 let again = read_file(&at).map(|(ino, bytes)| (ino, bytes == *now));
                 let others: Vec<_> = (0..self.mounts.len())
                     .map(|n| read_file(&self.at(n, &path)).map(|(ino, bytes)| (ino, bytes == *now)))
@@ -373,7 +388,7 @@ impl Program {
                     self.name
                 )))
             }
-            Err(e) if calm => {
+            Err(e) if calm && !self.may_be_stale(&e) => {
                 Err(Stop::Wrong(format!("{} cannot read {path} on mount {mount}: {e}", self.name)))
             }
             Err(_) => Err(Stop::Excused),
