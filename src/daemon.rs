@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 
 pub use logging::{LogFormat, LogSettings};
 pub use run_file::RunFile;
-pub use volume::{check_marker, need_volume, open_bucket, storage_keys};
+pub use volume::{Standing, check_marker, marker_of, need_volume, open_bucket, storage_keys, superseded};
 
 use crate::config::{Home, MountOptions};
 use crate::error::{Error, Kind, Result};

@@ -55,7 +55,8 @@ async fn a_server_keeps_the_contract() {
     let bucket = open("s3://test/some/prefix", &options(&s3)).await;
     bucket.check().await.expect("a test object");
     assert_eq!(bucket.list("", None, 10).await.expect("list"), [], "and it is gone");
-    let marker = |uuid: &str| Marker { uuid: uuid.into(), name: "vol".into(), chunk_size: 4 << 20 };
+    let marker =
+        |uuid: &str| Marker { uuid: uuid.into(), name: "vol".into(), chunk_size: 4 << 20, loaded: None };
     assert_eq!(bucket.claim(&marker("a")).await.expect("claim"), Claim::Made);
     assert_eq!(bucket.claim(&marker("a")).await.expect("claim"), Claim::Ours);
     assert_eq!(bucket.claim(&marker("b")).await.expect_err("another's").kind(), Kind::Exists);

@@ -337,3 +337,189 @@ fn where_a_file_of_the_hub_is() {
     assert_eq!(report["garbage"]["blobs"], 0, "{report}");
     world.is_clean();
 }
+
+/// A mount with nothing in its cache, so that all comes from the storage.
+fn cold_mount(world: &World, name: &str, args: &[&str]) -> Mount {
+    let cache = world.home.path().join(format!("cache-of-{name}"));
+    world.home.mount(name, &[&["--offline", "--cache-dir", path(&cache)], args].concat())
+}
+
+fn what_can_be_restored_is_needed(world: &World) {
+    let mount = world.mount("mnt");
+    let (a, b) = (random_bytes(1, 2 * CHUNK + 5), random_bytes(2, 300_000));
+    fs::create_dir(mount.path().join("dir")).expect("mkdir");
+    fs::write(mount.path().join("dir/a"), &a).expect("write");
+    fs::write(mount.path().join("b"), &b).expect("write");
+    let objects = world.chunks();
+    assert_eq!(objects.len(), 4);
+    fs::remove_dir_all(mount.path().join("dir")).expect("rm -r");
+    fs::remove_file(mount.path().join("b")).expect("rm");
+    assert_eq!(fs::read_dir(mount.path()).expect("a list").count(), 0);
+    // It counts for nothing, has no name, and is needed.
+    world.is_clean();
+    assert_eq!(mount.stop().code(), Some(0));
+    let report = world.gc(&["--delete"]);
+    assert_eq!(
+        (&report["garbage"]["total"]["objects"], &report["failed"]),
+        (&0.into(), &0.into()),
+        "{report}"
+    );
+    assert_eq!(world.chunks(), objects);
+    world.is_clean();
+
+    let dump = world.home.path().join("volume.jsonl");
+    world.home.run_ok(&["dump", path(&dump)]);
+    let other = world.home.path().join("other.db");
+    let other = path(&other);
+    world.home.run_ok(&["load", "--meta", other, path(&dump)]);
+    assert_eq!(world.fsck(&["--deep", "--meta", other]), (Some(0), Vec::new()), "of the copy");
+
+    let cold = cold_mount(world, "cold", &[]);
+    world.home.run_ok(&["restore", "--all", path(cold.path())]);
+    let restored = || fs::read(cold.path().join("dir/a")).is_ok_and(|bytes| bytes == a);
+    wait_for("the mount to hear of it", restored);
+    assert!(fs::read(cold.path().join("b")).expect("read") == b);
+    world.is_clean();
+    assert_eq!(world.gc(&["--delete"])["garbage"]["total"]["objects"], 0);
+    assert_eq!(world.chunks(), objects);
+}
+
+#[test]
+fn what_can_be_restored_is_needed_in_a_folder() {
+    if can_mount() {
+        what_can_be_restored_is_needed(&World::local());
+    }
+}
+
+#[test]
+fn what_can_be_restored_is_needed_on_a_server() {
+    if can_mount() {
+        what_can_be_restored_is_needed(&World::servers());
+    }
+}
+
+/// Copies by reference share objects: they go with the last of them and not before.
+#[test]
+fn a_copy_outlives_what_it_was_copied_from() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::servers();
+    let (redis, _) = world._servers.as_ref().expect("servers");
+    world.home.run_ok(&["config", "--trash-days", "0"]);
+    let mount = world.mount("mnt");
+    // Whole chunks: what is left over at the end of a file is copied as bytes.
+    let data = random_bytes(5, 3 * CHUNK);
+    let (source, copy, second) =
+        (mount.path().join("source"), mount.path().join("copy"), mount.path().join("second"));
+    fs::write(&source, &data).expect("write");
+    let objects = world.chunks();
+    // The library copies with copy_file_range.
+    fs::copy(&source, &copy).expect("copy");
+    fs::copy(&copy, &second).expect("copy");
+    assert_eq!(world.chunks(), objects, "nothing is uploaded again");
+    let shared = || -> usize { redis.ask(&["HLEN", "{hfmount}:shared/"]).trim().parse().expect("a number") };
+    assert_eq!(shared(), objects.len());
+    world.is_clean();
+
+    fs::remove_file(&source).expect("rm");
+    // One of the copies goes its own way in its first chunk.
+    let mut changed = data.clone();
+    changed[..10].copy_from_slice(b"0123456789");
+    let file = fs::File::options().write(true).open(&second).expect("open");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"0123456789", 0).expect("write");
+    drop(file);
+    let counts = || redis.ask(&["HVALS", "{hfmount}:shared/"]);
+    wait_for("the end of what was removed", || !counts().contains('2') && shared() == 2);
+    let report = world.gc(&["--delete"]);
+    assert_eq!(report["deleted"]["objects"], 0, "{report}");
+    world.is_clean();
+    let cold = cold_mount(&world, "cold", &[]);
+    assert!(fs::read(cold.path().join("copy")).expect("read") == data);
+    assert!(fs::read(cold.path().join("second")).expect("read") == changed);
+    drop(cold);
+
+    fs::remove_file(&second).expect("rm");
+    wait_for("the last but one", || shared() == 0);
+    assert_eq!(world.gc(&["--delete"])["garbage"]["total"]["objects"], 0);
+    world.is_clean();
+    let cold = cold_mount(&world, "colder", &[]);
+    assert!(fs::read(cold.path().join("copy")).expect("read") == data);
+    assert!(world.chunks().len() >= objects.len());
+    drop(cold);
+    fs::remove_file(&copy).expect("rm");
+    let trash = || -> usize { redis.ask(&["HLEN", "{hfmount}:trash/"]).trim().parse().expect("a number") };
+    wait_for("the last", || trash() >= objects.len());
+    world.is_clean();
+}
+
+/// The metadata server is lost and a dump is loaded elsewhere: from then on the old metadata, should they come back, do not
+/// know what is needed.
+#[test]
+fn metadata_of_the_past_delete_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::servers();
+    let old = world.mount("old");
+    let (a, b) = (random_bytes(1, CHUNK), random_bytes(2, CHUNK + 1));
+    fs::write(old.path().join("a"), &a).expect("write");
+    drop(old);
+    let dump = world.home.path().join("volume.jsonl");
+    world.home.run_ok(&["dump", path(&dump)]);
+    let copy = world.home.path().join("copy.db");
+    let copy = path(&copy);
+    world.home.run_ok(&["load", "--meta", copy, path(&dump)]);
+
+    // Looking at a backup changes nothing for those who work.
+    let fresh = world.home.run(&["gc", "--meta", copy, "--delete"]);
+    assert_eq!(fresh.status.code(), Some(1));
+    assert!(text(&fresh.stderr).contains("not mounted since"), "{}", text(&fresh.stderr));
+    let look = cold_mount(&world, "look", &["--meta", copy, "--read-only"]);
+    assert!(fs::read(look.path().join("a")).expect("read") == a);
+    drop(look);
+    let old = world.mount("old");
+    assert!(fs::read(old.path().join("a")).expect("read") == a);
+    drop(old);
+    assert_eq!(world.gc(&["--delete"])["failed"], 0);
+
+    // The copy goes on.
+    let new = cold_mount(&world, "new", &["--meta", copy]);
+    fs::write(new.path().join("b"), &b).expect("write");
+    drop(new);
+    let says = |args: &[&str]| {
+        let output = world.home.run(args);
+        (output.status.code(), text(&output.stderr))
+    };
+    let objects = world.chunks();
+    for args in [&["gc"][..], &["gc", "--delete", "--grace", "0s"]] {
+        let (code, err) = says(args);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains("a copy of the past") && err.contains("hfmount dump"), "{err}");
+    }
+    let point = world.home.dir("refused");
+    let (code, err) = says(&["mount", path(&point), "--offline"]);
+    assert!(code == Some(1) && err.contains("mount --read-only"), "{code:?} {err}");
+    let past = world.home.mount("past", &["--offline", "--read-only"]);
+    assert!(fs::read(past.path().join("a")).expect("read") == a && !past.path().join("b").exists());
+    drop(past);
+    assert_eq!(world.chunks(), objects);
+    let status = world.json(&["status", "--json"]);
+    assert!(status.to_string().contains("a copy of the past"), "{status}");
+
+    let gc = world.gc(&["--delete", "--meta", copy]);
+    assert_eq!((&gc["deleted"]["objects"], &gc["failed"]), (&0.into(), &0.into()), "{gc}");
+    assert_eq!(world.fsck(&["--deep", "--meta", copy]), (Some(0), Vec::new()));
+    let again = cold_mount(&world, "again", &["--meta", copy]);
+    assert!(fs::read(again.path().join("b")).expect("read") == b);
+    drop(again);
+
+    // Those of the past after all.
+    let dump = world.home.path().join("past.jsonl");
+    world.home.run_ok(&["dump", path(&dump)]);
+    let third = world.home.path().join("third.db");
+    world.home.run_ok(&["load", "--meta", path(&third), path(&dump)]);
+    let third = cold_mount(&world, "third", &["--meta", path(&third)]);
+    assert!(fs::read(third.path().join("a")).expect("read") == a);
+    assert_eq!(says(&["gc", "--meta", copy]).0, Some(1));
+}

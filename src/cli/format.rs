@@ -10,14 +10,14 @@ use crate::config::units::{human_size, size};
 use crate::config::{
     CLIENT, Home, PUBLIC_HUB, StoreHubBlobs, VOLUME_SCHEMA, Volume, a_day, check_chunk_size, check_name,
 };
-use crate::daemon::storage_keys;
+use crate::daemon::{marker_of, storage_keys};
 use crate::error::{Error, Kind, Result};
 use crate::meta::Settings;
 use crate::meta::kv::Kv;
 use crate::meta::sqlite::Missing;
 use crate::meta::url::{MetaUrl, open_engine};
 use crate::secrets::{self, PASSPHRASE, Secret};
-use crate::source::bucket::{Bucket, Claim, Marker, Patience};
+use crate::source::bucket::{Bucket, Claim, Patience};
 use crate::source::storage::{StorageOptions, StorageUrl};
 use crate::types::Timestamp;
 
@@ -202,6 +202,7 @@ impl FormatArgs {
             capacity: None,
             inodes: None,
             trash_seconds: a_day(),
+            loaded: None,
             sealed_keys: None,
             other: Map::new(),
         };
@@ -317,10 +318,8 @@ async fn check_bucket(volume: &Volume, options: &StorageOptions) -> Result<()> {
     let bucket = Bucket::open(&volume.storage, options, &volume.name).await?;
     let bucket = bucket.with_patience(Patience::short());
     bucket.check().await?;
-    let marker =
-        Marker { uuid: volume.uuid.clone(), name: volume.name.clone(), chunk_size: volume.chunk_size };
     // Made or found: it is this volume's.
-    let (Claim::Made | Claim::Ours) = bucket.claim(&marker).await?;
+    let (Claim::Made | Claim::Ours) = bucket.claim(&marker_of(volume)).await?;
     Ok(())
 }
 

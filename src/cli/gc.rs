@@ -32,7 +32,8 @@ wants them). What users deleted and can restore is not garbage, nor is what a mo
 however long that takes, nor what waits in a --writeback journal.
 
 It works while the volume is mounted. META must be the metadata that the mounts use: an old copy
-does not know what is needed. The keys of the bucket are given as to mount.")]
+does not know what is needed. After a dump was loaded elsewhere and mounted, the old copy is refused.
+The keys of the bucket are given as to mount.")]
 pub(super) struct GcArgs {
     /// The metadata URL, as for --meta.
     #[arg(value_name = "META", conflicts_with = "meta")]
@@ -69,6 +70,7 @@ impl GcArgs {
 
     async fn collect(&self, meta: &MetaUrl) -> Result<(String, GcReport)> {
         let opened = Opened::new(meta).await?;
+        opened.need_current()?;
         let session = if self.delete { Some(opened.session("gc").await?) } else { None };
         let steps = Steps::default();
         let options = GcOptions { delete: session.clone(), grace: self.grace };

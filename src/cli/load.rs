@@ -28,7 +28,9 @@ The metadata must hold nothing; there is no option to write over a volume. Nobod
 to its end. A load that broke off is begun again with the same command, over what it left.
 
 The storage stays where it is and must hold what it held when the dump was made: of what was deleted or replaced since,
-the bytes may be gone. Never mount the volume from two metadata engines at once: each would delete the other's bytes.")]
+the bytes may be gone. Never mount the volume from two metadata engines at once: each would delete the other's bytes.
+The first mount of what was loaded, unless it is --read-only, makes it the metadata that go on: mounts and gc of older
+copies are refused from then on. To only look at a backup, mount it --read-only.")]
 pub(super) struct LoadArgs {
     /// The dump; - is standard input, the default.
     #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]

@@ -11,7 +11,7 @@ use super::{Failure, MetaArgs, small_runtime};
 use crate::chunk::cache::Waiting;
 use crate::config::units::{human_duration, human_size};
 use crate::config::{Home, Volume};
-use crate::daemon::{RunFile, check_marker, need_volume, open_bucket};
+use crate::daemon::{RunFile, Standing, check_marker, need_volume, open_bucket, superseded};
 use crate::error::{Error, Kind, Result};
 use crate::meta::kv::EngineInfo;
 use crate::meta::url::MetaUrl;
@@ -110,7 +110,10 @@ fn journal(session: SessionId, row: JournalRow, notes: &[RunFile]) -> Journal {
 
 async fn storage(volume: &Volume) -> Result<()> {
     let bucket = open_bucket(volume).await?.with_patience(Patience::short());
-    check_marker(&bucket, volume).await
+    match check_marker(&bucket, volume).await? {
+        Standing::Superseded => Err(superseded(&bucket, volume)),
+        Standing::Current | Standing::Fresh => Ok(()),
+    }
 }
 
 /// What may be told of a volume: everything but keys.
@@ -121,6 +124,7 @@ pub(super) fn volume_json(volume: &Volume) -> Value {
         "schema_version": volume.schema_version,
         "min_client": volume.min_client,
         "created": seconds(volume.created),
+        "loaded": volume.loaded.map(seconds),
         "chunk_size": volume.chunk_size,
         "storage": volume.storage,
         "endpoint": volume.endpoint,

@@ -8,8 +8,8 @@ use indicatif::ProgressBar;
 use super::progress::bar;
 use crate::admin::{Place, Progress};
 use crate::config::Volume;
-use crate::daemon::{check_marker, need_volume, open_bucket};
-use crate::error::Result;
+use crate::daemon::{Standing, check_marker, need_volume, open_bucket, superseded};
+use crate::error::{Error, Kind, Result};
 use crate::meta::kv::Kv;
 use crate::meta::survey::Survey;
 use crate::meta::url::MetaUrl;
@@ -24,6 +24,8 @@ pub(super) struct Opened {
     pub kv: Arc<dyn Kv>,
     pub volume: Volume,
     pub place: Place,
+    /// Whether these metadata are the ones that go on.
+    pub standing: Standing,
 }
 
 impl Opened {
@@ -31,9 +33,25 @@ impl Opened {
         let (kv, volume) = need_volume(meta).await?;
         let bucket = open_bucket(&volume).await?;
         // What another volume keeps there would be garbage to this one.
-        check_marker(&bucket, &volume).await?;
+        let standing = check_marker(&bucket, &volume).await?;
         let place = Place { survey: Survey::new(kv.clone()), bucket, chunk_size: volume.chunk_size };
-        Ok(Opened { kv, volume, place })
+        Ok(Opened { kv, volume, place, standing })
+    }
+
+    /// That these metadata are the ones that know what is needed of the bucket.
+    pub(super) fn need_current(&self) -> Result<()> {
+        match self.standing {
+            Standing::Current => Ok(()),
+            Standing::Superseded => Err(superseded(&self.place.bucket, &self.volume)),
+            Standing::Fresh => Err(Error::new(
+                Kind::Config,
+                format!(
+                    "volume {} was loaded from a dump and not mounted since: what another copy of its metadata needs \
+                     would be garbage. Mount it first, not read-only: then this copy is the one that goes on",
+                    self.volume.name
+                ),
+            )),
+        }
     }
 
     /// Registers a session; `status` shows it as `verb`. To be closed.

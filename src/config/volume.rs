@@ -65,6 +65,10 @@ pub struct Volume {
     /// How long what users delete can be restored, seconds; 0: not at all.
     #[serde(default = "a_day")]
     pub trash_seconds: u64,
+    /// When these metadata were loaded from a dump, later than all loads before; `None`: never. The bucket's marker names the
+    /// copy that goes on: of two copies each would delete the other's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<Timestamp>,
     /// The keys of the bucket ([`StorageKeys`]), if `format` was given a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_keys: Option<Sealed>,
@@ -238,6 +242,7 @@ mod tests {
             capacity: None,
             inodes: None,
             trash_seconds: a_day(),
+            loaded: None,
             sealed_keys: None,
             other: Map::new(),
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::siblings::{Means, Siblings};
-use super::{check_marker, need_volume, open_bucket, places, settings};
+use super::{Standing, check_marker, marker_of, need_volume, open_bucket, places, settings, superseded};
 use crate::blocking::blocking;
 use crate::chunk::cache::{CacheDir, CacheLimits};
 use crate::chunk::file::FilesOptions;
@@ -238,12 +238,23 @@ fn check_places(
     places::check(point, &needed)
 }
 
-/// The bucket, known to be this volume's. A mount that never calls out takes that on trust if the bucket does not answer.
+/// The bucket, known to be this volume's. A mount that never calls out takes that on trust if the bucket does not answer. Of
+/// metadata that were loaded from a dump the first mount that may write makes them those that go on.
 async fn bucket(options: &MountOptions, volume: &Volume) -> Result<Bucket> {
     let bucket = open_bucket(volume).await?;
-    match check_marker(&bucket.with_patience(Patience::short()), volume).await {
+    let brief = bucket.with_patience(Patience::short());
+    match check_marker(&brief, volume).await {
         Err(e) if options.offline && e.kind().is_transient() => tracing::warn!("{e}"),
-        checked => checked?,
+        Ok(Standing::Superseded) if !options.read_only => return Err(superseded(&bucket, volume)),
+        Ok(Standing::Superseded) => tracing::warn!("{}", superseded(&bucket, volume)),
+        Ok(Standing::Fresh) if !options.read_only => {
+            brief.hand_over(&marker_of(volume)).await?;
+            tracing::warn!(
+                "these metadata, loaded from a dump, go on with {}: other copies of them can only be read from now on",
+                bucket.place()
+            );
+        }
+        standing => drop(standing?),
     }
     Ok(bucket)
 }

@@ -1,5 +1,6 @@
 //! Getting from a metadata URL to a volume and its bucket.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::config::Volume;
@@ -8,7 +9,7 @@ use crate::meta::kv::Kv;
 use crate::meta::sqlite::Missing;
 use crate::meta::url::{MetaUrl, open_engine};
 use crate::secrets::{self, PASSPHRASE};
-use crate::source::bucket::Bucket;
+use crate::source::bucket::{Bucket, Marker};
 use crate::source::storage::StorageOptions;
 
 /// The volume at `meta`; an error says what to do if there is none.
@@ -72,10 +73,37 @@ pub async fn open_bucket(volume: &Volume) -> Result<Bucket> {
     Bucket::open(&volume.storage, &options, &volume.name).await
 }
 
-/// That the place holds this volume's objects and no other's.
-pub async fn check_marker(bucket: &Bucket, volume: &Volume) -> Result<()> {
+/// Which of the copies of a volume's metadata one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Standing {
+    /// The one that goes on with what is in the bucket.
+    Current,
+    /// It was loaded from a dump, and was not mounted since, but to be read.
+    Fresh,
+    /// Another one was loaded from a dump later, and goes on: this one does not know what that one needs.
+    Superseded,
+}
+
+/// The marker of the volume's bucket, as long as these metadata are the ones that go on.
+#[must_use]
+pub fn marker_of(volume: &Volume) -> Marker {
+    Marker {
+        uuid: volume.uuid.clone(),
+        name: volume.name.clone(),
+        chunk_size: volume.chunk_size,
+        loaded: volume.loaded,
+    }
+}
+
+/// That the place holds this volume's objects and no other's; and whether these metadata go on with them.
+pub async fn check_marker(bucket: &Bucket, volume: &Volume) -> Result<Standing> {
     match bucket.volume_marker().await? {
-        Some(marker) if marker.uuid == volume.uuid => Ok(()),
+        Some(marker) if marker.uuid == volume.uuid => Ok(match volume.loaded.cmp(&marker.loaded) {
+            Ordering::Equal => Standing::Current,
+            Ordering::Greater => Standing::Fresh,
+            Ordering::Less => Standing::Superseded,
+        }),
         Some(marker) => Err(Error::new(
             Kind::Config,
             format!("{} holds another volume, {} ({})", bucket.place(), marker.name, marker.uuid),
@@ -85,4 +113,17 @@ pub async fn check_marker(bucket: &Bucket, volume: &Volume) -> Result<()> {
             format!("{} does not hold volume {}: format it again", bucket.place(), volume.name),
         )),
     }
+}
+
+/// The error of who needs metadata that go on.
+#[must_use]
+pub fn superseded(bucket: &Bucket, volume: &Volume) -> Error {
+    let words = format!(
+        "volume {} was loaded from a dump into other metadata, which go on with {}: these are a copy of the past, and would \
+         delete what is needed there. To read them, mount --read-only; to go on with these after all, `hfmount dump` them \
+         and `hfmount load` that where nothing is",
+        volume.name,
+        bucket.place()
+    );
+    Error::new(Kind::Config, words)
 }

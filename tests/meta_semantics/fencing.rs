@@ -1,11 +1,18 @@
 //! Sessions, and what concerns the volume as a whole.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hfmount::error::Kind;
+use hfmount::meta::dump::{dump, load};
 use hfmount::meta::faulty::FaultyKv;
-use hfmount::meta::kv::{Key, Txn, Write};
-use hfmount::meta::{LockKind, SchemaRow, list_sessions, read_settings, write_settings};
+use hfmount::meta::kv::{Key, Kv, Outcome, Txn, Write};
+use hfmount::meta::memory::MemoryKv;
+use hfmount::meta::{
+    Content, DataChange, InodeRow, Layout, LockKind, Meta, SCHEMA, SchemaRow, list_sessions, read_settings,
+    write_settings,
+};
 use hfmount::types::{FileType, Ino};
 
 use crate::decorators::Faulty;
@@ -109,6 +116,53 @@ pub async fn settings_are_compared_and_set(world: &World) {
     assert_eq!(nlink(&meta, ROOT).await, 2);
 }
 
+/// A volume of 0.1.0, or a dump of one, serves and is of this layout from then on.
+pub async fn older_layouts_are_raised(world: &World) {
+    let kv: Arc<dyn Kv> = world.kv().await;
+    let settings = serde_json::json!({ "name": "team", "uuid": "00ff" });
+    assert!(write_settings(&*kv, None, &settings).await.expect("settings"));
+    let meta = world.mount().await;
+    let ino = file(&meta, ROOT, "f").await;
+    let base = meta.getattr(ino).await.expect("getattr").version;
+    let inline = Some(Bytes::from_static(b"of old"));
+    let change = DataChange { size: 6, inline, ..DataChange::default() };
+    let _ = meta.commit_data(ino, base, change).await.expect("write");
+    meta.close().await.expect("close");
+
+    // The rows as 0.1.0 wrote them: without what came later, at their end.
+    let (attr, schema) = (Key::new(format!("i{ino}"), "a"), Key::new("v", "schema"));
+    let raw = kv.get(std::slice::from_ref(&attr)).await.expect("get").pop().flatten().expect("a row");
+    let row: InodeRow = rmp_serde::from_slice(&raw).expect("decode");
+    let row = InodeRow { chunks: 0, layout: Layout::default(), ..row };
+    let mut raw = rmp_serde::to_vec(&row).expect("encode");
+    assert_eq!(raw[..3], [0xdc, 0, 21]);
+    raw[2] = 16;
+    raw.truncate(raw.len() - 8);
+    let of_old = rmp_serde::to_vec(&SchemaRow { version: 1, oldest: 1 }).expect("encode");
+    let write = vec![Write::Set(attr, raw.into()), Write::Set(schema.clone(), of_old.into())];
+    assert_eq!(kv.commit(Txn { write, ..Txn::default() }).await.expect("commit"), Outcome::Applied);
+
+    let mut dumped = Vec::new();
+    dump(&*kv, &mut dumped, |_| {}).await.expect("dump");
+    let copy = MemoryKv::new();
+    load(&*copy, &mut &dumped[..], |_| {}).await.expect("a dump of the old layout");
+    for kv in [kv, copy] {
+        // Two at once, as a cluster is started.
+        let ttl = Duration::from_secs(60);
+        let (one, two) =
+            tokio::join!(Meta::open(kv.clone(), info("a"), ttl), Meta::open(kv.clone(), info("b"), ttl));
+        let (meta, _two) = (one.expect("opens"), two.expect("opens"));
+        let raw = kv.get(std::slice::from_ref(&schema)).await.expect("get").pop().flatten().expect("a row");
+        let now: SchemaRow = rmp_serde::from_slice(&raw).expect("decode");
+        assert_eq!((now.version, now.oldest), (SCHEMA, SCHEMA), "0.1.0 is refused from now on");
+        let found = meta.lookup(ROOT, b"f").await.expect("lookup").expect("there");
+        assert_eq!((found.ino, found.size), (ino, 6));
+        assert_eq!(found.content, Content::Inline(Bytes::from_static(b"of old")));
+        let made = file(&meta, ROOT, "new").await;
+        assert!(made > ino);
+    }
+}
+
 pub async fn newer_layouts_are_refused(world: &World) {
     let kv = world.kv().await;
     let newer = |oldest| {
@@ -120,7 +174,9 @@ pub async fn newer_layouts_are_refused(world: &World) {
     let opened = hfmount::meta::Meta::open(world.kv().await, info("old"), Duration::from_secs(60)).await;
     let error = opened.expect_err("too new");
     assert_eq!(error.kind(), Kind::Config);
-    assert!(error.to_string().contains("use a newer hfmount"), "{error}");
+    let words =
+        format!("the volume has metadata layout 9 and this hfmount knows {SCHEMA}: use a newer hfmount");
+    assert!(error.to_string().contains(&words), "{error}");
     // Newer, but made so that older clients may go on.
     let _ = kv.commit(newer(1)).await.expect("commit");
     world.mount().await;

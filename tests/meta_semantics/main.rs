@@ -132,6 +132,7 @@ on_all_engines! {
         regression_who_is_a_little_behind_is_not_elected,
         settings_are_compared_and_set,
         newer_layouts_are_refused,
+        older_layouts_are_raised,
     }
     rows::{
         hashes_are_recorded_once,

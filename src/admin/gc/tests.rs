@@ -325,3 +325,34 @@ async fn nothing_that_is_needed_goes_while_mounts_work() {
     assert_eq!(world.look_deep().await, Vec::<String>::new());
     assert_eq!(world.gc(true).await.garbage(), Sum::default());
 }
+
+#[tokio::test]
+async fn what_was_in_the_bin_for_its_time_goes() {
+    let world = World::new().await;
+    world.meta.set_bin_ttl(Duration::from_secs(60));
+    let (file, objects) = world.file("f", &[pattern(1, 1024), pattern(2, 10)]).await;
+    let removed = world.meta.unlink_keeping(Ino::ROOT, b"f", crate::meta::Keep::Yes).await.expect("unlink");
+    assert!(removed.binned);
+    // Whoever wrote it is long gone.
+    let ended = world.meta.clone();
+    let world = World { meta: mount(&world.kv).await, ..world };
+    ended.close().await.expect("closed");
+    assert_eq!(world.gc(true).await.garbage(), Sum::default(), "it can be restored");
+
+    let later = |seconds: i64| Timestamp(Timestamp::now().0 + seconds * 1_000_000_000);
+    assert_eq!(world.meta.expire_bin(later(70)).await.expect("expired"), 1);
+    assert_eq!(world.look().await, Vec::<String>::new(), "an orphan now");
+    assert_eq!(world.gc(true).await.garbage(), Sum::default(), "somebody may have it open");
+    assert_eq!(world.meta.reap_orphans(later(7 * 86_400)).await.expect("reaped").len(), 1);
+    assert!(world.place.survey.inode(file).await.expect("read").is_none());
+    assert_eq!(world.gc(true).await.garbage(), Sum::default(), "somebody may be reading by an older list");
+    for &object in &objects {
+        let field = [object.session.0.to_be_bytes(), object.seq.to_be_bytes()].concat();
+        let long_ago = Bytes::copy_from_slice(&later(-3600).0.to_be_bytes());
+        assert!(world.get("trash/", &field).await.is_some());
+        world.set("trash/", &field, long_ago).await;
+    }
+    assert_eq!(world.gc(true).await.deleted, sum(2, 1034));
+    assert!(!world.has(objects[0]).await && !world.has(objects[1]).await);
+    assert_eq!(world.look_deep().await, Vec::<String>::new());
+}

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::line::{Line, Reader, decode};
 use super::{Header, Progress, is_momentary};
@@ -21,6 +22,9 @@ const BYTES: usize = 1 << 20;
 /// Inode numbers that are left out: a volume that lived on after the dump has given some out, and programs and caches
 /// remember which file they were.
 const SKIP_INOS: i64 = 1 << 24;
+
+/// The setting that says when metadata were loaded.
+const LOADED: &str = "loaded";
 
 /// A dump that was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +52,7 @@ pub fn check(input: &mut dyn BufRead, mut progress: impl FnMut(Progress)) -> Res
 /// Loads a dump into `kv`, which must hold nothing but what an earlier load that broke off left. Memory is bounded.
 ///
 /// The volume is there when this returns, and not before. Inode numbers that the volume may have given out since the dump
-/// are not given out again.
+/// are not given out again. Its settings say that it was `loaded`, and when: of several copies of a volume the latest goes on.
 ///
 /// # Errors
 /// As [`check`]; [`Kind::Exists`] if `kv` holds something, [`Kind::Busy`] if another load begins meanwhile.
@@ -76,6 +80,18 @@ pub async fn load(
         bytes: reader.bytes,
         replaced,
     })
+}
+
+/// The settings of a copy that is loaded now: later than any that the dump knows of, whatever the clock says.
+fn stamped(settings: &[u8]) -> Result<Bytes> {
+    let broken = |e| Error::with_source(Kind::Corrupt, "the settings of the dumped volume", e);
+    let mut settings: Value = serde_json::from_slice(settings).map_err(broken)?;
+    if let Some(settings) = settings.as_object_mut() {
+        let before = settings.get(LOADED).and_then(Value::as_i64).unwrap_or(0);
+        let now = Timestamp::now().0.max(before.saturating_add(1));
+        settings.insert(LOADED.to_owned(), now.into());
+    }
+    Ok(serde_json::to_vec_pretty(&settings).map_err(broken)?.into())
 }
 
 struct Target<'a> {
@@ -228,6 +244,10 @@ impl<'a> Target<'a> {
         }
         let ino = schema::last_ino_key();
         let last = number(row(&ino))?.max(1).saturating_add(SKIP_INOS);
+        let settings = schema::settings_key();
+        if let Some(text) = self.kept.get_mut(&(settings.map, settings.field)) {
+            *text = stamped(text)?;
+        }
         let mut write: Vec<Write> = std::mem::take(&mut self.kept)
             .into_iter()
             .map(|((map, field), value)| Write::Set(Key::new(map, field), value))

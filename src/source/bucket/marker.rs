@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bucket, Object};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::types::Timestamp;
 
 /// The object that says whose volume this is: `<volume>/hfmount.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,10 @@ pub struct Marker {
     pub name: String,
     /// Bytes of a chunk.
     pub chunk_size: u32,
+    /// Which of several copies of the metadata goes on with what lies here: the one that was loaded from a dump then.
+    /// `None`: the one that `format` made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<Timestamp>,
 }
 
 /// What [`Bucket::claim`] found.
@@ -69,13 +74,32 @@ impl Bucket {
                 format!("it holds {:?} and no volume: choose an empty prefix or another name", stranger.name);
             return Err(Error::with_source(Kind::Exists, self.place().to_owned(), why));
         }
-        let bytes = serde_json::to_vec_pretty(marker)
-            .map_err(|e| Error::with_source(Kind::Internal, "volume marker", e))?;
-        self.put(&Object::Marker, bytes.into()).await?;
+        self.put_marker(marker).await?;
         let found = self.volume_marker().await?.ok_or_else(|| {
             Error::with_source(Kind::Unavailable, self.place().to_owned(), "the volume marker vanished")
         })?;
         self.compare(marker, &found).map(|()| Claim::Made).context(|| "another format was faster")
+    }
+
+    /// Makes the place that of another copy of its volume's metadata.
+    pub async fn hand_over(&self, marker: &Marker) -> Result<()> {
+        let found = self.volume_marker().await?;
+        found.map_or(Ok(()), |found| self.compare(marker, &found))?;
+        self.put_marker(marker).await?;
+        match self.volume_marker().await? {
+            Some(found) if found.loaded == marker.loaded => Ok(()),
+            _ => Err(Error::with_source(
+                Kind::Busy,
+                self.place().to_owned(),
+                "another copy of the volume's metadata was mounted at the same time",
+            )),
+        }
+    }
+
+    async fn put_marker(&self, marker: &Marker) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(marker)
+            .map_err(|e| Error::with_source(Kind::Internal, "volume marker", e))?;
+        self.put(&Object::Marker, bytes.into()).await
     }
 
     fn compare(&self, ours: &Marker, found: &Marker) -> Result<()> {

@@ -76,7 +76,8 @@ async fn a_folder_keeps_the_contract() {
 #[tokio::test]
 async fn a_prefix_belongs_to_one_volume() {
     let dir = tempfile::tempdir().expect("a directory");
-    let marker = |uuid: &str| Marker { uuid: uuid.into(), name: "vol".into(), chunk_size: 4 << 20 };
+    let marker =
+        |uuid: &str| Marker { uuid: uuid.into(), name: "vol".into(), chunk_size: 4 << 20, loaded: None };
     let bucket = folder(dir.path(), "vol").await;
     assert_eq!(bucket.volume_marker().await.expect("none"), None);
     assert_eq!(bucket.claim(&marker("a")).await.expect("claim"), Claim::Made);
@@ -85,6 +86,12 @@ async fn a_prefix_belongs_to_one_volume() {
     assert_eq!(e.kind(), Kind::Exists);
     assert!(e.to_string().contains("another volume, vol (a)"), "{e}");
     // Another name beside it is another volume.
+    // Another copy of the volume's metadata takes it over, another volume does not.
+    let loaded = Some(crate::types::Timestamp(7));
+    bucket.hand_over(&Marker { loaded, ..marker("a") }).await.expect("handed over");
+    assert_eq!(bucket.volume_marker().await.expect("read").and_then(|m| m.loaded), loaded);
+    let e = bucket.hand_over(&Marker { loaded, ..marker("b") }).await.expect_err("another's");
+    assert_eq!(e.kind(), Kind::Exists);
     let beside = folder(dir.path(), "vol2").await;
     assert_eq!(beside.claim(&marker("b")).await.expect("claim"), Claim::Made);
     // Objects without a marker are nobody's to take.
