@@ -599,11 +599,11 @@ impl Drop for Listing {
     }
 }
 
-/// `HFMOUNT_TEST_ENTRIES` entries in one directory (20,000 if it says nothing), made by eight threads, listed while others
+/// `HFMOUNT_TEST_ENTRIES` entries in one directory (5,000 if it says nothing), made by eight threads, listed while others
 /// come and go, found again by place, and removed. The daemon's memory does not grow with them.
 fn a_large_directory(home: &Home, what: &str) {
     let entries: usize =
-        std::env::var("HFMOUNT_TEST_ENTRIES").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+        std::env::var("HFMOUNT_TEST_ENTRIES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
     const THREADS: usize = 8;
     let mount = home.mount("mnt", &["--offline"]);
     let dir = mount.path().join("large");

@@ -11,7 +11,7 @@ use hfmount::meta::url::{MetaUrl, open_engine};
 use hfmount::meta::{Meta, SessionInfo};
 use hfmount::source::bucket::{Bucket, BucketSource};
 use hfmount::types::{Ino, Timestamp};
-use hfmount::vfs::{Caller, Invalidation, Lookup, Private, Vfs, VfsOptions};
+use hfmount::vfs::{Caller, Lookup, Private, Vfs, VfsOptions};
 use tokio::task::JoinSet;
 
 use crate::Outcome;
@@ -133,7 +133,7 @@ async fn node(redis: &str) -> Result<Node, Box<dyn std::error::Error + Send + Sy
     let files = Files::new(meta.clone(), cache, bucket, chunks.clone(), chunk_size);
     let (orders, kernel) = Vfs::invalidation_queue();
     // What a kernel would be told costs it nothing here.
-    std::thread::spawn(move || kernel.iter().for_each(drop::<Invalidation>));
+    std::thread::spawn(move || while kernel.next().is_some() {});
     let private = Private::open(dir.path().join("private"))?;
     let opts = VfsOptions {
         uid: 0,

@@ -173,7 +173,7 @@ def fio(directory, options, log):
         place = os.path.join(directory, "fio-" + name.replace(" ", "-"))
         os.makedirs(place)
         sizes = [f"--size={options.fio_size}m", "--numjobs=2", f"--directory={place}"]
-        verify = ["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--group_reporting"]
+        verify = ["--verify_state_save=0", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--group_reporting"]
         status, output = run([program, "--name=verify", *how, *sizes, *verify], log)
         result.add(status == 0 and "verify: bad" not in output, f"fio {name}: exit {status}: {last_lines(output)}")
         run(["rm", "-rf", place], log)

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -26,7 +25,7 @@ use crate::source::hub::HubSource;
 use crate::source::storage::StorageUrl;
 use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
-use crate::vfs::{Invalidation, Private, Vfs, VfsOptions};
+use crate::vfs::{Orders, Private, Vfs, VfsOptions};
 
 /// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
 const UPLOADS: Duration = Duration::from_secs(5);
@@ -48,7 +47,7 @@ pub(super) struct Layers {
     /// What the user should know of the layers.
     pub(super) notices: Vec<String>,
     /// Taken when the file system is mounted.
-    pub(super) invalidations: Option<Receiver<Invalidation>>,
+    pub(super) invalidations: Option<Orders>,
 }
 
 impl Layers {

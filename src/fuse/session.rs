@@ -3,7 +3,6 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::mountpoint::MountPoint;
 use super::tasks::Tasks;
 use super::{fusermount, invalidate, mountpoint, mounts};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::vfs::{Invalidation, Vfs};
+use crate::vfs::{Orders, Vfs};
 
 /// With more, requests of one client change threads more often, and handlers never block: two are for two cores.
 const LOOPS: usize = 2;
@@ -47,7 +46,7 @@ pub struct Mounted {
 /// from a thread where that does no harm.
 pub fn mount(
     vfs: Arc<Vfs>,
-    invalidations: Receiver<Invalidation>,
+    invalidations: Orders,
     point: &MountPoint,
     settings: MountSettings,
     runtime: Handle,

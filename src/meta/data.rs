@@ -49,6 +49,8 @@ pub struct DataChange {
     pub clear_suid: bool,
     /// The entry of a journal that this change contains: said in the same transaction.
     pub mark: Option<JournalMark>,
+    /// The version that the file has afterwards, from [`Meta::next_version`], for who must know it though no answer comes.
+    pub version: Option<Version>,
 }
 
 /// The row of a chunk: its extents, or `None` if there is no row.
@@ -212,7 +214,7 @@ impl Meta {
         };
         row.size = change.size;
         row.uncounted = false;
-        row.version = self.next_version();
+        row.version = change.version.unwrap_or_else(|| self.next_version());
         row.ctime = Timestamp::now();
         row.mtime = change.mtime.unwrap_or(row.mtime);
         if change.clear_suid {

@@ -202,7 +202,9 @@ impl Meta {
         Blobs::of(Arc::clone(&self.0.identity))
     }
 
-    fn next_version(&self) -> Version {
+    /// A version that no inode ever had.
+    #[must_use]
+    pub(crate) fn next_version(&self) -> Version {
         let seq = self.0.last_version.fetch_add(1, Ordering::Relaxed) + 1;
         Version { session: self.session(), seq }
     }

@@ -13,7 +13,7 @@
 //! | `locks` | flock for the whole cluster |
 //! | `private` | what belongs to one user on one node |
 //! | `virtual_ino`, `present` | inodes of this mount only; how inodes are shown |
-//! | `push`, `attr_cache`, `long` | what is remembered, and when it is dropped |
+//! | `push`, `attr_cache`, `long`, `orders` | what is remembered, and when it is dropped |
 
 mod atime;
 mod attr_cache;
@@ -26,6 +26,7 @@ mod locks;
 mod long;
 mod lookup;
 mod open;
+mod orders;
 mod outage;
 mod present;
 mod private;
@@ -38,12 +39,11 @@ mod virtual_ino;
 mod xattr;
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 pub use dirs::OpenedDir;
+pub use orders::{Invalidations, Orders};
 pub use private::Private;
-pub use push::Invalidations;
 pub use types::*;
 
 use crate::chunk::{Chunks, Files};
@@ -122,9 +122,9 @@ impl Vfs {
         vfs
     }
 
-    /// The two ends of the queue of what the kernel must forget; the receiver is drained by a thread of its own.
+    /// The two ends of the queue of what the kernel must forget; the orders are carried out by threads of their own.
     #[must_use]
-    pub fn invalidation_queue() -> (Invalidations, Receiver<Invalidation>) {
+    pub fn invalidation_queue() -> (Invalidations, Orders) {
         Invalidations::channel()
     }
 

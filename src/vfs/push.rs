@@ -1,11 +1,8 @@
 //! What other mounts changed: events of the metadata become orders to the kernel to forget, and wake who waits for locks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::Vfs;
@@ -15,68 +12,12 @@ use crate::chunk::BlobEvent;
 use crate::chunk::file::FileCommitted;
 use crate::meta::Meta;
 use crate::meta::kv::{Change, Event};
-use crate::types::{BlobId, Ino};
+use crate::types::BlobId;
 
-/// How many orders may wait for the kernel. Beyond that they are dropped: names follow within `--entry-ttl`, every open
-/// asks the metadata in any case, and what was granted for longer is taken back as a whole.
-const QUEUE: usize = 16 * 1024;
 /// How often it is looked whether the push has fallen silent, while anything depends on it.
 const LOOK: Duration = Duration::from_millis(100);
 /// The longest silence that is taken for a pause, whatever `--entry-ttl` allows.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
-
-/// The way to the kernel's caches. Never blocks: the thread at the other end may wait for locks that a request holds.
-#[derive(Clone, Debug)]
-pub struct Invalidations {
-    queue: SyncSender<Invalidation>,
-    /// An order was dropped.
-    overflowed: Arc<AtomicBool>,
-}
-
-impl Invalidations {
-    /// The two ends of a bounded queue.
-    #[must_use]
-    pub fn channel() -> (Self, Receiver<Invalidation>) {
-        let (sender, receiver) = sync_channel(QUEUE);
-        (Invalidations { queue: sender, overflowed: Arc::default() }, receiver)
-    }
-
-    /// The name means something else, or nothing, or something for the first time.
-    pub fn entry(&self, parent: Ino, name: Bytes) {
-        self.send(Invalidation::Entry { parent, name });
-    }
-
-    /// The attributes changed.
-    pub fn attrs(&self, ino: Ino) {
-        self.send(Invalidation::Attrs { ino });
-    }
-
-    /// The data changed.
-    pub fn pages(&self, ino: Ino) {
-        self.send(Invalidation::Pages { ino });
-    }
-
-    fn send(&self, order: Invalidation) {
-        match self.queue.try_send(order) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(order)) => {
-                tracing::debug!("invalidation queue full, dropped {order:?}");
-                self.overflowed.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Gives an order that must not be dropped: waits while the queue is full.
-    async fn send_surely(&self, mut order: Invalidation) {
-        loop {
-            match self.queue.try_send(order) {
-                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
-                Err(TrySendError::Full(back)) => order = back,
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
 
 /// Follows the metadata's push channel until the file system is dropped.
 pub(super) async fn follow_changes(vfs: Weak<Vfs>, meta: Meta) {
@@ -112,7 +53,7 @@ pub(super) async fn watch_silence(vfs: Weak<Vfs>) {
         }
         {
             let Some(vfs) = vfs.upgrade() else { return };
-            let overflowed = vfs.invalidations.overflowed.swap(false, Ordering::Relaxed);
+            let overflowed = vfs.invalidations.overflowed();
             if overflowed || !vfs.push_arrives() {
                 tracing::debug!(overflowed, "the push is silent: names are granted for --entry-ttl only");
                 vfs.take_back().await;

@@ -2,13 +2,14 @@
 
 use std::ffi::CString;
 use std::fs::{self, File as Open, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -56,6 +57,8 @@ pub struct Program {
     pub manifest: Manifest,
     trouble: Arc<Trouble>,
     made: u32,
+    /// When it last moved a directory.
+    moved: Option<Instant>,
     /// What is acknowledged is safe on its mount, and elsewhere later.
     writeback: bool,
     /// Files whose bytes were compared with what they must be.
@@ -64,6 +67,8 @@ pub struct Program {
     pub done: u64,
 }
 
+/// After so long every mount has heard of a change.
+const PUSHED: Duration = Duration::from_secs(2);
 /// The most that a file grows to: several chunks.
 const LARGE: usize = 3 << 20;
 
@@ -79,7 +84,8 @@ impl Program {
         fs::create_dir(mounts[0].join(&name)).expect("nothing is broken yet");
         let rng = StdRng::seed_from_u64(seed + number as u64);
         let manifest = Manifest::default();
-        Program { name, mounts, rng, manifest, trouble, made: 0, writeback, checked: 0, done: 0 }
+        let (made, moved, checked, done) = (0, None, 0, 0);
+        Program { name, mounts, rng, manifest, trouble, made, moved, writeback, checked, done }
     }
 
     fn at(&self, mount: usize, path: &str) -> PathBuf {
@@ -107,12 +113,20 @@ impl Program {
                 self.done += 1;
                 Ok(())
             }
-            Err(e) if self.trouble.calm_since(then) => Err(Stop::Wrong(format!(
+            Err(e) if self.trouble.calm_since(then) && !self.may_be_stale(&e) => Err(Stop::Wrong(format!(
                 "{}: nothing is broken, and yet: {e} ({:?})",
                 self.name, self.manifest.pending
             ))),
             Err(_) => Err(Stop::Excused),
         }
+    }
+
+    /// A directory that another mount has just moved is where it was for the kernel of this one until the push arrives. Under its
+    /// new name it is found only while no other rename is under way here (`d_splice_alias` tries for a lock, once and once more):
+    /// else the answer is ESTALE.
+    fn may_be_stale(&self, error: &io::Error) -> bool {
+        let moved = self.moved.is_some_and(|when| when.elapsed() < PUSHED);
+        error.raw_os_error() == Some(libc::ESTALE) && self.mounts.len() > 1 && moved
     }
 
     fn fresh(&mut self) -> String {
@@ -343,25 +357,38 @@ impl Program {
         if to.starts_with(&format!("{from}/")) {
             return Ok(());
         }
+        self.moved = Some(Instant::now());
         self.move_to(mount, &from, &to)
     }
 
     /// What a program reads while it works.
     fn read(&mut self, mount: usize, then: u64) -> Result<(), Stop> {
         let Some((path, mount)) = self.pick(mount) else { return Ok(()) };
-        let read = fs::read(self.at(mount, &path));
+        let at = self.at(mount, &path);
+        let read = read_file(&at);
+        let read_ino = read.as_ref().map_or(0, |(ino, _)| *ino);
+        let read = read.map(|(_, bytes)| bytes);
         let calm = self.trouble.calm_since(then);
         let file = self.manifest.file(&path);
         match read {
             Ok(found) if *found == ***file.now() => Ok(()),
             // A daemon that is killed forgets what was not acknowledged.
             Ok(found) if !calm && file.may_be(&found) => Ok(()),
-            Ok(found) => Err(Stop::Wrong(format!(
-                "{} read {path} on mount {mount}: {}",
-                self.name,
-                file.describe(&found)
-            ))),
-            Err(e) if calm => {
+            Ok(found) => {
+                let (told, now) = (file.describe(&found), file.now().clone());
+                // Whether the name was an old one, or the data, and for how long.
+                std::thread::sleep(Duration::from_millis(1500));
+                let again = read_file(&at).map(|(ino, bytes)| (ino, bytes == *now));
+                let others: Vec<_> = (0..self.mounts.len())
+                    .map(|n| read_file(&self.at(n, &path)).map(|(ino, bytes)| (ino, bytes == *now)))
+                    .collect();
+                Err(Stop::Wrong(format!(
+                    "{} read {path} on mount {mount}, inode {read_ino}: {told}; 1.5 s later the inode and whether it is \
+                     right: {again:?}; on each mount: {others:?}",
+                    self.name
+                )))
+            }
+            Err(e) if calm && !self.may_be_stale(&e) => {
                 Err(Stop::Wrong(format!("{} cannot read {path} on mount {mount}: {e}", self.name)))
             }
             Err(_) => Err(Stop::Excused),
@@ -447,6 +474,15 @@ fn whole(done: usize, wanted: usize) -> io::Result<()> {
 fn close(file: Open) -> io::Result<()> {
     // SAFETY: the descriptor is this function's own.
     if unsafe { libc::close(file.into_raw_fd()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file and the number of its inode.
+fn read_file(path: &Path) -> io::Result<(u64, Vec<u8>)> {
+    let mut file = Open::open(path)?;
+    let ino = file.metadata()?.ino();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok((ino, bytes))
 }
 
 fn walk(base: &Path, below: &str, found: &mut Vec<String>) -> io::Result<()> {

@@ -81,8 +81,6 @@ pub struct World {
     broken: Vec<Disaster>,
     others: usize,
     writeback: bool,
-    knows_fsck: bool,
-    redis_died: bool,
     pub toll: Toll,
 }
 
@@ -113,21 +111,9 @@ impl World {
             home.set_env("HFMOUNT_LOG", &level);
         }
         home.run_ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        let knows_fsck = home.run(&["fsck", "--help"]).status.success();
         let (mounts_now, roots, broken, toll) = (Vec::new(), Vec::new(), Vec::new(), Toll::default());
-        let mut world = World {
-            mounts: mounts_now,
-            roots,
-            home,
-            redis,
-            s3,
-            broken,
-            others: 0,
-            writeback,
-            knows_fsck,
-            redis_died: false,
-            toll,
-        };
+        let mut world =
+            World { mounts: mounts_now, roots, home, redis, s3, broken, others: 0, writeback, toll };
         for n in 0..mounts {
             let mount = world.mount(&format!("mnt-{n}"));
             world.roots.push(mount.path().to_owned());
@@ -140,7 +126,8 @@ impl World {
         let cache = self.home.dir(&format!("cache-of-{name}"));
         let cache = cache.to_str().expect("UTF-8");
         // Names at once, push or not: a program goes on with another mount the moment that the first one answered.
-        let mut args = vec!["--offline", "--cache-dir", cache, "--entry-ttl", "0"];
+        let entry_ttl = std::env::var("HFMOUNT_CRASH_ENTRY_TTL").unwrap_or_else(|_| "0".into());
+        let mut args = vec!["--offline", "--cache-dir", cache, "--entry-ttl", &entry_ttl];
         args.extend(self.writeback.then_some("--writeback"));
         self.home.mount(name, &args)
     }
@@ -207,10 +194,7 @@ impl World {
             if let Some(redis) = &mut self.redis {
                 match disaster {
                     Disaster::FrozenRedis => redis.freeze(false),
-                    Disaster::Redis | Disaster::Everything => {
-                        redis.restart();
-                        self.redis_died = true;
-                    }
+                    Disaster::Redis | Disaster::Everything => redis.restart(),
                     _ => {}
                 }
             }
@@ -270,10 +254,6 @@ impl World {
 
     /// Nothing is wrong with the volume, as far as hfmount itself can tell.
     pub fn fsck(&mut self, deep: bool) -> Result<(), String> {
-        // After a restart of Redis inode numbers begin 16 million further on, and fsck looks at each of them.
-        if !self.knows_fsck || (self.redis.is_some() && self.redis_died) {
-            return Ok(());
-        }
         self.toll.fscks += 1;
         let fsck = self.home.run(if deep { &["fsck", "--deep"] } else { &["fsck"] });
         let (out, err) = (text(&fsck.stdout), text(&fsck.stderr));

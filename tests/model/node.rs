@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use hfmount::source::bucket::faulty::{Faults, around};
 use hfmount::source::bucket::{Bucket, BucketSource};
 use hfmount::source::hub::HubSource;
 use hfmount::types::{Ino, Timestamp};
-use hfmount::vfs::{Caller, Invalidation, Private, Vfs, VfsOptions};
+use hfmount::vfs::{Caller, Orders, Private, Vfs, VfsOptions};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -86,6 +85,15 @@ impl<'a> Cluster<'a> {
         match self.engine {
             Engine::Sqlite(_) => ATTR_TTL + Duration::from_millis(100),
             _ => Duration::ZERO,
+        }
+    }
+
+    /// How long the attributes of an open file may be those of before another node changed them: until the push arrives, which
+    /// a busy machine holds up, and for no longer than attributes are relied on.
+    pub fn lag(&self) -> Option<Duration> {
+        match self.engine {
+            Engine::Memory(_) => None,
+            Engine::Sqlite(_) | Engine::Redis(_) => Some(ATTR_TTL + Duration::from_millis(100)),
         }
     }
 
@@ -154,7 +162,7 @@ struct Parts {
     meta: Meta,
     kv: Arc<FaultyKv>,
     store: Arc<Faults>,
-    _invalidations: Receiver<Invalidation>,
+    _invalidations: Orders,
 }
 
 /// One node. Dropped, it is killed.

@@ -539,9 +539,10 @@ impl World {
                 {
                     return Ok(());
                 }
-                match self.inodes.get_mut(inode) {
-                    Some(Inode::Dir { mode: m, .. } | Inode::File { mode: m, .. }) => *m = *mode,
-                    _ => {}
+                if let Some(Inode::Dir { mode: m, .. } | Inode::File { mode: m, .. }) =
+                    self.inodes.get_mut(inode)
+                {
+                    *m = *mode;
                 }
                 done(got)
             }

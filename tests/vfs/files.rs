@@ -126,7 +126,7 @@ async fn pages_are_dropped_when_a_flush_merged_what_another_node_wrote() {
     b.vfs.write(other.fh, 4096, "bbbb".into()).await.expect("write");
     b.vfs.flush(other.fh).await.expect("flush");
     let dropped = |node: &crate::node::Node| {
-        node.invalidations.try_iter().any(|order| order == Invalidation::Pages { ino })
+        node.invalidations.take().into_iter().any(|order| order == Invalidation::Pages { ino })
     };
     assert!(!dropped(&a));
     a.vfs.flush(open.fh).await.expect("flush merges");

@@ -18,7 +18,7 @@ use hfmount::source::bucket::{Bucket, BucketSource};
 use hfmount::source::hub::HubSource;
 use hfmount::types::{FileType, Ino, Timestamp};
 use hfmount::vfs::lazy::{Lazy, LazyOptions};
-use hfmount::vfs::{Caller, Entry, Invalidation, Lookup, Private, Vfs, VfsOptions};
+use hfmount::vfs::{Caller, Entry, Lookup, Private, Vfs, VfsOptions};
 use tempfile::TempDir;
 
 use crate::standin::{Options, StandIn};
@@ -40,7 +40,7 @@ pub struct Node {
     pub meta: Meta,
     pub chunks: Arc<Chunks>,
     pub files: Files,
-    pub invalidations: std::sync::mpsc::Receiver<Invalidation>,
+    pub invalidations: hfmount::vfs::Orders,
     _cache: TempDir,
 }
 

@@ -183,7 +183,7 @@ impl FileContent {
             state.flushed = state.changes;
             let fresh = state.chunks.values().filter(|c| !c.stale);
             let pending = fresh.flat_map(|c| c.pending.iter().map(|e| e.object));
-            let mut objects: Vec<_> = pending.filter(|o| !state.uncertain.contains(o)).collect();
+            let mut objects: Vec<_> = pending.filter(|o| !state.offered.contains(o)).collect();
             state.chunks.clear();
             objects.append(&mut state.discarded);
             objects.sort_unstable();

@@ -207,7 +207,7 @@ impl FileContent {
                 return Ok(Some(Step::Some));
             }
             let plan = state.plan(ROWS_PER_COMMIT, size);
-            state.begin_commit();
+            state.begin_commit(&plan);
             let mark = if plan.kind == Step::Last { state.mark(upto) } else { None };
             (plan, state.attr.version, mark)
         };
@@ -243,7 +243,7 @@ impl FileContent {
                 return Ok(Some(Step::Some));
             }
             let plan = state.plan_inline();
-            state.begin_commit();
+            state.begin_commit(&plan);
             (plan, state.attr.version, state.changes, state.mark(state.changes))
         };
         drop(landing);
@@ -264,10 +264,12 @@ impl FileContent {
     async fn commit(
         self: &Arc<Self>,
         base: crate::types::Version,
-        change: DataChange,
+        mut change: DataChange,
         plan: Plan,
         upto: u64,
     ) -> Result<Option<Step>> {
+        let version = self.shared.meta.next_version();
+        change.version = Some(version);
         let committed = self.shared.meta.commit_data(self.ino, base, change).await;
         let mut state = self.state();
         match committed {
@@ -285,7 +287,7 @@ impl FileContent {
                 Ok(None)
             }
             Err(e) => {
-                state.commit_unknown(&plan, e.kind().is_transient());
+                state.commit_unknown(&plan, version, e.kind().is_transient());
                 Err(e)
             }
         }

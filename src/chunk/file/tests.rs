@@ -11,6 +11,7 @@ mod power;
 mod room;
 mod space;
 mod stall;
+mod state;
 mod transfer;
 mod world;
 mod writeback;

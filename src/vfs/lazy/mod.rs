@@ -19,7 +19,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use lru::LruCache;
 
-use super::push::Invalidations;
+use super::orders::Invalidations;
 use crate::chunk::Files;
 use crate::error::{Error, Kind, Result};
 use crate::hub::HubClient;

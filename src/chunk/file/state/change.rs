@@ -137,9 +137,8 @@ impl State {
 
     /// Notes the objects that only `before` uses, if nobody else can know them.
     pub(super) fn discard(&mut self, before: &[Extent], after: &[Extent]) {
-        let gone = extents::dropped(before, after).into_iter().filter(|o| !self.uncertain.contains(o));
-        let to = if self.committing.is_some() { &mut self.replaced } else { &mut self.discarded };
-        to.extend(gone);
+        let gone = extents::dropped(before, after).into_iter().filter(|o| !self.offered.contains(o));
+        self.discarded.extend(gone);
     }
 
     /// Takes the new bytes of a chunk for upload.

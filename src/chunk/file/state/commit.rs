@@ -1,6 +1,6 @@
 //! From what was uploaded to what is committed, and over what others committed meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::local::own_bytes;
 use super::{Base, Chunk, Local, State};
@@ -8,7 +8,10 @@ use crate::chunk::cache::Tag;
 use crate::chunk::extents;
 use crate::chunk::ranges::{Ranges, Spans};
 use crate::meta::{Attr, Under};
-use crate::types::{Extent, ObjectId, Timestamp};
+use crate::types::{Extent, ObjectId, Timestamp, Version};
+
+/// Commits of which nobody knows what became of them that are told from others' afterwards.
+const TRIED: usize = 64;
 
 /// What changed since the last commit, apart from bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,15 @@ pub(in crate::chunk::file) struct Plan {
     pub holes_below: u64,
     /// The holes that are still to be committed afterwards.
     pub left: Spans,
+}
+
+impl Plan {
+    /// The objects that its rows are to name and that were not committed before.
+    fn named(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        // What goes into the file's row goes without rows of chunks.
+        let sent = self.sent.iter().filter(|_| !self.chunks.is_empty());
+        sent.flat_map(|(_, list)| list).map(|e| e.object)
+    }
 }
 
 /// How far a commit goes.
@@ -119,9 +131,10 @@ impl State {
         Plan { size: self.size, chunks: Vec::new(), sent, kind: Step::Last, under, holes_below: 0, left }
     }
 
-    /// A commit begins: changes from now on are another delta.
-    pub fn begin_commit(&mut self) {
+    /// A commit begins: changes from now on are another delta. What it names is deleted from here no more.
+    pub fn begin_commit(&mut self, plan: &Plan) {
         self.committing = Some(std::mem::take(&mut self.delta));
+        self.offered.extend(plan.named());
     }
 
     /// The commit did not happen (or nobody knows): its delta is still to be committed.
@@ -136,24 +149,20 @@ impl State {
         new.mtime = new.mtime.or(old.mtime);
     }
 
-    /// The commit failed; it `may` have been applied all the same.
-    pub fn commit_unknown(&mut self, plan: &Plan, may: bool) {
+    /// The commit that was to make the version `tried` failed; it `may` have been applied all the same.
+    pub fn commit_unknown(&mut self, plan: &Plan, tried: Version, may: bool) {
         self.end_commit_failed();
         if may {
-            self.uncertain.extend(plan.sent.iter().flat_map(|(_, list)| list).map(|e| e.object));
+            self.uncertain.extend(plan.named());
+            self.tried.push_back(tried);
+            if self.tried.len() > TRIED {
+                self.tried.pop_front();
+            }
         }
-        self.discard_replaced();
-    }
-
-    /// Nothing that is on its way names what was replaced meanwhile.
-    fn discard_replaced(&mut self) {
-        let replaced = std::mem::take(&mut self.replaced);
-        self.discarded.extend(replaced.into_iter().filter(|o| !self.uncertain.contains(o)));
     }
 
     /// The commit was applied: what it said is the base now. After the last step `upto` changes are committed.
     pub fn end_commit_applied(&mut self, attr: Attr, plan: &Plan, upto: u64) {
-        let uncertain = std::mem::take(&mut self.uncertain);
         if plan.kind == Step::Last {
             self.committing = None;
             self.flushed = self.flushed.max(upto);
@@ -170,9 +179,6 @@ impl State {
             }
         }
         self.adopt(attr);
-        let sent: Vec<ObjectId> = plan.sent.iter().flat_map(|(_, list)| list).map(|e| e.object).collect();
-        let unsent = |o: &ObjectId| !sent.contains(o) && !uncertain.contains(o);
-        self.discarded.extend(std::mem::take(&mut self.replaced).into_iter().filter(unsent));
         for (idx, list) in &plan.chunks {
             if let Some(chunk) = self.chunks.get_mut(idx) {
                 chunk.rows = Some(extents::canonical(list));
@@ -190,10 +196,16 @@ impl State {
                 }
                 if self.base != Base::Rows {
                     let unneeded = extents::dropped(sent, &chunk.pending);
-                    self.discarded.extend(unneeded.into_iter().filter(|o| !uncertain.contains(o)));
+                    self.discarded.extend(unneeded.into_iter().filter(|o| !self.offered.contains(o)));
                 }
             }
         }
+        // What is pending still may be in rows all the same, if an earlier commit was applied unheard.
+        let pending = self.chunks.values().flat_map(|c| &c.pending).map(|e| e.object);
+        let pending: HashSet<ObjectId> = pending.collect();
+        self.offered.retain(|object| pending.contains(object));
+        self.uncertain.retain(|object| pending.contains(object));
+        self.tried.clear();
         if self.base != Base::Rows {
             for chunk in self.chunks.values_mut() {
                 chunk.rows = None;
@@ -210,18 +222,17 @@ impl State {
         self.forget_some();
     }
 
-    /// Somebody else committed. What is new here lies over what they wrote. `ours`: it was this session, whose commit was
-    /// applied although its reply was lost.
+    /// Somebody else committed, or this session, of which nobody heard or by another way: `ours`. What is new here lies over
+    /// what they wrote.
     pub fn rebase(&mut self, attr: Attr, ours: bool) {
         self.end_commit_failed();
         if !ours {
             self.merges += 1;
         }
-        if !self.uncertain.is_empty() && !ours {
+        // If the last change is a commit of ours whose reply was lost, what it named nobody has replaced.
+        if !self.uncertain.is_empty() && !self.tried.contains(&attr.version) {
             self.upload_again();
         }
-        // The commit that was to name them was not applied.
-        self.discard_replaced();
         self.drop_copies();
         let tags: HashMap<u64, Tag> = self
             .chunks
@@ -254,7 +265,7 @@ impl State {
                 let unneeded = std::mem::take(&mut chunk.pending);
                 if !std::mem::take(&mut chunk.stale) {
                     let unneeded = extents::dropped(&unneeded, &[]).into_iter();
-                    self.discarded.extend(unneeded.filter(|o| !self.uncertain.contains(o)));
+                    self.discarded.extend(unneeded.filter(|o| !self.offered.contains(o)));
                 }
             }
             chunk.local_tag = if rows && *idx < end { tags.get(idx).copied() } else { None };
@@ -281,7 +292,7 @@ impl State {
             chunk.pending = before.iter().flat_map(own).collect();
             if !chunk.stale {
                 let gone = extents::dropped(&before, &chunk.pending).into_iter();
-                self.discarded.extend(gone.filter(|o| !self.uncertain.contains(o)));
+                self.discarded.extend(gone.filter(|o| !self.offered.contains(o)));
             }
             for range in copied.iter() {
                 chunk.dirty.remove(range.clone());
@@ -294,9 +305,11 @@ impl State {
     /// deletion: they must not be named again.
     fn upload_again(&mut self) {
         for chunk in self.chunks.values_mut() {
-            chunk.stale = chunk.pending.iter().any(|e| self.uncertain.contains(&e.object));
+            // One that is to be written anew already stays so.
+            chunk.stale |= chunk.pending.iter().any(|e| self.uncertain.contains(&e.object));
         }
         self.uncertain.clear();
+        self.tried.clear();
     }
 
     /// One past the last byte that is not committed.

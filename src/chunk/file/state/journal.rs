@@ -198,6 +198,9 @@ impl State {
             // The objects may have been committed and replaced since: they must not be named again.
             chunk.stale = saved.stale || (!same && !saved.pending.is_empty());
         }
+        // The run that wrote it may have committed some of them, or have had a commit on its way when it ended.
+        state.offered.extend(entry.objects());
+        state.uncertain.extend(entry.objects());
         if !same {
             state.drop_copies();
         }

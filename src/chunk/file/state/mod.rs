@@ -151,12 +151,17 @@ pub(super) struct State {
     pub changes: u64,
     pub flushed: u64,
     pub chunks: HashMap<u64, Chunk>,
-    /// Objects that no commit ever named and nothing refers to any more.
+    /// Objects that no commit was ever asked to name and nothing refers to any more: those, and no others, are deleted from
+    /// here.
     pub discarded: Vec<ObjectId>,
-    /// Objects that nothing refers to any more but perhaps the commit that is on its way.
-    replaced: Vec<ObjectId>,
-    /// The objects of a commit that may or may not have been applied: they may be referred to.
+    /// Of the pending objects those that a commit was asked to name, whatever became of it. Rows may refer to them, so they go
+    /// by the transaction that stops naming them; `gc` finds those that none ever named.
+    pub offered: HashSet<ObjectId>,
+    /// Of those the ones whose commit may have been applied without this process knowing it: others may have replaced them,
+    /// and then they wait for their deletion.
     pub uncertain: HashSet<ObjectId>,
+    /// The versions that those commits would have made.
+    tried: VecDeque<Version>,
     /// Versions that the file had before this one. Attributes with one of them were read too early.
     past: VecDeque<Version>,
     /// How often what another mount committed came in.
@@ -203,8 +208,9 @@ impl State {
             flushed: 0,
             chunks: HashMap::new(),
             discarded: Vec::new(),
-            replaced: Vec::new(),
+            offered: HashSet::new(),
             uncertain: HashSet::new(),
+            tried: VecDeque::new(),
             past: VecDeque::new(),
             merges: 0,
             kept: Kept::default(),

@@ -32,6 +32,12 @@ async fn registered(world: &World) -> (Node, Ino) {
     (node, ino)
 }
 
+/// Puts the session on the list of those with a journal, for when no commit succeeds any more.
+async fn on_the_list(node: &Node) {
+    node.meta.register_journal(node.meta.session(), "here").await.expect("on the list");
+    node.files.0.registered.lock().await.insert(node.meta.session());
+}
+
 async fn objects(world: &World, wanted: usize) {
     for _ in 0..500 {
         if world.object_count().await >= wanted {
@@ -73,6 +79,48 @@ async fn objects_that_an_entry_names_stay_until_it_is_replaced() {
     a.drained().await;
     same(&b.contents(ino).await, &pattern(3, 3 * C + 10), "others");
     same(&b.contents(first).await, &pattern(77, 2 * C), "the other file");
+}
+
+/// An entry that names objects which are committed already, because the answer was lost: who goes on with it deletes none of
+/// them while the rows of the file are what others read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_objects_that_rows_name_are_not_deleted_by_who_resumes() {
+    let world = World::new();
+    let (a, b) = (world.node_with(writeback()).await, world.node().await);
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    file.write(0, pattern(1, 3 * C)).await.expect("write");
+    world.kv.lose_replies(1);
+    file.flush_now().await.expect_err("the reply is lost");
+    let committed = a.meta.getattr(ino).await.expect("attr");
+    assert_eq!(committed.size, 3 * C as u64, "it was applied");
+    // The next try hears of it, and gets no further.
+    world.kv.fail_commits(u32::MAX);
+    file.flush_now().await.expect_err("no metadata");
+    assert_eq!(file.version(), committed.version);
+    world.kv.fail_commits(0);
+    on_the_list(&a).await;
+    world.kv.fail_commits(u32::MAX);
+    file.save_here().await.expect("an entry");
+    drop(file);
+    let (a, resumed) = world.crash(a, || world.kv.fail_commits(0)).await;
+    assert_eq!(resumed, 1);
+    on_the_list(&a).await;
+    world.kv.fail_commits(u32::MAX);
+    let there = world.object_count().await;
+    let file = a.open(ino).await;
+    for seed in 2..4 {
+        file.write(0, pattern(seed, 3 * C)).await.expect("write");
+        objects(&world, there + 3).await;
+        // Into the journal, in the place of what was there.
+        file.save_here().await.expect("an entry");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    same(&b.contents(ino).await, &pattern(1, 3 * C), "what is committed");
+    world.kv.fail_commits(0);
+    a.drained().await;
+    file.flush().await.expect("flush");
+    same(&world.node().await.contents(ino).await, &pattern(3, 3 * C), "others");
 }
 
 /// What is uploaded may be evicted, but for the bytes that an entry still points at.
