@@ -3,6 +3,7 @@
 //! A survey has no session. It finds inodes by their numbers rather than by their names, so that no rename hides one from
 //! it: an inode never changes its own. Which numbers there are the engine tells.
 
+mod bin;
 mod repair;
 
 use std::fmt;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::attr::{Attr, usage_of};
-use super::bin::Binned;
 use super::blobs::VERIFIED;
 use super::groups::row_ranges;
 use super::journals::list_journals;
@@ -22,6 +22,8 @@ use super::schema::{
 use super::session::{SessionInfo, list_sessions};
 use crate::error::{Kind, Result};
 use crate::types::{BlobId, Extent, FileType, Ino, ObjectId, Origin, SessionId, Timestamp};
+
+pub use self::bin::BinnedRow;
 
 /// How many entries of a map are read at once.
 const PAGE: usize = 1000;
@@ -82,24 +84,6 @@ pub struct Orphan {
     pub reaping: bool,
     /// Until when it is held, unless somebody says so again.
     pub held_until: Timestamp,
-}
-
-/// A row of the bin.
-#[derive(Debug)]
-pub struct BinnedRow {
-    /// Its place in the list.
-    pub id: u64,
-    pub ino: Ino,
-    /// As it lies there.
-    pub raw: Bytes,
-    pub item: Result<Binned>,
-}
-
-impl BinnedRow {
-    fn read(entry: Entry) -> Result<Self> {
-        let (id, ino, raw) = (entry.id, schema::field_ino(&entry.field)?, entry.value.clone());
-        Ok(BinnedRow { id, ino, raw, item: Binned::read(entry) })
-    }
 }
 
 /// What is known of a blob.
@@ -294,28 +278,6 @@ impl Survey {
         })
         .await?;
         Ok(inos)
-    }
-
-    /// A page of what was removed and may come back, after the place `after`; an empty one is the end.
-    pub async fn bin_page(&self, after: u64) -> Result<Vec<BinnedRow>> {
-        self.kv.scan(BIN, after, PAGE).await?.into_iter().map(BinnedRow::read).collect()
-    }
-
-    /// What the bin has of an inode, and the inode, of one moment.
-    pub async fn bin_and_inode(&self, ino: Ino) -> Result<(Option<BinnedRow>, Option<Surveyed>)> {
-        let key = schema::bin_key(ino);
-        let mut values = self.kv.get(&[key.clone(), schema::attr_key(ino)]).await?;
-        let (inode, value) = (values.pop().flatten(), values.pop().flatten());
-        let read = |value| BinnedRow::read(Entry { id: 0, field: key.field, value });
-        let surveyed = |raw: Bytes| Surveyed {
-            ino,
-            row: schema::decode_row(ino, &raw),
-            raw,
-            subdirs: Ok(0),
-            subdirs_raw: None,
-            lockers: Ok(Vec::new()),
-        };
-        Ok((value.map(read).transpose()?, inode.map(surveyed)))
     }
 
     /// Who uses the volume now.

@@ -118,7 +118,10 @@ pub async fn settings_are_compared_and_set(world: &World) {
 
 /// A volume of 0.1.0, or a dump of one, serves and is of this layout from then on.
 pub async fn older_layouts_are_raised(world: &World) {
-    let kv: Arc<dyn Kv> = world.kv().await;
+    let kv: Arc<dyn Kv> = match world {
+        World::Memory(kv) => kv.clone(),
+        _ => world.kv().await,
+    };
     let settings = serde_json::json!({ "name": "team", "uuid": "00ff" });
     assert!(write_settings(&*kv, None, &settings).await.expect("settings"));
     let meta = world.mount().await;
