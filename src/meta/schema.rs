@@ -30,12 +30,14 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::kv::{Key, inode_map};
 use super::session::SessionInfo;
 use crate::error::{Error, Kind, Result};
-use crate::types::{
-    BlobId, Commit, Extent, FileType, Ino, ObjectId, Origin, RepoId, SessionId, Timestamp, Version,
-};
+use crate::types::{BlobId, Commit, Extent, FileType, Ino, Origin, RepoId, SessionId, Timestamp, Version};
+
+pub use keys::JOURNALS;
+pub(super) use keys::*;
+
+mod keys;
 
 /// The layout that this binary writes.
 ///
@@ -307,191 +309,6 @@ pub(super) fn encode<T: Serialize>(row: &T) -> Result<Bytes> {
 /// Decodes a row; `what` names it for the error.
 pub(super) fn decode<T: DeserializeOwned>(value: &[u8], what: impl FnOnce() -> String) -> Result<T> {
     rmp_serde::from_slice(value).map_err(|e| Error::with_source(Kind::Corrupt, what(), e))
-}
-
-/// The field of an inode's row in its map.
-pub(super) const ATTR: &[u8] = b"a";
-/// Of a directory: when its list of names last changed.
-pub(super) const CHANGED: &[u8] = b"m";
-/// Of a directory: how many directories are in it.
-pub(super) const SUBDIRS: &[u8] = b"n";
-/// When it was last read, if that was recorded apart from the row.
-pub(super) const ACCESSED: &[u8] = b"t";
-/// The fields that make an [`Attr`](super::Attr).
-pub(super) const ATTR_FIELDS: [Bytes; 4] = [
-    Bytes::from_static(ATTR),
-    Bytes::from_static(CHANGED),
-    Bytes::from_static(SUBDIRS),
-    Bytes::from_static(ACCESSED),
-];
-
-pub(super) const ORPHANS: &str = "orphans/";
-pub(super) const TRASH: &str = "trash/";
-pub(super) const BIN: &str = "bin/";
-pub(super) const STAGING: &str = "staging/";
-pub(super) const TOMBSTONES: &str = "tombstones/";
-pub(super) const DEAD: &str = "dead/";
-/// The ordered map of sessions with journals: field [`session_field`](super::kv::session_field), value a `JournalRow`.
-pub const JOURNALS: &str = "journals/";
-/// The ordered map of lost sessions whose uploads are garbage: field [`session_field`](super::kv::session_field).
-pub(super) const COLLECTED: &str = "collected/";
-const VOLUME: &str = "v";
-
-pub(super) fn attr_key(ino: Ino) -> Key {
-    Key::new(inode_map(ino.0), ATTR)
-}
-
-pub(super) fn changed_key(dir: Ino) -> Key {
-    Key::new(inode_map(dir.0), CHANGED)
-}
-
-pub(super) fn subdirs_key(dir: Ino) -> Key {
-    Key::new(inode_map(dir.0), SUBDIRS)
-}
-
-pub(super) fn accessed_key(ino: Ino) -> Key {
-    Key::new(inode_map(ino.0), ACCESSED)
-}
-
-pub(super) fn xattrs_key(ino: Ino) -> Key {
-    Key::new(inode_map(ino.0), &b"x"[..])
-}
-
-/// The keys of [`ATTR_FIELDS`].
-pub(super) fn attr_keys(ino: Ino) -> [Key; 4] {
-    [attr_key(ino), changed_key(ino), subdirs_key(ino), accessed_key(ino)]
-}
-
-pub(super) fn chunk_key(ino: Ino, index: u64) -> Key {
-    Key::new(inode_map(ino.0), format!("c{index}"))
-}
-
-pub(super) fn dir_map(dir: Ino) -> String {
-    format!("d{dir}/")
-}
-
-pub(super) fn entry_key(dir: Ino, name: &[u8]) -> Key {
-    Key::new(dir_map(dir), Bytes::copy_from_slice(name))
-}
-
-pub(super) fn blob_map(blob: BlobId) -> String {
-    format!("b{blob}")
-}
-
-pub(super) fn flock_key(ino: Ino) -> Key {
-    Key::new(format!("l{ino}"), &b"flock"[..])
-}
-
-pub(super) fn ticket_key(ino: Ino) -> Key {
-    Key::new(format!("l{ino}"), &b"next"[..])
-}
-
-pub(super) fn held_map(session: SessionId) -> String {
-    format!("held{session}/")
-}
-
-pub(super) fn journal_map(session: SessionId) -> String {
-    format!("j{session}")
-}
-
-pub(super) fn journal_key(session: SessionId, ino: Ino) -> Key {
-    Key::new(journal_map(session), ino_field(ino))
-}
-
-pub(super) fn ino_field(ino: Ino) -> Bytes {
-    Bytes::copy_from_slice(&ino.0.to_be_bytes())
-}
-
-pub(super) fn field_ino(field: &[u8]) -> Result<Ino> {
-    <[u8; 8]>::try_from(field)
-        .map(|b| Ino(u64::from_be_bytes(b)))
-        .map_err(|e| Error::with_source(Kind::Corrupt, format!("inode number {field:?}"), e))
-}
-
-pub(super) fn orphan_key(ino: Ino) -> Key {
-    Key::new(ORPHANS, ino_field(ino))
-}
-
-pub(super) fn bin_key(ino: Ino) -> Key {
-    Key::new(BIN, ino_field(ino))
-}
-
-pub(super) fn groups_map(ino: Ino) -> String {
-    format!("g{ino}/")
-}
-
-pub(super) fn group_key(ino: Ino, group: u64) -> Key {
-    Key::new(groups_map(ino), Bytes::copy_from_slice(&group.to_be_bytes()))
-}
-
-pub(super) fn trash_key(object: ObjectId) -> Key {
-    Key::new(TRASH, object_field(object))
-}
-
-pub(super) fn shared_key(object: ObjectId) -> Key {
-    Key::new("shared/", object_field(object))
-}
-
-fn object_field(object: ObjectId) -> Bytes {
-    let mut field = [0; 16];
-    field[..8].copy_from_slice(&object.session.0.to_be_bytes());
-    field[8..].copy_from_slice(&object.seq.to_be_bytes());
-    Bytes::copy_from_slice(&field)
-}
-
-pub(super) fn trash_object(field: &[u8]) -> Result<ObjectId> {
-    let bad = || Error::new(Kind::Corrupt, format!("object {field:?} in the trash"));
-    let number = |b: &[u8]| b.try_into().map(u64::from_be_bytes).map_err(|_| bad());
-    match field.split_at_checked(8) {
-        Some((session, seq)) => Ok(ObjectId { session: SessionId(number(session)?), seq: number(seq)? }),
-        None => Err(bad()),
-    }
-}
-
-pub(super) fn collected_key(session: SessionId) -> Key {
-    Key::new(COLLECTED, super::kv::session_field(session))
-}
-
-pub(super) fn tombstone_key(name: &[u8]) -> Key {
-    Key::new(TOMBSTONES, Bytes::copy_from_slice(name))
-}
-
-pub(super) fn last_ino_key() -> Key {
-    Key::new("ids", &b"ino"[..])
-}
-
-pub(super) fn run_key() -> Key {
-    Key::new("ids", &b"run"[..])
-}
-
-pub(super) fn settings_key() -> Key {
-    Key::new(VOLUME, &b"settings"[..])
-}
-
-pub(super) fn schema_key() -> Key {
-    Key::new(VOLUME, &b"schema"[..])
-}
-
-/// A load of a dump is on, or broke off: this is no volume yet.
-pub(super) fn loading_key() -> Key {
-    Key::new(VOLUME, &b"loading"[..])
-}
-
-pub(super) fn bytes_key() -> Key {
-    Key::new(VOLUME, &b"bytes"[..])
-}
-
-pub(super) fn inodes_key() -> Key {
-    Key::new(VOLUME, &b"inodes"[..])
-}
-
-pub(super) fn job_key(job: &str) -> Key {
-    Key::new("jobs", Bytes::copy_from_slice(job.as_bytes()))
-}
-
-/// Changes with every move of a directory to another directory.
-pub(super) fn epoch_key() -> Key {
-    Key::new(VOLUME, &b"epoch"[..])
 }
 
 /// A time as a plain number in a value.

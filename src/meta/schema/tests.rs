@@ -1,4 +1,5 @@
 use super::*;
+use crate::types::ObjectId;
 use crate::types::RepoKind;
 
 fn row() -> InodeRow {
