@@ -9,6 +9,7 @@ mod siblings;
 mod signals;
 mod volume;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ pub fn run(
     ready: impl FnOnce(&[String]),
 ) -> Result<()> {
     logging::start(logs)?;
-    let point = Arc::new(MountPoint::prepare(&options.dir)?);
+    let ended = |path: &Path, device: &str| RunFile::tells_end(home, path, device);
+    let point = Arc::new(MountPoint::prepare(&options.dir, ended)?);
     if let Some(file) = &logs.file {
         places::check(point.path(), &[("log file", file)])?;
     }
@@ -90,7 +92,7 @@ async fn serve(
         }
     };
     let (volume, cache_dir) = layers.places();
-    let run_file = RunFile::write(home, mounted.path(), volume, &options.meta, cache_dir);
+    let run_file = RunFile::write(home, &mounted, volume, &options.meta, cache_dir);
     let mut run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
     let notices: Vec<String> = point.notice().into_iter().chain(layers.notices.iter().cloned()).collect();
     for notice in &notices {

@@ -6,6 +6,7 @@ mod mount;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mount::{Home, can_mount, heeding_interrupts, is_mounted, text, wait_for};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde_json::Value;
 
 fn sessions(home: &Home) -> Vec<Value> {
@@ -132,6 +134,39 @@ fn a_dead_mount_is_replaced() {
     );
     assert!(again.log().contains("detaching the dead mount"), "{}", again.log());
     drop(open);
+    assert_eq!(again.stop().code(), Some(0));
+}
+
+/// A killed daemon can leave `/dev/fuse` open, held by a thread that waits in the kernel for somebody who waits for the
+/// daemon. Here this test holds it.
+#[test]
+fn a_mount_that_hangs_since_its_daemon_was_killed_is_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::formatted(&[]);
+    let mut mount = home.mount("mnt", &["--offline"]);
+    fs::write(mount.path().join("file"), "closed").expect("write");
+    let pid = mount.pid();
+    let device = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the daemon's files")
+        .flatten()
+        .find(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == Path::new("/dev/fuse")))
+        .expect("its /dev/fuse");
+    let number = text(device.file_name().as_bytes()).parse().expect("a number");
+    let daemon = Pid::from_raw(i32::try_from(pid).expect("small")).expect("not zero");
+    let daemon = pidfd_open(daemon, PidfdFlags::empty()).expect("pidfd_open");
+    let held = pidfd_getfd(&daemon, number, PidfdGetfdFlags::empty()).expect("as root");
+    mount.crash();
+    let mut hangs =
+        Command::new("stat").arg(mount.path().join("other")).stderr(Stdio::null()).spawn().expect("stat");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(hangs.try_wait().expect("wait").is_none(), "nobody answers, and nobody says that nobody will");
+    let again = home.mount("mnt", &["--offline"]);
+    assert_eq!(fs::read_to_string(again.path().join("file")).expect("read"), "closed");
+    assert!(again.log().contains("the mount of a daemon that was killed"), "{}", again.log());
+    assert!(!hangs.wait().expect("wait").success(), "who hung in it is let go");
+    drop(held);
     assert_eq!(again.stop().code(), Some(0));
 }
 

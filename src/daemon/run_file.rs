@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Home;
+use crate::fuse::Mounted;
 use crate::meta::url::MetaUrl;
 
 /// Who serves a mount.
@@ -26,6 +27,9 @@ pub struct RunFile {
     pub meta: String,
     #[serde(default)]
     pub cache_dir: PathBuf,
+    /// The mount's number in the kernel's table, such as `0:52`.
+    #[serde(default)]
+    pub device: Option<String>,
     /// Why its cache's disk is not used any more.
     #[serde(default)]
     pub disk_error: Option<String>,
@@ -38,11 +42,12 @@ impl RunFile {
     /// Leaves the note of this process. Removed when the guard is dropped.
     pub(super) fn write(
         home: &Home,
-        mount_point: &Path,
+        mounted: &Mounted,
         volume: &str,
         meta: &MetaUrl,
         cache_dir: &Path,
     ) -> io::Result<RunGuard> {
+        let mount_point = mounted.path();
         let path = home.run_file(mount_point);
         let pid = std::process::id().cast_signed();
         let start = start_of(pid).ok_or_else(|| io::Error::other("no start time in /proc"))?;
@@ -56,6 +61,7 @@ impl RunFile {
             volume: volume.to_owned(),
             meta: meta.to_string(),
             cache_dir: cache_dir.to_owned(),
+            device: mounted.device().map(str::to_owned),
             disk_error: None,
             upload_error: None,
         };
@@ -76,6 +82,12 @@ impl RunFile {
     #[must_use]
     pub fn read(home: &Home, mount_point: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(home.run_file(mount_point)).ok()?).ok()
+    }
+
+    /// Whether the daemon that made the mount with this number on `mount_point` has ended. False if there is no note of it.
+    #[must_use]
+    pub(super) fn tells_end(home: &Home, mount_point: &Path, device: &str) -> bool {
+        Self::read(home, mount_point).is_some_and(|n| n.device.as_deref() == Some(device) && !n.is_running())
     }
 
     /// Whether the process still runs.
@@ -145,6 +157,7 @@ mod tests {
             volume: String::new(),
             meta: String::new(),
             cache_dir: PathBuf::new(),
+            device: None,
             disk_error: None,
             upload_error: None,
         };

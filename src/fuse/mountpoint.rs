@@ -34,7 +34,12 @@ pub struct MountPoint {
 impl MountPoint {
     /// Checks `dir` and detaches dead mounts from it. Errors ([`Kind::Config`]) say what is wrong with it: it is not there, is no
     /// directory, or a live hfmount is on it already. Blocks, some seconds at most.
-    pub fn prepare(dir: &Path) -> Result<Self> {
+    ///
+    /// `ended` tells of a mount point and a device (as in mountinfo) whether the daemon that served it is known to have
+    /// ended. A killed daemon can leave a mount that hangs: a thread of it that tells the kernel to forget a name waits
+    /// for the lock of a directory, where somebody waits for the dead; `/dev/fuse` stays open until then, so the
+    /// kernel does not notice. Only a forced unmount ends that.
+    pub fn prepare(dir: &Path, ended: impl Fn(&Path, &str) -> bool) -> Result<Self> {
         let mut path = absolute(dir)?;
         for _ in 0..LAYERS {
             // First of all, since any look at a mount that hangs would hang.
@@ -47,6 +52,14 @@ impl MountPoint {
                     }
                     Probe::Alive if mount.is_hfmount() => {
                         return Err(unfit(&path, "an hfmount is on it already: `hfmount umount` it first"));
+                    }
+                    Probe::Hangs if mount.is_hfmount() && ended(&path, &mount.device) => {
+                        tracing::warn!(
+                            "forcing off {} the mount of a daemon that was killed",
+                            path.display()
+                        );
+                        force(&path)?;
+                        continue;
                     }
                     Probe::Hangs => {
                         return Err(unfit(
@@ -223,10 +236,14 @@ fn helper_unmount(path: &Path, arguments: &[&str]) -> Result<bool> {
 mod tests {
     use super::*;
 
+    fn prepare(dir: &Path) -> Result<MountPoint> {
+        MountPoint::prepare(dir, |_, _| false)
+    }
+
     #[test]
     fn what_is_not_fit_is_said_by_name() {
         let tmp = tempfile::tempdir().expect("dir");
-        let missing = MountPoint::prepare(&tmp.path().join("none")).expect_err("missing");
+        let missing = prepare(&tmp.path().join("none")).expect_err("missing");
         assert_eq!(missing.kind(), Kind::Config);
         assert!(
             missing.to_string().contains("none: bad configuration: the directory does not exist"),
@@ -234,22 +251,22 @@ mod tests {
         );
         let file = tmp.path().join("file");
         fs::write(&file, "x").expect("write");
-        let plain = MountPoint::prepare(&file).expect_err("a file");
+        let plain = prepare(&file).expect_err("a file");
         assert!(plain.to_string().contains("it is not a directory"), "{plain}");
     }
 
     #[test]
     fn the_notice_names_what_is_hidden() {
         let tmp = tempfile::tempdir().expect("dir");
-        assert_eq!(MountPoint::prepare(tmp.path()).expect("fit").notice(), None);
+        assert_eq!(prepare(tmp.path()).expect("fit").notice(), None);
         fs::create_dir(tmp.path().join("hub")).expect("mkdir");
         fs::write(tmp.path().join("token"), "").expect("write");
-        let notice = MountPoint::prepare(tmp.path()).expect("fit").notice().expect("not empty");
+        let notice = prepare(tmp.path()).expect("fit").notice().expect("not empty");
         assert!(notice.ends_with("hides hub, token"), "{notice}");
         for n in 0..9 {
             fs::write(tmp.path().join(format!("f{n}")), "").expect("write");
         }
-        let notice = MountPoint::prepare(tmp.path()).expect("fit").notice().expect("not empty");
+        let notice = prepare(tmp.path()).expect("fit").notice().expect("not empty");
         assert!(notice.ends_with("and more"), "{notice}");
     }
 
@@ -260,9 +277,9 @@ mod tests {
         fs::create_dir(&real).expect("mkdir");
         let link = tmp.path().join("link");
         std::os::unix::fs::symlink("dir", &link).expect("symlink");
-        assert_eq!(MountPoint::prepare(&link).expect("fit").path(), real);
+        assert_eq!(prepare(&link).expect("fit").path(), real);
         std::os::unix::fs::symlink("loop", tmp.path().join("loop")).expect("symlink");
-        assert!(MountPoint::prepare(&tmp.path().join("loop")).is_err());
+        assert!(prepare(&tmp.path().join("loop")).is_err());
     }
 
     #[test]

@@ -107,6 +107,12 @@ fn log_end(result: io::Result<()>) {
 }
 
 impl Mounted {
+    /// Its number in the kernel's table of mounts, such as `0:52`.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
     /// Where, absolute and without links.
     #[must_use]
     pub fn path(&self) -> &Path {
