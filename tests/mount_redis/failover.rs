@@ -135,7 +135,12 @@ fn the_mounts_go_on_with_the_replica() {
 
     // The old primary comes back as a replica of the new one, and the mounts stay where they are.
     primary.restart();
-    wait_for("it is made a replica", || primary.ask(&["INFO", "replication"]).contains("role:slave"));
+    // Sentinels take their time for that: they look for a stable state first.
+    let end = Instant::now() + Duration::from_secs(90);
+    while !primary.ask(&["INFO", "replication"]).contains("role:slave") {
+        assert!(Instant::now() < end, "it is not made a replica");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     again("create", || fs::write(one.path().join("renamed/last"), "last"));
     assert_eq!(fs::read_to_string(two.path().join("renamed/last")).expect("read"), "last");
     drop((open, written));
