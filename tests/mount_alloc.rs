@@ -1,6 +1,8 @@
 //! fallocate, lseek for data and holes, copy_file_range, files that reach far and set-id bits on a real mount, side by side
 //! with a plain directory.
 
+#[path = "support/both.rs"]
+mod both;
 #[path = "support/mount.rs"]
 mod mount;
 
@@ -10,41 +12,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use mount::{Home, Mount, can_mount};
+use both::Both;
+use mount::can_mount;
 use rustix::fs::{FallocateFlags as How, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
 
 const M: u64 = 1 << 20;
-
-struct Both {
-    home: Home,
-    mount: Mount,
-}
-
-impl Both {
-    fn new(format: &[&str]) -> Self {
-        let home = Home::formatted(&[&["--chunk-size", "1MiB"], format].concat());
-        let mount = home.mount("mnt", &["--offline"]);
-        home.dir("plain");
-        fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
-        Both { home, mount }
-    }
-
-    /// On the mount and on the plain directory; what it came to, which is the same.
-    #[track_caller]
-    fn same<T: PartialEq + std::fmt::Debug>(&self, what: &str, act: impl Fn(&Path) -> T) -> T {
-        let plain = act(&self.home.path().join("plain"));
-        let ours = act(self.mount.path());
-        assert_eq!(ours, plain, "{what}: ours, and a plain directory's");
-        ours
-    }
-
-    /// The same, for who needs no more than that.
-    #[track_caller]
-    fn check<T: PartialEq + std::fmt::Debug>(&self, what: &str, act: impl Fn(&Path) -> T) {
-        drop(self.same(what, act));
-    }
-}
 
 fn file(dir: &Path, name: &str) -> File {
     let mut options = OpenOptions::new();
@@ -77,7 +50,7 @@ fn allocation_and_holes() {
     if !can_mount() {
         return;
     }
-    let both = Both::new(&[]);
+    let both = Both::new(&["--chunk-size", "1MiB"]);
     let keep = How::KEEP_SIZE;
     let data = bytes(3 * M, 1);
     both.check("write", |dir| file(dir, "f").write_all_at(&data, 0).is_ok());
@@ -134,7 +107,7 @@ fn allocation_heeds_the_capacity() {
     if !can_mount() {
         return;
     }
-    let both = Both::new(&["--capacity", "4MiB"]);
+    let both = Both::new(&["--chunk-size", "1MiB", "--capacity", "4MiB"]);
     let file = file(both.mount.path(), "f");
     assert_eq!(fallocate(&file, How::empty(), 0, 5 * M), Err(Errno::NOSPC));
     assert_eq!(file.metadata().expect("stat").size(), 0);
@@ -171,7 +144,7 @@ fn copies_share_chunks() {
     if !can_mount() {
         return;
     }
-    let both = Both::new(&["--trash-days", "0"]);
+    let both = Both::new(&["--chunk-size", "1MiB", "--trash-days", "0"]);
     let data = bytes(8 * M + 777, 5);
     both.check("write", |dir| fs::write(dir.join("f"), &data).is_ok());
     let storage = both.home.path().join("hfmount/storage");
@@ -231,7 +204,7 @@ fn files_reach_far() {
         return;
     }
     const END: u64 = 1 << 57;
-    let both = Both::new(&[]);
+    let both = Both::new(&["--chunk-size", "1MiB"]);
     let at = both.mount.path().join("far");
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&at).expect("create");
     file.set_len(END).expect("grow");
@@ -271,7 +244,7 @@ fn set_id_bits_go_with_a_change() {
     if !can_mount() || !rustix::process::geteuid().is_root() {
         return;
     }
-    let both = Both::new(&[]);
+    let both = Both::new(&["--chunk-size", "1MiB"]);
     for mode in [0o6777, 0o4755 | 0o022, 0o6767] {
         for (what, script) in CHANGES {
             let left = both.same(&format!("{what} of {mode:o}"), |dir| {

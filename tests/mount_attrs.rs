@@ -1,6 +1,8 @@
 //! Attributes on a real mount, side by side with a plain directory: extended attributes, times, special files, set-group-id
 //! directories, renames with flags, quotas, large directories.
 
+#[path = "support/both.rs"]
+mod both;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "support/redis.rs"]
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
+use both::Both;
 use mount::{Home, Mount, can_mount, wait_for};
 use redis_server::RedisServer;
 use rustix::fs::{
@@ -25,31 +28,6 @@ use rustix::fs::{
     renameat_with,
 };
 use rustix::io::Errno;
-
-/// The same is done on both, and must come to the same.
-struct Both {
-    home: Home,
-    mount: Mount,
-}
-
-impl Both {
-    fn new() -> Self {
-        let home = Home::formatted(&[]);
-        let mount = home.mount("mnt", &["--offline"]);
-        home.dir("plain");
-        fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
-        Both { home, mount }
-    }
-
-    /// On the mount and on the plain directory; what it came to, which is the same.
-    #[track_caller]
-    fn same<T: PartialEq + std::fmt::Debug>(&self, what: &str, act: impl Fn(&Path) -> T) -> T {
-        let plain = act(&self.home.path().join("plain"));
-        let ours = act(self.mount.path());
-        assert_eq!(ours, plain, "{what}: ours, and a plain directory's");
-        ours
-    }
-}
 
 fn root() -> bool {
     rustix::process::geteuid().is_root()
@@ -86,7 +64,7 @@ fn extended_attributes_are_as_on_a_plain_directory() {
     if !can_mount() {
         return;
     }
-    let both = Both::new();
+    let both = Both::new(&[]);
     for kind in ["file", "dir"] {
         let _ = both.same(&format!("attributes of a {kind}"), |place| {
             let path = place.join(kind);
@@ -224,7 +202,7 @@ fn times_are_kept_to_the_nanosecond() {
     if !can_mount() {
         return;
     }
-    let both = Both::new();
+    let both = Both::new(&[]);
     let cases = [
         ((0, 0), (0, 1)),
         ((1_700_000_000, 123_456_789), (1_700_000_000, 999_999_999)),
@@ -267,7 +245,7 @@ fn special_files_and_set_group_id_directories() {
     if !can_mount() || !root() {
         return;
     }
-    let both = Both::new();
+    let both = Both::new(&[]);
     let _ = both.same("special files", |place| {
         let kinds = [
             (FileType::Fifo, 0),
@@ -334,7 +312,7 @@ fn names_links_and_renames_with_flags() {
     if !can_mount() {
         return;
     }
-    let both = Both::new();
+    let both = Both::new(&[]);
     let _ = both.same("long names", |place| {
         let name = |len: usize| place.join("ä".repeat(len / 2) + if len % 2 == 1 { "x" } else { "" });
         let errno = |r: std::io::Result<()>| r.err().and_then(|e| e.raw_os_error());
