@@ -5,8 +5,16 @@
 //!
 //! What the tracker keeps may be lost at any moment: it costs bytes that are fetched twice, never wrong ones.
 
+pub mod auth;
+pub mod client;
+pub mod limits;
+pub mod protocol;
+pub mod server;
 mod types;
 
+pub use self::client::{Client, ClientOptions, Given, Got, PeerStats};
+pub use self::protocol::Directory;
+pub use self::server::{Server, ServerOptions, ServerStats, Shelf, Shelved};
 pub use self::types::{
     Advertise, Beat, Claim, Claimed, Decision, Holder, NodeId, NodeInfo, PeerOptions, RedisDown, Role,
     Timing, Token,
