@@ -177,3 +177,6 @@ impl Drop for Seated {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! Peers: nodes of one volume that give each other what they have.
+
+mod wire;
