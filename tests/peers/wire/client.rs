@@ -56,7 +56,8 @@ async fn when_one_stalls_another_goes_on() {
 async fn when_one_does_not_answer_another_does() {
     let (_, asker, n) = world(2, Times::default()).await;
     n.iter().for_each(|n| n.store.manners(|m| m.hangs = true));
-    let get = asker.client.fetch(BLOB, 0, LEN as u32, &holders(&n), SOON);
+    let all = holders(&n);
+    let get = asker.client.fetch(BLOB, 0, LEN as u32, &all, SOON);
     let wake = async {
         until("one is asked", || n.iter().any(|n| n.store.asked.load(Relaxed) == 1)).await;
         n.iter()

@@ -67,7 +67,8 @@ async fn when_those_it_was_sent_to_fail_it_comes_back() {
     let (owner, crowd) = n.split_first().expect("5");
     owner.store.begin(0);
     // Three wait at the owner; their own transfers are not under way, so who is sent to them finds nothing.
-    let waits = crowd[..3].iter().map(|me| me.client.wait(BLOB, 0, LEN as u32, &owner.holder(), SOON));
+    let at = owner.holder();
+    let waits = crowd[..3].iter().map(|me| me.client.wait(BLOB, 0, LEN as u32, &at, SOON));
     let late = async {
         until("three wait", || owner.store.waiting.load(Relaxed) == 3).await;
         crowd[3].client.wait(BLOB, 0, LEN as u32, &owner.holder(), SOON).await

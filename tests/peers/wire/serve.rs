@@ -99,7 +99,8 @@ async fn a_busy_node_names_others_that_have_the_chunk() {
 async fn who_waits_gets_the_chunk_when_it_lands() {
     let (_, n) = nodes(2).await;
     n[0].store.begin(5);
-    let waiting = n[1].client.wait(BLOB, 5, LEN as u32, &n[0].holder(), SOON);
+    let owner = n[0].holder();
+    let waiting = n[1].client.wait(BLOB, 5, LEN as u32, &owner, SOON);
     let landing = async {
         until("it waits", || n[0].store.waiting.load(Relaxed) == 1).await;
         assert_eq!(n[0].server.slots_free(), 16, "who waits takes no slot");

@@ -36,11 +36,12 @@ fn the_fourth_is_sent_to_the_three() {
     let first = sit(&uploads, 0, 1).expect("a seat");
     let _two = [sit(&uploads, 0, 2).expect("a seat"), sit(&uploads, 0, 3).expect("a seat")];
     assert_eq!(sit(&uploads, 0, 4).expect_err("three sit"), [1, 2, 3]);
-    let second_of_1 = sit(&uploads, 0, 1).expect("it sits already");
+    let mut second_of_1 = sit(&uploads, 0, 1).expect("it sits already");
     let _other = sit(&uploads, 1, 4).expect("another chunk");
     drop(first);
     assert!(sit(&uploads, 0, 4).is_err(), "1 still asks for it");
     second_of_1.served();
+    drop(second_of_1);
     let fourth = sit(&uploads, 0, 4).expect("a seat is free");
     assert_eq!(others(&uploads, 0, 4), [1, 2, 3], "who got it, and who is getting it");
     drop(fourth);
