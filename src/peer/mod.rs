@@ -5,6 +5,7 @@
 //!
 //! What the tracker keeps may be lost at any moment: it costs bytes that are fetched twice, never wrong ones.
 
+pub mod tracker;
 mod types;
 
 pub use self::types::{

@@ -1,0 +1,8 @@
+//! Nodes of one cluster, in one process, on a real Redis.
+
+mod claims;
+mod nodes;
+#[path = "../support/redis.rs"]
+mod redis_server;
+mod shared;
+mod world;
