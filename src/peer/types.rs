@@ -232,7 +232,7 @@ impl FromStr for RedisDown {
 }
 
 /// How others reach this node: a host name or address, with a port if it is not the one listened on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Advertise {
     pub host: String,
     pub port: Option<u16>,

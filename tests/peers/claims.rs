@@ -319,7 +319,7 @@ async fn who_is_blocked_works_alone() {
     assert_eq!(held(&bad.look(&[2]).await[0]), [a.id()]);
     // The same by its address.
     assert!(a.tracker.block(&Target::Addr(address(1)), "", Duration::from_mins(1)).await.expect("block"));
-    assert_eq!(leased(&a.look(&[0]).await[0]).to_string(), a.id().to_string());
+    assert!(bad.tracker.claim(&Claim::look(blob(0), vec![2])).await.expect("claim").blocked);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -401,9 +401,9 @@ async fn a_redis_that_does_not_answer_holds_nobody_up() {
     until("it answers", || async { a.tracker.claim(&Claim::look(blob(0), vec![0])).await.is_ok() }).await;
 
     // It comes back empty: the node makes itself known and goes on.
-    let missed = a.tracker.missed();
+    let forgotten = a.tracker.forgotten();
     server.restart();
     until("it answers", || async { a.tracker.claim(&Claim::look(blob(0), vec![0])).await.is_ok() }).await;
-    assert_eq!(*missed.borrow(), 1);
+    assert_eq!(*forgotten.borrow(), 1);
     assert_eq!(a.look(&[0]).await, [Decision::Free]);
 }

@@ -28,7 +28,7 @@ mod nodes;
 mod shared;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, Script, Value};
@@ -70,8 +70,8 @@ struct Inner {
     timing: Timing,
     /// What this node last said of itself, as it is kept: sent again when Redis has lost it.
     last_beat: Mutex<Option<nodes::Sent>>,
-    /// Counts how often a heartbeat of this node that should be there was not.
-    missed: watch::Sender<u64>,
+    /// Counts how often Redis did not know this node although it should.
+    forgotten: watch::Sender<u64>,
 }
 
 impl Tracker {
@@ -86,7 +86,7 @@ impl Tracker {
             role: options.role,
             timing: options.timing,
             last_beat: Mutex::default(),
-            missed: watch::Sender::new(0),
+            forgotten: watch::Sender::new(0),
         })))
     }
 
@@ -113,11 +113,16 @@ impl Tracker {
         &self.0.scripts
     }
 
-    /// Counts how often Redis did not know this node although it should: it restarted without its data, or the node was
-    /// silent for too long.
+    /// Counts how often what this node told may be forgotten: Redis came back without its data, or the node was silent for
+    /// so long that it was taken out.
     #[must_use]
-    pub fn missed(&self) -> watch::Receiver<u64> {
-        self.0.missed.subscribe()
+    pub fn forgotten(&self) -> watch::Receiver<u64> {
+        self.0.forgotten.subscribe()
+    }
+
+    /// Takes note of it.
+    pub(super) fn note_forgotten(&self) {
+        self.0.forgotten.send_modify(|times| *times += 1);
     }
 
     async fn call(&self, what: &'static str, script: &Script, with: impl FnOnce(&mut Cmd)) -> Result<Value> {
@@ -128,8 +133,8 @@ impl Tracker {
         self.0.scripts.run(script, begin, PATIENCE).await.context(|| format!("tracker: {what}"))
     }
 
-    fn last_beat(&self) -> Option<nodes::Sent> {
-        self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn last_beat(&self) -> MutexGuard<'_, Option<nodes::Sent>> {
+        self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

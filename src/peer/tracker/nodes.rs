@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::{LazyLock, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{Script, Value};
@@ -103,8 +103,8 @@ pub struct Roster {
     pub pauses: Vec<(String, HubBucket, Duration)>,
     /// How many blobs are wanted by nodes that may not call the Hub.
     pub needs: u64,
-    /// Whether the node that asks was known before it asked, and had a heartbeat. `false` after its first: Redis has lost
-    /// its data; or the node was silent for too long, which `known` alone survives for an hour.
+    /// Whether the node that asks was known before it asked, and had a heartbeat. If not, and it is not its first: Redis has
+    /// lost its data, or the node was silent: for longer than a heartbeat lasts, and for more than an hour.
     pub known: bool,
     pub alive: bool,
 }
@@ -113,29 +113,29 @@ impl Tracker {
     /// Says that this node lives, and learns who else does.
     pub async fn beat(&self, info: &NodeInfo, beat: &Beat) -> Result<Roster> {
         let sent = Sent { heartbeat: heartbeat(info, beat)?, row: json(info)? };
-        *self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent.clone());
-        self.send(&sent).await
+        self.send(sent).await
     }
 
-    async fn send(&self, sent: &Sent) -> Result<Roster> {
+    /// Says again what was said last. [`Kind::Invalid`] if nothing was.
+    pub(super) async fn beat_again(&self) -> Result<()> {
+        let sent = self.last_beat().clone().ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("tracker: node {} never sent a heartbeat", self.me()))
+        })?;
+        self.send(sent).await.map(drop)
+    }
+
+    async fn send(&self, sent: Sent) -> Result<Roster> {
         let reply = self
             .call("heartbeat", &BEAT, |cmd| {
                 cmd.arg(&sent.heartbeat).arg(ms(self.timing().ttl)).arg(&sent.row);
             })
             .await?;
-        roster(&reply).ok_or_else(|| strange("a heartbeat"))
-    }
-
-    /// Says again what was said last. [`Kind::Invalid`] if nothing was.
-    pub(super) async fn beat_again(&self) -> Result<()> {
-        let sent = self.last_beat().ok_or_else(|| {
-            Error::new(Kind::Invalid, format!("tracker: node {} never sent a heartbeat", self.me()))
-        })?;
-        let roster = self.send(&sent).await?;
-        if !roster.alive {
-            self.0.missed.send_modify(|times| *times += 1);
+        let roster = roster(&reply).ok_or_else(|| strange("a heartbeat"))?;
+        let before = self.last_beat().replace(sent);
+        if before.is_some() && !roster.known {
+            self.note_forgotten();
         }
-        Ok(())
+        Ok(roster)
     }
 
     /// All that is known of nodes.
@@ -146,7 +146,7 @@ impl Tracker {
 
     /// This node goes: nobody asks it any more, and its leases are void.
     pub async fn leave(&self) -> Result<()> {
-        *self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.last_beat() = None;
         self.call("leaving", &LEAVE, |_| {}).await.map(drop)
     }
 
