@@ -202,6 +202,7 @@ async fn blob_chunks_come_back_as_a_run() {
         count: 4,
         chunk_size: chunk as u32,
         stored: stored.into(),
+        holders: [].into(),
     };
     s3.faults(|f| (f.only, f.unavailable, f.cut, f.cut_after) = (Target::Get, 1, 1, 1000));
     let source = BucketSource::new(&bucket);

@@ -3,6 +3,7 @@
 //! While Redis is away the list stays: those who were there then are asked still.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,44 +14,48 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::client::Client;
+use super::protocol::Directory;
 use super::tracker::{HubBucket, Node, Roster, State, Target, Tracker};
 use super::types::{Advertise, Beat, Holder, NodeId, NodeInfo};
-use crate::error::Result;
-use crate::types::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::types::{BlobId, Timestamp};
 
 /// How long a node that was added by hand may take to say who it is, and how many are asked at most.
 const PING: Duration = Duration::from_secs(2);
 const PINGED: usize = 64;
 /// After so many of its heartbeats without an answer such a node is not asked for chunks.
 const SILENT_FOR: u32 = 3;
-/// How many nodes are distrusted at one time.
-const DISTRUSTED: usize = 1024;
 
-/// Asks a node that Redis does not know who it is.
+/// Asks a node that Redis does not know who it is. Bounded in time.
 #[async_trait]
 pub trait Ping: Send + Sync + 'static {
-    /// What the node at `place` says of itself. Bounded by the caller.
-    async fn ping(&self, place: &Advertise) -> Result<NodeInfo>;
+    async fn ping(&self, addr: SocketAddr) -> Result<NodeId>;
+}
+
+#[async_trait]
+impl Ping for Client {
+    async fn ping(&self, addr: SocketAddr) -> Result<NodeId> {
+        Client::ping(self, addr).await
+    }
 }
 
 /// The nodes of a volume, as one of them sees them.
 pub struct Registry {
     tracker: Tracker,
-    ping: Option<Arc<dyn Ping>>,
     view: Mutex<View>,
-    /// Bytes from them were wrong, here.
-    distrusted: Mutex<HashMap<NodeId, Instant>>,
     /// Counts how often all possession is to be told anew.
-    advertise: watch::Sender<u64>,
+    forgotten: watch::Sender<u64>,
     me: Mutex<Option<Me>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What this node says of itself.
+/// What this node says of itself, and how it asks those whom Redis does not know.
 #[derive(Clone)]
 struct Me {
     info: NodeInfo,
     beat: Arc<dyn Fn() -> Beat + Send + Sync>,
+    ping: Option<Arc<dyn Ping>>,
 }
 
 /// What was heard last.
@@ -60,17 +65,16 @@ struct View {
     heard: Option<Instant>,
     began: Instant,
     incarnation: Option<String>,
-    /// Nodes that were added by hand and said who they are: what they said, and when.
-    added: HashMap<Advertise, (NodeInfo, Instant)>,
+    /// Nodes that were added by hand and said who they are, and when.
+    added: HashMap<Advertise, (Holder, Instant)>,
 }
 
 impl Registry {
     /// Knows nobody yet and says nothing: see [`Registry::start`].
     #[must_use]
-    pub fn new(tracker: Tracker, ping: Option<Arc<dyn Ping>>) -> Arc<Self> {
+    pub fn new(tracker: Tracker) -> Arc<Self> {
         Arc::new(Registry {
             tracker,
-            ping,
             view: Mutex::new(View {
                 roster: Arc::default(),
                 heard: None,
@@ -78,18 +82,22 @@ impl Registry {
                 incarnation: None,
                 added: HashMap::new(),
             }),
-            distrusted: Mutex::default(),
-            advertise: watch::Sender::new(0),
+            forgotten: watch::Sender::new(0),
             me: Mutex::default(),
             task: Mutex::default(),
         })
     }
 
-    /// Sends the first heartbeat, and from then on one every few seconds, until [`Registry::stop`]. `beat` is asked for each.
-    /// A first one that fails is logged: the next may come through.
-    pub async fn start(self: &Arc<Self>, info: NodeInfo, beat: Arc<dyn Fn() -> Beat + Send + Sync>) {
+    /// Sends the first heartbeat, and from then on one every few seconds, until [`Registry::leave`]. `beat` is asked for
+    /// each; `ping` is used for nodes that were added by hand. A first one that fails is logged: the next may come through.
+    pub async fn start(
+        self: &Arc<Self>,
+        info: NodeInfo,
+        beat: Arc<dyn Fn() -> Beat + Send + Sync>,
+        ping: Option<Arc<dyn Ping>>,
+    ) {
         let forgotten = self.tracker.forgotten();
-        *lock(&self.me) = Some(Me { info, beat });
+        *lock(&self.me) = Some(Me { info, beat, ping });
         if let Err(e) = self.refresh().await {
             tracing::warn!("the other nodes are not known yet: {e}");
         }
@@ -130,18 +138,18 @@ impl Registry {
         }
     }
 
-    /// No heartbeat follows, and the others are told so.
-    ///
-    /// # Errors
-    /// If they could not be told: then they find out when the last heartbeat has run out.
-    pub async fn stop(&self) -> Result<()> {
-        if let Some(task) = lock(&self.task).take() {
+    /// No heartbeat follows, and the others are told so; if they cannot be told they find out when the last one has run out.
+    pub async fn leave(&self) {
+        let task = lock(&self.task).take();
+        if let Some(task) = task {
             task.abort();
             // What it was about to say must not follow the farewell.
             let _ = task.await;
         }
         *lock(&self.me) = None;
-        self.tracker.leave().await
+        if let Err(e) = self.tracker.leave().await {
+            tracing::debug!("the other nodes were not told of the end: {e}");
+        }
     }
 
     /// Asks for the list now: with a heartbeat, if this node sends them.
@@ -183,26 +191,25 @@ impl Registry {
     }
 
     fn tell_again(&self) {
-        self.advertise.send_modify(|times| *times += 1);
+        self.forgotten.send_modify(|times| *times += 1);
     }
 
     async fn ask_added(&self) {
-        let Some(ping) = &self.ping else { return };
-        let roster = self.roster();
-        let known: HashSet<SocketAddr> = roster.nodes.iter().map(|node| node.info.addr).collect();
-        // Those that have a heartbeat need not be asked.
-        let unknown = |place: &&Advertise| !place.to_string().parse().is_ok_and(|addr| known.contains(&addr));
+        let Some(ping) = lock(&self.me).as_ref().and_then(|me| me.ping.clone()) else { return };
+        let (roster, ping) = (self.roster(), &*ping);
+        let known: HashSet<String> = roster.nodes.iter().map(|node| node.info.addr.to_string()).collect();
         let mut asked: FuturesUnordered<_> = roster
             .added
             .iter()
-            .filter(unknown)
+            // Those that have a heartbeat need not be asked.
+            .filter(|place| !known.contains(&place.to_string()))
             .take(PINGED)
-            .map(|place| async move { (place, timeout(PING, ping.ping(place)).await) })
+            .map(|place| async move { (place, timeout(PING, who_is_at(ping, place)).await) })
             .collect();
         while let Some((place, answer)) = asked.next().await {
             match answer {
-                Ok(Ok(info)) => {
-                    lock(&self.view).added.insert(place.clone(), (info, Instant::now()));
+                Ok(Ok(holder)) => {
+                    lock(&self.view).added.insert(place.clone(), (holder, Instant::now()));
                 }
                 Ok(Err(e)) => tracing::debug!("node {place}: {e}"),
                 Err(_) => tracing::debug!("node {place} does not answer"),
@@ -216,93 +223,83 @@ impl Registry {
         lock(&self.view).roster.clone()
     }
 
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.tracker.me()
+    }
+
     /// Changes when all that this node holds is to be told again ([`Tracker::advertise`]): Redis lost its data, or was another
     /// one for a moment, or the time is half over after which it forgets.
     #[must_use]
-    pub fn to_advertise(&self) -> watch::Receiver<u64> {
-        self.advertise.subscribe()
+    pub fn forgotten(&self) -> watch::Receiver<u64> {
+        self.forgotten.subscribe()
     }
 
-    /// The other nodes that may be asked: alive when last heard of, serving, blocked neither by all nor by this one.
-    /// Those that were added by hand and answer are among them.
-    #[must_use]
-    pub fn live(&self) -> Vec<Holder> {
-        self.usable().filter(|node| node.info.role.serves()).map(|node| node.holder()).collect()
+    /// The other nodes that may be asked and are as `is` says: alive when last heard of, serving, not blocked. Each node that
+    /// asks, and each chunk that it asks for, has them in another order.
+    pub fn live(&self, blob: BlobId, idx: u64, is: impl Fn(&NodeInfo) -> bool) -> Vec<Holder> {
+        let roster = self.roster();
+        let mut order = std::hash::DefaultHasher::new();
+        (self.me(), blob, idx).hash(&mut order);
+        let order = order.finish();
+        let usable = roster.nodes.iter().filter(|node| self.may_be_asked(&roster, node) && is(&node.info));
+        let mut live: Vec<Holder> = usable.map(holder).collect();
+        live.sort_by_cached_key(|holder| {
+            let mut rank = std::hash::DefaultHasher::new();
+            (order, holder.node).hash(&mut rank);
+            rank.finish()
+        });
+        live
     }
 
-    /// Of those, the ones that may call the Hub.
-    #[must_use]
-    pub fn with_hub(&self) -> Vec<Holder> {
-        self.usable()
-            .filter(|node| node.info.hub && node.info.role.serves())
-            .map(|node| node.holder())
-            .collect()
+    fn may_be_asked(&self, roster: &Roster, node: &Node) -> bool {
+        node.info.id != self.me()
+            && node.info.role.serves()
+            && match &node.state {
+                State::Active => true,
+                State::Stale => false,
+                // The list is older than the end of it.
+                State::Blocked(_) => {
+                    node.beat.is_some() && !self.blocks(roster, node.info.id, node.info.addr)
+                }
+            }
     }
 
     /// Nodes that were added by hand, have no heartbeat and answer: nothing says what they hold, so they are asked.
     #[must_use]
     pub fn added(&self) -> Vec<Holder> {
-        let known: HashSet<NodeId> = self.roster().nodes.iter().map(|node| node.info.id).collect();
-        self.usable().filter(|node| !known.contains(&node.info.id)).map(|node| node.holder()).collect()
-    }
-
-    /// A node by its id, if it may be asked.
-    #[must_use]
-    pub fn node(&self, id: NodeId) -> Option<Holder> {
-        self.usable().find(|node| node.info.id == id).map(|node| node.holder())
-    }
-
-    fn usable(&self) -> impl Iterator<Item = Seen> {
-        let mut seen: Vec<Seen> = Vec::new();
         let silent = self.tracker.timing().beat * SILENT_FOR;
-        {
+        let (roster, mut added) = {
             let view = lock(&self.view);
-            let active = view.roster.nodes.iter().filter(|node| node.state == State::Active);
-            seen.extend(active.map(|node| Seen { info: node.info.clone(), beat: node.beat.unwrap_or_default() }));
             let answering = view.added.values().filter(|(_, when)| when.elapsed() <= silent);
-            for (info, _) in answering {
-                if !view.roster.nodes.iter().any(|node| node.info.id == info.id) {
-                    seen.push(Seen { info: info.clone(), beat: Beat::default() });
-                }
-            }
-        }
-        let me = self.tracker.me();
-        seen.retain(|node| node.info.id != me && !self.is_blocked(node.info.id, Some(node.info.addr)));
-        seen.into_iter()
+            (view.roster.clone(), answering.map(|(holder, _)| holder.clone()).collect::<Vec<_>>())
+        };
+        added.retain(|holder| {
+            holder.node != self.me()
+                && find(&roster, holder.node).is_none()
+                && !self.blocks(&roster, holder.node, holder.addr)
+        });
+        added.sort_unstable_by_key(|holder| holder.node);
+        added.dedup_by_key(|holder| holder.node);
+        added
     }
 
-    /// Whether nobody should deal with a node: blocked by all, or distrusted by this one.
-    #[must_use]
-    pub fn is_blocked(&self, id: NodeId, addr: Option<SocketAddr>) -> bool {
-        if lock(&self.distrusted).get(&id).is_some_and(|until| *until > Instant::now()) {
-            return true;
-        }
-        let roster = self.roster();
-        if roster.blocks.is_empty() {
-            return false;
-        }
-        let addr = addr.or_else(|| find(&roster, id).map(|node| node.info.addr));
+    fn blocks(&self, roster: &Roster, id: NodeId, addr: SocketAddr) -> bool {
         let now = self.server_time();
-        roster.blocks.iter().filter(|block| block.until > now).any(|block| match block.target {
-            Target::Node(node) => node == id,
-            Target::Addr(blocked) => Some(blocked) == addr,
+        roster.blocks.iter().any(|block| {
+            let meant = match block.target {
+                Target::Node(node) => node == id,
+                Target::Addr(blocked) => blocked == addr,
+            };
+            meant && block.until > now
         })
     }
 
-    /// Bytes of a node were not those of a hash: it is not asked for `time`. If the hash is `verified`, that is if the whole
-    /// blob was checked, it is reported too: enough such reports block it everywhere.
-    pub async fn wrong_bytes(&self, node: NodeId, verified: bool, time: Duration) -> Result<()> {
-        {
-            let (mut distrusted, now) = (lock(&self.distrusted), Instant::now());
-            if distrusted.len() >= DISTRUSTED {
-                distrusted.retain(|_, until| *until > now);
-            }
-            if distrusted.len() < DISTRUSTED {
-                distrusted.insert(node, now + time);
-            }
-        }
-        if verified && self.tracker.report(node).await? {
-            tracing::error!("node {node} is blocked: several nodes got wrong bytes from it");
+    /// Bytes of a node were not those of a *verified* hash. Three nodes that say so block it everywhere.
+    pub async fn report(&self, node: NodeId, blob: BlobId, idx: u64) -> Result<()> {
+        tracing::warn!("node {node} gave wrong bytes of blob {blob} chunk {idx}");
+        if self.tracker.report(node).await? {
             self.refresh().await?;
         }
         Ok(())
@@ -356,15 +353,62 @@ impl Drop for Registry {
     }
 }
 
-struct Seen {
-    info: NodeInfo,
-    beat: Beat,
+impl Directory for Registry {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.server_time().0 / 1_000_000).unwrap_or(0)
+    }
+
+    fn holder(&self, node: NodeId) -> Option<Holder> {
+        let roster = self.roster();
+        match find(&roster, node) {
+            Some(found) => self.may_be_asked(&roster, found).then(|| holder(found)),
+            None => self.added().into_iter().find(|holder| holder.node == node),
+        }
+    }
+
+    fn is_blocked(&self, node: NodeId) -> bool {
+        let roster = self.roster();
+        if roster.blocks.is_empty() {
+            return false;
+        }
+        // Whom nobody knows cannot be blocked by an address that it says itself.
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.blocks(&roster, node, find(&roster, node).map_or(nowhere, |found| found.info.addr))
+    }
+
+    fn not_held(&self, node: NodeId, blob: BlobId, idx: u64) {
+        let tracker = self.tracker.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(e) = tracker.not_held(blob, idx, node).await {
+                    tracing::debug!("a wrong advertisement stays: {e}");
+                }
+            });
+        }
+    }
 }
 
-impl Seen {
-    fn holder(&self) -> Holder {
-        let Seen { info, beat } = self;
-        Holder { node: info.id, addr: info.addr, zone: info.zone.clone(), slots_free: beat.slots_free }
+async fn who_is_at(ping: &dyn Ping, place: &Advertise) -> Result<Holder> {
+    let found = || format!("node {place}");
+    let port = place.port.ok_or_else(|| Error::new(Kind::Invalid, found()))?;
+    let mut last = Error::new(Kind::NotFound, found());
+    let addrs = tokio::net::lookup_host((place.host.as_str(), port)).await;
+    for addr in addrs.map_err(|e| Error::with_source(Kind::Unavailable, found(), e))? {
+        match ping.ping(addr).await {
+            // How busy it is nobody says.
+            Ok(node) => return Ok(Holder { node, addr, zone: String::new(), slots_free: 1 }),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn holder(node: &Node) -> Holder {
+    Holder {
+        node: node.info.id,
+        addr: node.info.addr,
+        zone: node.info.zone.clone(),
+        slots_free: node.beat.map_or(0, |beat| beat.slots_free),
     }
 }
 

@@ -4,5 +4,6 @@ mod claims;
 mod nodes;
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod registry;
 mod shared;
 mod world;

@@ -38,6 +38,13 @@ pub struct Node {
 
 impl Node {
     pub async fn new(server: &RedisServer, number: u8, options: &PeerOptions) -> Self {
+        let node = Self::silent(server, number, options).await;
+        node.beat().await;
+        node
+    }
+
+    /// One that has not said anything yet.
+    pub async fn silent(server: &RedisServer, number: u8, options: &PeerOptions) -> Self {
         let kv = engine(server).await;
         let id = NodeId(u64::from(number) + 1);
         let tracker = Tracker::new(&*kv as &dyn Kv, id, options).expect("Redis has a tracker");
@@ -51,9 +58,7 @@ impl Node {
             version: "1.2.3".into(),
             started: Timestamp(1_000_000_000),
         };
-        let node = Node { tracker, info, kv };
-        node.beat().await;
-        node
+        Node { tracker, info, kv }
     }
 
     /// With 15 seconds to live.
