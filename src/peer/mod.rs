@@ -17,6 +17,7 @@ pub mod auth;
 pub mod client;
 mod leases;
 pub mod limits;
+mod place;
 pub mod protocol;
 mod registry;
 pub mod server;
@@ -25,6 +26,7 @@ mod types;
 
 pub use self::client::{Client, ClientOptions, Given, Got, PeerStats};
 pub use self::leases::Leases;
+pub use self::place::advertised;
 pub use self::protocol::Directory;
 pub use self::registry::{Ping, Registry};
 pub use self::server::{Server, ServerOptions, ServerStats, Shelf, Shelved};

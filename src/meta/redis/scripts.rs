@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::RedisKv;
 use super::link::Link;
-use super::options::RedisAddress;
 use crate::error::{Error, Kind, Result};
 
 /// A way to run scripts that have nothing to do with the metadata but share their server. What they write must lie under
@@ -93,12 +92,6 @@ impl Scripts {
             }
         }
         Err(last.map_or_else(|| Error::new(Kind::Unavailable, place()), unreachable))
-    }
-
-    /// Whether the server is reached over a socket of this machine, so that the way to it says nothing about others.
-    #[must_use]
-    pub fn is_local_socket(&self) -> bool {
-        matches!(self.link.options.address, RedisAddress::Unix(_))
     }
 }
 
