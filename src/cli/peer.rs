@@ -98,8 +98,8 @@ Examples:
   # For a while
   hfmount peer rm --for 2h --meta redis://redis.internal/1 10.0.0.7:9000
 
-A node that is started anew on another port is another one. To keep a machine out for good give it no key: the metadata
-must not let it in.")]
+A node that is started anew on another port is another one. To keep a machine out for good, do not let it into the metadata:
+what nodes trust each other by is there.")]
 struct RmArgs {
     /// Where the node is reached, or its id.
     #[arg(value_name = "HOST:PORT", value_parser = whom)]
