@@ -46,7 +46,7 @@ pub(super) struct Opened {
     pub from: u32,
     /// Bytes that are still to come.
     pub left: u32,
-    response: Response,
+    response: Box<Response>,
 }
 
 impl Opened {
@@ -127,7 +127,7 @@ impl Inner {
                     let why = format!("{} bytes instead of {left}", answer.len);
                     return Err(Error::with_source(Kind::Corrupt, "a chunk of another length", why));
                 }
-                let response = answer.response;
+                let response = Box::new(answer.response);
                 Ok(Answered::Chunk(Opened {
                     holder: holder.clone(),
                     hash,
