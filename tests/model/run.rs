@@ -154,12 +154,12 @@ impl<'a> Run<'a> {
 
     /// Whether the answer may be one of a moment ago.
     fn may_lag(&self, step: &Step) -> bool {
-        matches!(step, Step::Fstat { .. }) && self.cluster.lag().is_some()
+        matches!(step, Step::Fstat { .. })
     }
 
     /// The answer when no push can be under way any more.
     fn ask_again(&mut self, step: &Step) -> Answer {
-        std::thread::sleep(self.cluster.lag().unwrap_or_default());
+        std::thread::sleep(self.cluster.lag());
         self.log.push("    which may be of before what another node did; when its time is over:".into());
         self.perform(step)
     }
