@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::mount::{can_mount, text};
+use crate::proxy::Proxy;
 use crate::world::{World, bytes, write};
 
 const PAGE: usize = 4096;
@@ -44,15 +45,19 @@ fn append(path: &Path, data: &[u8]) {
     file.write_all(data).expect("append");
 }
 
-/// The kernels may rely on names and attributes for a minute.
+/// The kernels may rely on names and attributes for a minute, and the push brings nothing when the file has grown.
 #[test]
 fn what_another_mount_made_longer_can_be_mapped_at_once() {
     if !can_mount() {
         return;
     }
     let world = World::new();
+    // What is pushed makes the kernel ask for the names, and with them it gets the sizes.
+    let proxy = Proxy::before(world.redis.address());
+    let url = format!("redis://{}/0", proxy.address);
     let ttl = ["--entry-ttl", "60s", "--attr-ttl", "60s"];
-    let (one, two) = (world.mount_with("one", &ttl), world.mount_with("two", &ttl));
+    let one = world.mount_with("one", &ttl);
+    let two = world.mount_with("two", &[&ttl[..], &["--meta", &url]].concat());
     fs::create_dir(one.path().join("d")).expect("mkdir");
     let (here, there) = (one.path().join("d/f"), two.path().join("d/f"));
     let whole = bytes(40 * PAGE);
@@ -60,17 +65,22 @@ fn what_another_mount_made_longer_can_be_mapped_at_once() {
     assert_eq!(fs::read(&there).expect("read"), &whole[..100]);
     let mut size = 100;
     for more in [PAGE, 1, 2 * PAGE - 101, 8 * PAGE, 3, 20 * PAGE] {
+        assert_eq!(fs::metadata(&there).expect("stat").len(), size as u64);
+        proxy.mute(true);
         append(&here, &whole[size..size + more]);
         size += more;
         let mapped = map(&there, size);
+        proxy.mute(false);
         assert!(mapped.status.success(), "{size}: {:?} {}", mapped.status, text(&mapped.stderr));
         assert_eq!(mapped.stdout, &whole[size - 8..size], "{size}");
     }
     // By a path in which there is no name to look up.
     let open = File::open(&there).expect("open");
     let link = format!("/proc/self/fd/{}", open.as_raw_fd());
+    proxy.mute(true);
     append(&here, &whole[size..]);
     assert_eq!(fs::read(&link).expect("open again"), whole);
+    proxy.mute(false);
     // What the other one wrote is no reason to ask about what this one wrote.
     let mine = two.path().join("d/mine");
     for n in 1..=3 {
