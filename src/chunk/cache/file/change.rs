@@ -211,6 +211,7 @@ impl CacheFile {
             if self.presence(idx) == Presence::Absent || read(&self.bits).take_used(idx) {
                 continue;
             }
+            self.dir.leaving(&self.key, Some(idx..idx + 1));
             let _going = lock(&self.punching);
             if self.is_dirty() || self.is_passthrough() {
                 break;
