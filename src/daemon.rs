@@ -2,6 +2,7 @@
 
 mod layers;
 mod logging;
+mod nodes;
 mod places;
 mod run_file;
 mod settings;

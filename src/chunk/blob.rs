@@ -91,6 +91,15 @@ impl BlobContent {
         self.blob.file.is_verified()
     }
 
+    pub(super) fn blob(&self) -> &Arc<Blob> {
+        &self.blob
+    }
+
+    /// Has chunk `idx` here when it returns, as a reader would; for as long as the cache keeps it.
+    pub(super) async fn fetch(&self, idx: u64) -> Result<()> {
+        self.read(idx.saturating_mul(self.blob.chunk_size()), 1).await.map(drop)
+    }
+
     /// Its cache file.
     #[must_use]
     pub fn cache_file(&self) -> &Arc<CacheFile> {
@@ -207,6 +216,12 @@ impl Blob {
         self.fresh_facts().await
     }
 
+    /// What the metadata said of the blob last, however long ago.
+    pub(super) fn known_facts(&self) -> Arc<Facts> {
+        let known = lock(&self.facts).as_ref().map(|(_, facts)| facts.clone());
+        known.unwrap_or_else(|| Arc::new(Facts { origins: Arc::from([]), verified: false }))
+    }
+
     /// What the metadata says of the blob now.
     pub(super) async fn fresh_facts(&self) -> Result<Arc<Facts>> {
         let row = self.shared.blobs.get(self.id).await?;
@@ -225,7 +240,7 @@ impl Blob {
 
     /// Once per opening, before the first use: drops what the disk has from earlier runs but the cluster recorded
     /// otherwise since, or took back. What cannot be found out now is believed: each chunk is what was recorded once.
-    async fn compare(self: &Arc<Self>) {
+    pub(super) async fn compare(self: &Arc<Self>) {
         if self.trusted.load(SeqCst) {
             return;
         }
@@ -239,7 +254,7 @@ impl Blob {
         }
     }
 
-    async fn compare_all(&self) -> Result<()> {
+    pub(super) async fn compare_all(&self) -> Result<()> {
         const BATCH: u64 = 256;
         let chunks = self.file.chunks();
         let mut from = 0;

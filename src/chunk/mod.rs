@@ -11,6 +11,7 @@
 
 mod blob;
 pub mod cache;
+mod cluster;
 pub mod digest;
 pub mod extents;
 pub mod file;
@@ -37,6 +38,7 @@ use lru::LruCache;
 use tokio::sync::broadcast;
 
 pub use self::blob::BlobContent;
+pub use self::cluster::BlobShelf;
 pub use self::file::{FileContent, Files};
 pub use self::shared::{ChunksStats, SourceStats};
 
@@ -47,6 +49,7 @@ use self::shared::Shared;
 use crate::blocking::blocking;
 use crate::error::Result;
 use crate::meta::Blobs;
+use crate::peer::Peers;
 use crate::source::Source;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;
@@ -127,8 +130,25 @@ impl Chunks {
         sources: Vec<Arc<dyn Source>>,
         bucket: Option<Bucket>,
     ) -> Self {
-        let shared = Shared::new(options, cache, blobs, sources, bucket);
+        Self::among(options, cache, blobs, sources, bucket, None)
+    }
+
+    /// The same as one of several nodes, which fetch each chunk once for all of them.
+    ///
+    /// # Panics
+    /// As [`Chunks::new`].
+    #[must_use]
+    pub fn among(
+        options: ChunksOptions,
+        cache: Arc<CacheDir>,
+        blobs: Blobs,
+        sources: Vec<Arc<dyn Source>>,
+        bucket: Option<Bucket>,
+        peers: Option<Arc<Peers>>,
+    ) -> Self {
+        let shared = Shared::new(options, cache, blobs, sources, bucket, peers);
         store::start(&shared);
+        cluster::start(&shared);
         Chunks { shared, copied: Mutex::default(), small: Mutex::new(LruCache::new(MAX_SMALL)) }
     }
 
@@ -161,6 +181,12 @@ impl Chunks {
             None => self.shared.cache.bytes_of(&key).unwrap_or(0),
         }
         .min(size)
+    }
+
+    /// What other nodes are served from.
+    #[must_use]
+    pub fn shelf(&self) -> BlobShelf {
+        BlobShelf::new(&self.shared)
     }
 
     /// The cache directory.

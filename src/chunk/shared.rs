@@ -18,6 +18,7 @@ use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::Blobs;
+use crate::peer::Peers;
 use crate::source::Source;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;
@@ -36,7 +37,9 @@ pub(super) struct Shared {
     pub blobs: Blobs,
     pub sources: Vec<Arc<dyn Source>>,
     pub bucket: Option<Bucket>,
-    runtime: Handle,
+    /// The other nodes, if there may be any.
+    pub peers: Option<Arc<Peers>>,
+    pub runtime: Handle,
     tasks: TaskTracker,
     pub stop: CancellationToken,
     closing: AtomicBool,
@@ -65,6 +68,8 @@ struct Open {
 pub(super) struct Counters {
     /// One for each source.
     pub fetched: Vec<Fetched>,
+    /// Other nodes.
+    pub peers: Fetched,
     pub filled: AtomicU64,
     pub wrong: AtomicU64,
     pub mismatches: AtomicU64,
@@ -114,6 +119,7 @@ impl Shared {
         blobs: Blobs,
         sources: Vec<Arc<dyn Source>>,
         bucket: Option<Bucket>,
+        peers: Option<Arc<Peers>>,
     ) -> Arc<Self> {
         let memory = options.memory.max(8 << 20);
         // Five eighths for transfers, of which those ahead of readers, with two pieces each, may take two fifths. The rest
@@ -129,6 +135,7 @@ impl Shared {
             blobs,
             sources,
             bucket,
+            peers,
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -165,6 +172,16 @@ impl Shared {
     /// which only repeats what somebody recorded.
     pub(super) fn is_origin(&self, n: usize) -> bool {
         n + 1 == self.sources.len() && self.sources[n].name() != "bucket"
+    }
+
+    /// Whether the Hub, or what stands for it, can be asked at all.
+    pub(super) fn reaches_origin(&self) -> bool {
+        self.sources.iter().any(|source| source.name() != "bucket")
+    }
+
+    /// The blob, if somebody has it open or something of it is on its way.
+    pub(super) fn find(&self, id: BlobId) -> Option<Arc<Blob>> {
+        lock(&self.open).get(&id).and_then(|entry| entry.blob.upgrade())
     }
 
     /// Notes that the disk has no room.
@@ -235,15 +252,17 @@ impl Shared {
 
     pub(super) fn stats(&self) -> ChunksStats {
         let c = &self.counters;
-        let sources = self.sources.iter().zip(&c.fetched).map(|(source, f)| SourceStats {
-            name: source.name(),
+        let figures = |name, f: &Fetched| SourceStats {
+            name,
             requests: f.requests.load(Relaxed),
             bytes: f.bytes.load(Relaxed),
             failed: f.failed.load(Relaxed),
-        });
+        };
+        let peers = self.peers.is_some().then(|| figures("peer", &c.peers));
+        let sources = self.sources.iter().zip(&c.fetched).map(|(source, f)| figures(source.name(), f));
         ChunksStats {
             cache: self.cache.stats(),
-            sources: sources.collect(),
+            sources: peers.into_iter().chain(sources).collect(),
             chunks_filled: c.filled.load(Relaxed),
             chunks_wrong: c.wrong.load(Relaxed),
             mismatches: c.mismatches.load(Relaxed),

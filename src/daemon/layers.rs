@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::nodes::{self, Serving};
 use super::siblings::{Means, Siblings};
 use super::{Standing, check_marker, marker_of, need_volume, open_bucket, places, settings, superseded};
 use crate::blocking::blocking;
@@ -43,6 +44,8 @@ pub(super) struct Layers {
     following: JoinHandle<()>,
     /// Not of a read-only mount.
     siblings: Option<Siblings>,
+    /// Of a volume that other machines reach.
+    serving: Option<Serving>,
     pub(super) vfs: Arc<Vfs>,
     /// What the user should know of the layers.
     pub(super) notices: Vec<String>,
@@ -92,8 +95,10 @@ impl Layers {
             offline: options.offline,
             ..HubOptions::default()
         })?;
+        let peers = nodes::known(&*kv, &volume, options.peer.as_ref())?;
+        let may_call = options.peer.as_ref().is_none_or(|peer| peer.hub) || peers.is_none();
         let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(BucketSource::new(&bucket))];
-        if !options.offline {
+        if !options.offline && may_call {
             sources.push(Arc::new(HubSource::new(hub.clone())));
         }
         let chunks_options = ChunksOptions {
@@ -102,8 +107,18 @@ impl Layers {
             store_hub_blobs: volume.stores_hub_blobs() && !options.read_only,
             ..ChunksOptions::default()
         };
-        let chunks =
-            Arc::new(Chunks::new(chunks_options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
+        let chunks = Arc::new(Chunks::among(
+            chunks_options,
+            cache.clone(),
+            meta.blobs(),
+            sources,
+            Some(bucket.clone()),
+            peers.clone(),
+        ));
+        let serving = match peers {
+            Some(peers) => Some(Serving::start(peers, &volume, &chunks).await?),
+            None => None,
+        };
         let files_options = FilesOptions {
             io_timeout: options.io_timeout,
             writeback: options.writeback,
@@ -143,6 +158,7 @@ impl Layers {
             files,
             following,
             siblings,
+            serving,
             vfs,
             notices,
             invalidations: Some(receiver),
@@ -173,6 +189,9 @@ impl Layers {
             siblings.stop().await;
         }
         self.vfs.record_accesses(RECORDING).await;
+        if let Some(serving) = self.serving {
+            serving.stop().await;
+        }
         let flushed = self.files.close(UPLOADS).await.context(|| "writing what was open");
         let cached = self.chunks.shutdown(UPLOADS).await;
         let closed = self.meta.close().await;

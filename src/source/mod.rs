@@ -49,6 +49,14 @@ impl Want {
         start..end
     }
 
+    /// Bytes of chunk `idx`; 0 outside of the run.
+    #[must_use]
+    pub fn len_of(&self, idx: u64) -> u64 {
+        let Range { start, end } = self.range();
+        let begin = idx.saturating_mul(u64::from(self.chunk_size));
+        if begin < start { 0 } else { end.saturating_sub(begin).min(u64::from(self.chunk_size)) }
+    }
+
     /// How many bytes the run has. 0 only for an empty blob or a run beyond its end.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -81,6 +89,12 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// found out, or the transfer broke off and could not be resumed. [`Corrupt`](crate::error::Kind::Corrupt): the place
     /// has something else under this name. The bytes themselves are not hashed here: the caller does that.
     async fn fetch(&self, want: &Want) -> Result<Fetched>;
+
+    /// The BLAKE3 of a chunk that came from here a moment ago, if this place has said it and can be believed as far as any
+    /// node of the volume can.
+    fn told(&self, _blob: BlobId, _chunk: u64) -> Option<[u8; 32]> {
+        None
+    }
 }
 
 #[cfg(test)]
