@@ -1,6 +1,7 @@
 //! One blob being read.
 
 mod read;
+mod strict;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -44,6 +45,8 @@ pub(super) struct Blob {
     compared: OnceCell<()>,
     /// The same, for a look without waiting.
     trusted: AtomicBool,
+    /// With `strict`: its end may be shown.
+    pub let_go: AtomicBool,
     /// Readers for whom the cache is too small.
     direct: AtomicUsize,
 }
@@ -111,7 +114,7 @@ impl BlobContent {
     #[must_use]
     pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
         let blob = &self.blob;
-        if !blob.trusted.load(SeqCst) {
+        if !blob.trusted.load(SeqCst) || blob.holds_back(offset + buf.len() as u64) {
             return None;
         }
         let n = blob.file.try_read(offset, buf)?;
@@ -169,6 +172,7 @@ impl Blob {
             facts: Mutex::default(),
             compared: OnceCell::new(),
             trusted: AtomicBool::new(trusted),
+            let_go: AtomicBool::new(false),
             direct: AtomicUsize::new(0),
             file,
         })

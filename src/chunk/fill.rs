@@ -54,6 +54,7 @@ async fn rounds(flights: &mut Flights, place: &mut AheadPlace, mut part: Option<
     loop {
         let before = flights.left.start;
         let ended = match &blob.shared.peers {
+            Some(_) if part.is_none() && !only_origin(&blob) && from_near(flights, place).await => Ok(()),
             Some(peers) if !only_origin(&blob) => cluster::round(flights, place, peers, part.take()).await,
             _ => from_sources(flights, place).await,
         };
@@ -122,7 +123,7 @@ pub(super) async fn from_these_sources(
         let from = From::outside(source.as_ref(), counters, is_origin);
         let e = match refusal {
             Some(e) => e,
-            None => match pour::pour(flights, task, &from, place).await {
+            None => match from_source(flights, task, n, &from, place).await {
                 Ok(()) => return Ok(()),
                 Err(e) => {
                     if is_origin && matches!(e.kind(), Kind::Access | Kind::NotFound) {
@@ -137,6 +138,9 @@ pub(super) async fn from_these_sources(
             tracing::debug!(blob = %blob.id, source = source.name(), error = %e, "no bytes");
         }
         let e = e.context(source.name());
+        // Where the origin can be asked, it is its word that counts, not that a mirror or a seed fails.
+        let aside = shared.reaches_origin() && matches!(source.name(), "mirror" | "seed");
+        let e = if aside { e.with_kind(Kind::NotFound) } else { e };
         if weight(e.kind()) > worst.as_ref().map_or(0, |w| weight(w.kind())) {
             worst = Some(e);
         }
@@ -146,6 +150,41 @@ pub(super) async fn from_these_sources(
         Some(e) => Error::with_source(Kind::NotFound, "no source has it", e),
         None => Error::new(Kind::Internal, "there is no source of blobs"),
     })
+}
+
+/// What lies on another disk of this machine is nobody else's affair. `false`: it did not come, or not all.
+async fn from_near(flights: &mut Flights, place: &mut AheadPlace) -> bool {
+    let blob = flights.blob.clone();
+    let shared = &blob.shared;
+    for (n, source) in shared.sources.iter().enumerate().filter(|(_, source)| source.is_near(blob.id)) {
+        let Ok(task) = task(&blob, flights).await else { return false };
+        let from = From::outside(source.as_ref(), &shared.counters.fetched[n], false);
+        match from_source(flights, &task, n, &from, place).await {
+            Ok(()) => return true,
+            Err(e) => tracing::debug!(blob = %blob.id, source = source.name(), error = %e, "no bytes"),
+        }
+    }
+    false
+}
+
+/// Pours from source number `n`, and remembers what that says about it.
+async fn from_source(
+    flights: &mut Flights,
+    task: &Task,
+    n: usize,
+    from: &From<'_>,
+    place: &mut AheadPlace,
+) -> Result<()> {
+    let before = flights.left.start;
+    let ended = pour::pour(flights, task, from, place).await;
+    let blob = &flights.blob;
+    if flights.left.start > before {
+        super::lock(&blob.state).gave.insert(n);
+    }
+    if ended.as_ref().is_err_and(|e| e.kind() == Kind::Corrupt) {
+        from.source.wrong(blob.id);
+    }
+    ended
 }
 
 /// Asks the bucket alone.

@@ -1,6 +1,6 @@
 //! Who waits for which chunk: one transfer for each, however many readers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::blob::Blob;
 use super::cache::Presence;
 use super::overflow::Held;
 use super::readahead::Readahead;
+use super::tally::Tally;
 use super::{fill, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
@@ -63,6 +64,10 @@ pub(super) struct State {
     pub generation: u64,
     /// Only the origin is asked: with what the others gave, the blob was not what its name says.
     pub only_origin: bool,
+    /// The numbers of the sources that chunks of this blob came from.
+    pub gave: BTreeSet<usize>,
+    /// How much came from where since it was opened.
+    pub tally: Tally,
     /// Hashes that the origin gave although others are recorded.
     pub claims: HashMap<u64, [u8; 32]>,
     refused: Option<(Instant, Error)>,
@@ -79,6 +84,8 @@ impl State {
             users: 0,
             generation: 0,
             only_origin: false,
+            gave: BTreeSet::new(),
+            tally: Tally::default(),
             claims: HashMap::new(),
             refused: None,
             hold: None,

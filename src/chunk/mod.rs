@@ -25,6 +25,7 @@ mod record;
 mod settle;
 mod shared;
 mod store;
+mod tally;
 mod verify;
 
 use std::collections::VecDeque;
@@ -41,6 +42,7 @@ pub use self::blob::BlobContent;
 pub use self::cluster::BlobShelf;
 pub use self::file::{FileContent, Files};
 pub use self::shared::{ChunksStats, SourceStats};
+pub use self::tally::{Amount, Whereabouts};
 
 use self::blob::Blob;
 use self::cache::{CacheDir, ContentKey};
@@ -71,6 +73,8 @@ pub struct ChunksOptions {
     pub max_window: u64,
     /// Blobs that came from elsewhere are put into the bucket.
     pub store_hub_blobs: bool,
+    /// The last chunk of a blob is not shown before the whole was checked against its name.
+    pub strict: bool,
 }
 
 impl Default for ChunksOptions {
@@ -83,6 +87,7 @@ impl Default for ChunksOptions {
             segment: 16 << 20,
             max_window: u64::MAX,
             store_hub_blobs: false,
+            strict: false,
         }
     }
 }
@@ -187,6 +192,19 @@ impl Chunks {
     #[must_use]
     pub fn shelf(&self) -> BlobShelf {
         BlobShelf::new(&self.shared)
+    }
+
+    /// How much of a blob is on the local disk, and where it came from. Some I/O: it reads the index.
+    pub async fn whereabouts(&self, id: BlobId, size: u64) -> Result<Whereabouts> {
+        let (cache, chunk_size) = (self.shared.cache.clone(), self.shared.options.chunk_size);
+        blocking(move || {
+            let key = ContentKey::Blob(id);
+            if cache.in_use(&key).is_none() && !cache.knows(&key) {
+                return Ok(Whereabouts::nothing(size, chunk_size));
+            }
+            Whereabouts::of(&*cache.open_or_memory(key, size, chunk_size)?, size)
+        })
+        .await
     }
 
     /// The cache directory.

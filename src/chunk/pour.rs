@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -23,7 +23,7 @@ use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::meta::ChunkRow;
 use crate::peer::Holder;
-use crate::source::{Source, Want};
+use crate::source::{Provider, Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
@@ -73,10 +73,12 @@ pub(super) async fn pour(
     from: &From<'_>,
     place: &mut AheadPlace,
 ) -> Result<()> {
+    let begun = Instant::now();
     let mut last = None;
     let result = stream(flights, task, from, place, &mut last).await;
     // The chunk before the one that failed may just be settling.
     let settled = land(flights, last).await;
+    from.counters.nanos.fetch_add(begun.elapsed().as_nanos() as u64, Relaxed);
     settled.and(result)
 }
 
@@ -114,7 +116,7 @@ async fn stream(
             timeout(limit - stall, fetch).await.map_err(|_| late("no answer"))??
         }
     };
-    let kind = Supply::of(source.name());
+    let kind = Provider::of(source.name());
     let mut idx = run.start;
     let mut chunk = Pouring::begin(&blob, idx, run.end).await?;
     loop {
@@ -165,25 +167,6 @@ async fn stream(
     Ok(())
 }
 
-/// From which side of the cluster's border a chunk came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Supply {
-    Bucket,
-    Peer,
-    /// The Hub, or what stands for it.
-    Elsewhere,
-}
-
-impl Supply {
-    fn of(source: &str) -> Self {
-        match source {
-            "bucket" => Supply::Bucket,
-            "peer" => Supply::Peer,
-            _ => Supply::Elsewhere,
-        }
-    }
-}
-
 /// A chunk on its way from "whole" to "shown", while the next one comes in.
 struct Settling(JoinHandle<Result<Landing>>);
 
@@ -200,7 +183,7 @@ async fn show(
     poured: Poured,
     finding: Finding,
     generation: u64,
-    supply: Supply,
+    from: Provider,
 ) -> Result<Landing> {
     let Poured { idx, hash, len, mut memory, on_memory_file, .. } = poured;
     settle(&blob, idx, hash, &finding).await.context(|| format!("chunk {idx}"))?;
@@ -210,8 +193,8 @@ async fn show(
     let shared = &blob.shared;
     if memory.is_none() {
         let file = blob.file.clone();
-        let stored = supply == Supply::Bucket || (supply == Supply::Peer && finding.stored);
-        let recorded = blocking(move || file.record_poured(idx, &hash, len, stored, on_memory_file));
+        let stored = from == Provider::Bucket || (from == Provider::Peer && finding.stored);
+        let recorded = blocking(move || file.record_poured(idx, &hash, len, stored, from, on_memory_file));
         if let Err(e) = recorded.await {
             if e.kind() == Kind::Unavailable {
                 return Err(e);
@@ -223,6 +206,7 @@ async fn show(
         }
     }
     shared.counters.filled.fetch_add(1, Relaxed);
+    blob.came_from(from, len);
     let landing = match memory {
         Some(held) => {
             shared.counters.from_memory.fetch_add(1, Relaxed);
@@ -236,7 +220,7 @@ async fn show(
                 blob.check_more();
             }
             // What a peer gave is put there by whoever brought it into the cluster.
-            if supply == Supply::Elsewhere && !finding.stored {
+            if !matches!(from, Provider::Bucket | Provider::Peer) && !finding.stored {
                 shared.uploads.add(&blob, idx, hash);
             }
             if let Some(peers) = &shared.peers {

@@ -81,6 +81,8 @@ pub(super) struct Fetched {
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
     pub failed: AtomicU64,
+    /// Of transfers, those that failed included.
+    pub nanos: AtomicU64,
 }
 
 /// What one source was asked since the start.
@@ -91,6 +93,8 @@ pub struct SourceStats {
     pub bytes: u64,
     /// Requests that ended with an error other than "not found".
     pub failed: u64,
+    /// How long its transfers took, all together.
+    pub time: Duration,
 }
 
 /// Figures about a store of chunks since its start.
@@ -110,6 +114,11 @@ pub struct ChunksStats {
     pub uploads_done: u64,
     pub uploads_failed: u64,
     pub open_blobs: u64,
+}
+
+/// Whether a source is the Hub, or what stands for it: not a place that only has copies.
+fn is_origin(source: &dyn Source) -> bool {
+    !matches!(source.name(), "bucket" | "peer" | "mirror" | "seed")
 }
 
 impl Shared {
@@ -171,12 +180,12 @@ impl Shared {
     /// Whether source number `n` is the last word on a blob that nobody has verified. Without the Hub the bucket comes last,
     /// which only repeats what somebody recorded.
     pub(super) fn is_origin(&self, n: usize) -> bool {
-        n + 1 == self.sources.len() && self.sources[n].name() != "bucket"
+        n + 1 == self.sources.len() && is_origin(&*self.sources[n])
     }
 
     /// Whether the Hub, or what stands for it, can be asked at all.
     pub(super) fn reaches_origin(&self) -> bool {
-        self.sources.iter().any(|source| source.name() != "bucket")
+        self.sources.iter().any(|source| is_origin(&**source))
     }
 
     /// The blob, if somebody has it open or something of it is on its way.
@@ -257,6 +266,7 @@ impl Shared {
             requests: f.requests.load(Relaxed),
             bytes: f.bytes.load(Relaxed),
             failed: f.failed.load(Relaxed),
+            time: Duration::from_nanos(f.nanos.load(Relaxed)),
         };
         let peers = self.peers.is_some().then(|| figures("peer", &c.peers));
         let sources = self.sources.iter().zip(&c.fetched).map(|(source, f)| figures(source.name(), f));

@@ -1,7 +1,7 @@
 //! The whole blob against its name, in the background: chunks are digested in order as they come, so that the last one
 //! costs no more than the others. Of several nodes that read a blob one checks it.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use super::blob::Blob;
 use super::cache::Presence;
 use super::digest::Digest;
+use super::tally::Tally;
 use super::{BlobEvent, lock};
 use crate::blocking::blocking;
 use crate::error::Result;
@@ -102,7 +103,9 @@ impl Blob {
             state.generation += 1;
             state.only_origin = true;
             state.claims.clear();
+            state.tally = Tally::default();
         }
+        self.let_go.store(false, SeqCst);
         shared.overflow.forget(self.id);
         let file = self.file.clone();
         let hashes = blocking(move || {
@@ -116,6 +119,8 @@ impl Blob {
         .await?;
         // If others found the blob right with these hashes, the fault is this disk's.
         if !self.fresh_facts().await?.verified {
+            let gave = std::mem::take(&mut lock(&self.state).gave);
+            gave.into_iter().filter_map(|n| shared.sources.get(n)).for_each(|source| source.wrong(self.id));
             let forget = |(idx, hash)| shared.blobs.forget_hash(self.id, idx, hash);
             let forgotten = stream::iter(hashes).map(forget).buffer_unordered(FORGETTING);
             forgotten.fold(Ok(()), async |all: Result<()>, one| all.and(one)).await?;

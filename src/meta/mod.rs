@@ -34,6 +34,7 @@ mod lookup;
 mod make;
 #[doc(hidden)]
 pub mod memory;
+pub mod metered;
 mod orphans;
 mod publish;
 mod quota;
