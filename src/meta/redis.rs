@@ -26,7 +26,7 @@
 //! What only the user can change (password, rights, certificate) is told at once.
 //!
 //! **Push.** A commit appends what it changed to the log in the same step, and watchers are told all that came since the
-//! last look together (`log.rs`): at once after a quiet moment, else within some 5 ms. What is told for locks ends that pause.
+//! last look together (`log.rs`): at once after a quiet moment, else within some 10 ms. What is told for locks ends that pause.
 //! Watchers hear [`Lost`](super::kv::Event::Lost) when their connection breaks, again when it is back, and when
 //! the server is another one than before (its `run_id`): it may have forgotten the latest commits.
 //!

@@ -113,12 +113,12 @@ impl Vfs {
         }
         // Before the kernel asks again.
         self.meta.heard(&changes);
-        for change in &changes {
-            if let Change::Inode { ino } = change {
-                self.attrs.forget(*ino);
-                self.atimes.heard(*ino);
-            }
-        }
+        let inos = changes.iter().filter_map(|change| match change {
+            Change::Inode { ino } => Some(*ino),
+            _ => None,
+        });
+        self.attrs.forget_all(inos.clone());
+        inos.for_each(|ino| self.atimes.heard(ino));
         self.long.forget(&changes);
         self.invalidations.send_all(changes.into_iter().filter_map(|change| match change {
             Change::Entry { parent, name } => Some(Invalidation::Entry { parent, name }),
