@@ -90,7 +90,7 @@ async fn nodes_are_listed_blocked_and_unblocked() {
         (["rm", "10.0.0.3:9000"], 1),
         (["rm", "nonsense"], 2),
         (["add", "10.0.0.3"], 2),
-        (["ls", "x:y:z"], 1),
+        (["ls", "--nonsense"], 2),
     ] {
         let (code, out) = world.peer(&args).await;
         assert_eq!(code, Some(wanted), "{args:?}: {out}");

@@ -4,7 +4,7 @@ local oid, ttl, recent, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), to
 local apart, zone, first = ARGV[6] == '1', ARGV[7], 9
 local who, taking_part, leases_key = base .. 'who:' .. oid, base .. 'in:' .. oid, base .. 'l:' .. oid
 -- The most nodes that are looked at, and the most holders of a chunk among which three are chosen.
-local NODES, ENOUGH = 256, 12
+local NODES, ENOUGH = 256, 6
 math.randomseed(tonumber(ARGV[8]))
 
 local names, lo, hi = {}, math.huge, 0
@@ -44,37 +44,64 @@ end
 local is_blocked = not nodes[me]
 apart = apart or is_blocked
 
--- Holders of each chunk: live nodes in random order, until there are enough of them.
-local order = {}
+-- Who may hold them: live nodes in random order, those of the same zone first. Nobody serves a node that is blocked.
+local order, near = {}, {}
 for _, id in ipairs(advertised) do
-  -- Nobody serves a node that is blocked.
   if nodes[id] and id ~= me and not is_blocked then
-    local at = math.random(#order + 1)
-    order[#order + 1] = order[at]
-    order[at] = id
+    local list = nodes[id].class % 2 == 0 and near or order
+    local at = math.random(#list + 1)
+    list[#list + 1] = list[at]
+    list[at] = id
   end
 end
+for _, id in ipairs(order) do near[#near + 1] = id end
+order = near
+-- The chunks by the byte of a bitmap in which they are, with a mask of those that lack holders.
+local band, bytes, by_byte, holders = bit.band, {}, {}, {}
+for n = first, #ARGV do
+  local chunk = tonumber(ARGV[n])
+  local at = math.floor(chunk / 8)
+  local group = by_byte[at]
+  if not group then
+    group = { at = at, lacking = 0 }
+    by_byte[at], bytes[#bytes + 1] = group, group
+  end
+  local mask = 2 ^ (7 - chunk % 8)
+  group.lacking = bit.bor(group.lacking, mask)
+  group[#group + 1] = { mask, n }
+  holders[n] = {}
+end
 local from, to = math.floor(lo / 8), math.floor(hi / 8)
-local narrow = to - from < 1024
-local holders, lacking = {}, 0
-for n = first, #ARGV do holders[n], lacking = {}, lacking + 1 end
+local narrow, lacking = to - from < 1024, #bytes
 for visited, id in ipairs(order) do
-  -- Chunks that lie far apart are looked up one by one.
-  if lacking == 0 or (not narrow and visited > 32) then break end
+  -- Chunks that lie far apart are looked up one by one: then not with everybody.
+  if lacking == 0 or (not narrow and visited > 4096 / #bytes) then break end
   local key = base .. 'p:' .. oid .. ':' .. id
   local bits = narrow and call('GETRANGE', key, from, to)
-  for n = first, #ARGV do
-    if #holders[n] < ENOUGH then
-      local chunk, held = tonumber(ARGV[n]), nil
+  -- After some nodes one holder will do.
+  local enough = visited <= 16 and ENOUGH or 1
+  for _, group in ipairs(bytes) do
+    if group.lacking > 0 and bits ~= '' then
+      local byte
       if narrow then
-        local byte = string.byte(bits, math.floor(chunk / 8) - from + 1) or 0
-        held = math.floor(byte / 2 ^ (7 - chunk % 8)) % 2 == 1
+        byte = string.byte(bits, group.at - from + 1) or 0
       else
-        held = call('GETBIT', key, chunk) == 1
+        byte = string.byte(call('GETRANGE', key, group.at, group.at)) or 0
       end
-      if held then
-        holders[n][#holders[n] + 1] = id
-        if #holders[n] == ENOUGH then lacking = lacking - 1 end
+      local found = band(byte, group.lacking)
+      if found > 0 then
+        for _, wanted in ipairs(group) do
+          if band(found, wanted[1]) > 0 then
+            local list = holders[wanted[2]]
+            list[#list + 1] = id
+          end
+        end
+      end
+      if found > 0 or visited == 17 then
+        for _, wanted in ipairs(group) do
+          if #holders[wanted[2]] >= enough then group.lacking = band(group.lacking, 255 - wanted[1]) end
+        end
+        if group.lacking == 0 then lacking = lacking - 1 end
       end
     end
   end
@@ -107,11 +134,16 @@ for n = first, #ARGV do
   local common, own = fields_of(ARGV[n])
   local answer
   if #holders[n] > 0 then
-    -- Three of them, those with free slots first, then those of the same zone.
-    local rank, chosen = {}, {}
-    for at, id in ipairs(holders[n]) do rank[at] = { nodes[id].class + math.random(), id } end
-    table.sort(rank, function(a, b) return a[1] < b[1] end)
-    for at = 1, math.min(3, #rank) do chosen[at] = mention(rank[at][2]) end
+    -- Three of them, those with free slots first, then those of the same zone; each chunk begins with another one.
+    local list, chosen = holders[n], {}
+    local start = math.random(#list)
+    for class = 0, 3 do
+      for at = start, start + #list - 1 do
+        local id = list[at % #list + 1]
+        if #chosen < 3 and nodes[id].class == class then chosen[#chosen + 1] = mention(id) end
+      end
+      if #chosen == 3 then break end
+    end
     answer = 'H' .. table.concat(chosen, ',')
   else
     local at = 2 * (n - first)
