@@ -1,4 +1,4 @@
-//! Nodes of one cluster, in one process, on a real Redis.
+//! Nodes of one cluster, in one process: their tracker on a real Redis, and what they send each other.
 
 mod claims;
 #[path = "../support/mount.rs"]
@@ -9,4 +9,5 @@ mod redis_server;
 mod registry;
 mod shared;
 mod verb;
+mod wire;
 mod world;

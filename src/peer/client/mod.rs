@@ -27,7 +27,7 @@ use super::types::{Holder, NodeId, PeerOptions};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::BlobId;
 use chase::Chase;
-use request::Opened;
+use request::{Filled, Opened};
 use scores::Scores;
 use transfer::Transfer;
 
@@ -37,6 +37,8 @@ pub use scores::PeerStats;
 const IDLE: usize = 4;
 /// Shorter than the server's own.
 const IDLE_FOR: Duration = Duration::from_secs(20);
+/// One wait for a fill.
+const FILL_SLICE: Duration = Duration::from_secs(10);
 /// Chunks of which is remembered who gave them.
 const GIVEN: NonZeroUsize = NonZeroUsize::new(4096).expect("above 0");
 
@@ -252,7 +254,20 @@ impl Client {
         let ask = FillAsk { blob: blob.to_string(), size, chunk: idx };
         let body = serde_json::to_vec(&ask)
             .map_err(|e| Error::with_source(Kind::Internal, "a request to a peer", e))?;
-        self.0.fill(node, body, limit).await.context(|| format!("a fill by {}", request::name(node)))
+        let until = Instant::now() + limit;
+        loop {
+            // In slices, so that a node that is frozen is found out.
+            let slice = until.saturating_duration_since(Instant::now()).min(FILL_SLICE);
+            let filled = self.0.fill(node, body.clone(), slice).await;
+            match filled.context(|| format!("a fill by {}", request::name(node)))? {
+                Filled::Done => return Ok(()),
+                Filled::Underway if Instant::now() >= until => {
+                    let why = format!("a fill by {} goes on", request::name(node));
+                    return Err(Error::new(Kind::TimedOut, why));
+                }
+                Filled::Underway => {}
+            }
+        }
     }
 
     /// Who serves this volume at `addr`. [`Kind::Unavailable`] if nobody does.

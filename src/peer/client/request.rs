@@ -13,7 +13,7 @@ use super::scores::Outcome;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::peer::auth::{Answer, Pass, Signed};
 use crate::peer::protocol::{
-    BODY, ChunkAsk, Elsewhere, HASH, MAC, MAX_JSON, NODE, Route, VERIFIED, parse_hash,
+    BODY, ChunkAsk, Elsewhere, Failure, HASH, MAC, MAX_JSON, NODE, Route, VERIFIED, parse_hash,
 };
 use crate::peer::types::{Holder, NodeId};
 
@@ -25,6 +25,14 @@ pub(super) enum Answered {
     Elsewhere(Vec<Holder>),
     Absent,
     /// The wait is over; the transfer is not.
+    Underway,
+}
+
+/// A node's answer to a request for a fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    Done,
+    /// The wait is over; the fill goes on.
     Underway,
 }
 
@@ -229,15 +237,15 @@ impl Inner {
         if status == StatusCode::OK { Ok(node) } else { Err(refusal(status)) }
     }
 
-    /// Asks a node to fetch a chunk from the Hub.
-    pub async fn fill(&self, holder: &Holder, body: Vec<u8>, limit: Duration) -> Result<()> {
+    /// Asks a node to fetch a chunk from the Hub, and waits for it so long.
+    pub async fn fill(&self, holder: &Holder, body: Vec<u8>, limit: Duration) -> Result<Filled> {
         let route = Route::Fill(limit);
         let answer =
             self.send(holder.addr, holder.node, &route, Some(body), limit + self.times.answer).await?;
         match answer.status {
-            StatusCode::OK => self.body(answer).await.map(|_| ()),
-            StatusCode::BAD_GATEWAY => Err(crate::peer::protocol::Failure::parse(&self.body(answer).await?)),
-            StatusCode::GATEWAY_TIMEOUT => Err(Error::new(Kind::TimedOut, "the fill goes on there")),
+            StatusCode::OK => self.body(answer).await.map(|_| Filled::Done),
+            StatusCode::BAD_GATEWAY => Err(Failure::parse(&self.body(answer).await?)),
+            StatusCode::GATEWAY_TIMEOUT => Ok(Filled::Underway),
             StatusCode::SERVICE_UNAVAILABLE => {
                 Err(Error::new(Kind::Unavailable, "it has no place for fills"))
             }

@@ -208,7 +208,7 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
             left: shelved.len - from,
             shelved,
             piece: Bytes::new(),
-            slot,
+            _slot: slot,
             seat,
             limit: inner.limit.clone(),
             counters: counters.clone(),

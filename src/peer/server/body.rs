@@ -80,8 +80,7 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        // A chunk's stream is asked for its end too: only then has it been served.
-        matches!(self.content, Content::Whole(None))
+        matches!(self.content, Content::Whole(None) | Content::Chunk { left: 0, .. })
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -98,20 +97,27 @@ pub(super) struct Upload {
     pub left: u32,
     /// Read and not sent yet.
     pub piece: Bytes,
-    pub slot: OwnedSemaphorePermit,
+    pub _slot: OwnedSemaphorePermit,
     pub seat: Seated,
     pub limit: Option<Arc<Limit>>,
     pub counters: Arc<Counters>,
     pub to: NodeId,
 }
 
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Nobody asks for the end of a body whose length is known.
+        if self.left == 0 {
+            self.counters.chunks.fetch_add(1, Relaxed);
+            self.seat.served();
+        }
+    }
+}
+
 impl Upload {
     /// The next piece; an error breaks the connection off, so that nobody takes a part for the whole.
     async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
         if self.left == 0 {
-            self.counters.chunks.fetch_add(1, Relaxed);
-            self.seat.served();
-            drop(self.slot);
             return Ok(None);
         }
         while self.piece.is_empty() {

@@ -252,6 +252,3 @@ async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener> {
     let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     TcpListener::bind(addr).await.map_err(|e| bad(addr, e))
 }
-
-#[cfg(test)]
-mod tests;

@@ -44,6 +44,6 @@ pub trait Shelf: Debug + Send + Sync + 'static {
 
     /// Fetches the chunk of a blob of `size` bytes from the Hub for another node, and returns when it is held.
     /// [`Kind::NotPermitted`](crate::error::Kind::NotPermitted): this node may not call the Hub either. The caller bounds
-    /// the wait.
+    /// the wait and then asks again: a transfer goes on meanwhile.
     async fn fill(&self, blob: BlobId, size: u64, idx: u64) -> Result<()>;
 }

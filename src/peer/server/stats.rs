@@ -80,7 +80,7 @@ pub struct ServerStats {
     pub blocked: u64,
     /// Chunks that this node's own disk or store failed to give.
     pub failed: u64,
-    /// Connections cut: too slow, too many, or not HTTP.
+    /// Connections that ended badly: cut as too slow or too many, not HTTP, or broken off in an answer.
     pub cut: u64,
     /// Connections that are open now.
     pub connections: u64,

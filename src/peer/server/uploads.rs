@@ -146,7 +146,7 @@ impl Seated {
     }
 
     /// The one who sits here got the chunk.
-    pub fn served(mut self) {
+    pub fn served(&mut self) {
         self.ending = Ending::Served;
     }
 }
@@ -177,3 +177,6 @@ impl Drop for Seated {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,15 +127,17 @@ impl Watched {
         io::Error::new(io::ErrorKind::TimedOut, what)
     }
 
-    fn wrote(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Judges a try to write `len` bytes.
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: Poll<io::Result<usize>>,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
         match write {
             Poll::Ready(Ok(n)) => {
-                if let Some(taken) = &mut self.blocked {
-                    *taken += n;
-                    if *taken >= PROGRESS {
-                        self.blocked = None;
-                    }
-                }
+                let taken = self.blocked.map_or(0, |before| before + n);
+                self.blocked = self.blocked.map(|_| taken).filter(|_| taken < PROGRESS && n < len);
                 Poll::Ready(Ok(n))
             }
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
@@ -180,7 +182,7 @@ impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(cx, write)
+        this.wrote(cx, write, buf.len())
     }
 
     fn poll_write_vectored(
@@ -190,7 +192,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.wrote(cx, write)
+        this.wrote(cx, write, bufs.iter().map(|b| b.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
