@@ -9,6 +9,7 @@ use crate::chunk::cache::{ContentKey, Peek};
 use crate::chunk::extents;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content};
+use crate::source::Provider;
 use crate::source::bucket::Object;
 use crate::types::{BlobId, Extent, Ino, Origin};
 
@@ -53,6 +54,8 @@ pub struct ChunkInfo {
     pub stored: Option<bool>,
     /// The caches of this machine that have it.
     pub cached: Vec<PathBuf>,
+    /// Of a blob that a cache has: where its bytes came from when they came there.
+    pub from: Option<Provider>,
 }
 
 /// What is known of `ino`. `caches`: cache directories of this machine. `look`: asks the bucket for each object.
@@ -115,13 +118,17 @@ async fn blob(
             }
             let holds =
                 |peek: &Peek| peek.record(chunk.index).is_some_and(|r| hash.is_none_or(|h| r.hash == h));
-            let cached = peeks.iter().filter(|(_, peek)| holds(peek)).map(|(root, _)| root.clone()).collect();
+            let cached: Vec<PathBuf> =
+                peeks.iter().filter(|(_, peek)| holds(peek)).map(|(root, _)| root.clone()).collect();
+            let holder = peeks.iter().find(|(_, peek)| holds(peek));
+            let from = holder.and_then(|(_, peek)| peek.record(chunk.index)).map(|record| record.from);
             info.chunks.push(ChunkInfo {
                 index: chunk.index,
                 hash,
                 extents: Vec::new(),
                 stored: Some(stored),
                 cached,
+                from,
             });
         }
     }
@@ -153,7 +160,8 @@ async fn file(place: &Place, caches: &[PathBuf], look: bool, info: &mut Info) ->
                 let tag = extents::tag(&list);
                 let holds = |peek: &Peek| peek.record(index).is_some_and(|r| r.tag == tag);
                 let cached = peeks.iter().filter(|(_, p)| holds(p)).map(|(root, _)| root.clone()).collect();
-                info.chunks.push(ChunkInfo { index, hash: None, extents: list, stored, cached });
+                let from = None;
+                info.chunks.push(ChunkInfo { index, hash: None, extents: list, stored, cached, from });
             }
         }
     }

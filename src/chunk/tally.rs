@@ -49,13 +49,14 @@ impl Tally {
 }
 
 /// Chunks and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Amount {
     pub chunks: u64,
     pub bytes: u64,
 }
 
 impl Amount {
+    /// One chunk more.
     pub fn add(&mut self, bytes: u64) {
         self.chunks += 1;
         self.bytes += bytes;
@@ -89,8 +90,7 @@ impl Whereabouts {
             from = idx + 1;
         }
         let mut found = Whereabouts::nothing(size, file.chunk_size());
-        found.missing =
-            Amount { chunks: chunks - sum.chunks, bytes: size.saturating_sub(sum.bytes) };
+        found.missing = Amount { chunks: chunks - sum.chunks, bytes: size.saturating_sub(sum.bytes) };
         found.here = here.into_iter().filter(|(_, amount)| amount.chunks > 0).collect();
         found.verified = file.is_verified();
         Ok(found)

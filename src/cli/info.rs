@@ -11,10 +11,12 @@ use super::show::{Table, show};
 use super::volume::Opened;
 use super::{Failure, MetaArgs, small_runtime};
 use crate::admin::info::{CHUNKS_MAX, ChunkInfo, Info, info};
+use crate::chunk::Amount;
 use crate::config::Home;
 use crate::config::units::human_size;
 use crate::error::Result;
 use crate::meta::Content;
+use crate::source::Provider;
 use crate::types::FileType;
 
 use self::target::Target;
@@ -144,6 +146,24 @@ fn places(chunk: &ChunkInfo) -> Vec<&'static str> {
     places
 }
 
+/// Of the chunks of a blob: how many, and how many bytes, are on this machine by where they came from, and how many are not.
+fn sources(told: &Told) -> (Vec<(Provider, Amount)>, Amount) {
+    let mut here: Vec<(Provider, Amount)> = Vec::new();
+    let mut missing = Amount::default();
+    let size = told.info.attr.size;
+    for chunk in told.info.chunks.iter().filter(|chunk| chunk.extents.is_empty()) {
+        let start = chunk.index.saturating_mul(told.chunk_size);
+        let bytes = size.saturating_sub(start).min(told.chunk_size);
+        match (chunk.from, here.iter_mut().find(|(from, _)| Some(*from) == chunk.from)) {
+            (None, _) => missing.add(bytes),
+            (Some(_), Some((_, amount))) => amount.add(bytes),
+            (Some(from), None) => here.push((from, Amount { chunks: 1, bytes })),
+        }
+    }
+    here.sort();
+    (here, missing)
+}
+
 fn as_json(told: &Told) -> Value {
     let info = &told.info;
     let attr = &info.attr;
@@ -161,12 +181,18 @@ fn as_json(told: &Told) -> Value {
             "offset": chunk.index * told.chunk_size,
             "blake3": chunk.hash.map(hex::encode),
             "where": places(chunk),
+            "from": chunk.from,
             "caches": chunk.cached,
             "extents": extents.collect::<Vec<_>>(),
         })
     };
+    let (here, missing) = sources(told);
+    let amount = |a: &Amount| json!({"chunks": a.chunks, "bytes": a.bytes});
+    let from: serde_json::Map<_, _> = here.iter().map(|(p, a)| (p.name().to_owned(), amount(a))).collect();
     let blob = info.blob.as_ref().map(|blob| {
         json!({
+            "from": from,
+            "missing": amount(&missing),
             "id": blob.id.to_string(),
             "verified": blob.verified,
             "verified_here": blob.verified_here,
@@ -236,6 +262,11 @@ fn as_text(told: &Told, each: bool) -> String {
                 _ => "NOWHERE",
             };
             table.row(words, format!("{there} of {} chunks", chunks.len()));
+        }
+    }
+    if info.blob.is_some() {
+        for (from, Amount { chunks, bytes }) in sources(told).0 {
+            table.row("came from", format!("{from}: {chunks} chunks, {}", human_size(bytes)));
         }
     }
     let mut text = table.to_string();

@@ -9,7 +9,9 @@ use tokio::task::JoinHandle;
 use super::metrics::Figures;
 use super::nodes::{self, Serving};
 use super::siblings::{Means, Siblings};
-use super::{Standing, check_marker, marker_of, need_volume, open_bucket, places, settings, superseded};
+use super::{
+    SharedHub, Standing, check_marker, marker_of, need_volume, open_bucket, places, settings, superseded,
+};
 use crate::blocking::blocking;
 use crate::chunk::cache::{CacheDir, CacheLimits};
 use crate::chunk::file::FilesOptions;
@@ -107,6 +109,8 @@ impl Layers {
         meta.set_tombstone_ttl(options.tombstone_ttl);
         settings::apply(&meta, &volume).await?;
         let following = tokio::spawn(settings::follow(meta.clone()));
+        let scope_key = blake3::derive_key("hfmount signed places of the Hub", volume.peer_key.as_bytes());
+        let hub_token = token.clone();
         let hub = HubClient::new(HubOptions {
             endpoint: options.hub_endpoint.clone().unwrap_or_else(|| volume.hub_endpoint.clone()),
             token,
@@ -115,12 +119,17 @@ impl Layers {
         })?;
         let peers = nodes::known(&*kv, &volume, options.peer.as_ref())?;
         let may_call = options.peer.as_ref().is_none_or(|peer| peer.hub) || peers.is_none();
+        if let Some(peers) = &peers {
+            let scope = Token::scope(hub_token.as_ref(), hub.endpoint(), &scope_key);
+            hub.share(SharedHub::new(peers.tracker().clone(), hub.endpoint(), scope));
+        }
         let mirrors = mirrors(options)?;
         let sources = sources(options, seeds, &bucket, &mirrors, may_call.then_some(&hub));
         let chunks_options = ChunksOptions {
             chunk_size: volume.chunk_size,
             io_timeout: options.io_timeout,
             store_hub_blobs: volume.stores_hub_blobs() && !options.read_only,
+            strict: options.strict,
             ..ChunksOptions::default()
         };
         let chunks = Arc::new(Chunks::among(
@@ -169,7 +178,7 @@ impl Layers {
             mirrors,
             meta: meta_stats,
             requests: Arc::default(),
-            extra: Vec::new(),
+            extra: serving.iter().map(nodes::figures).collect(),
             started: meta.info().started,
         };
         let (sender, receiver) = Vfs::invalidation_queue();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::chunk::{Chunks, Files, SourceStats};
 use crate::fuse::Requests;
@@ -59,10 +60,10 @@ impl Figures {
 
     fn sources(&self, text: &mut Text) {
         // Several mirrors are one source.
-        let mut by_name: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
-        for SourceStats { name, requests, bytes, failed, .. } in self.chunks.stats().sources {
+        let mut by_name: BTreeMap<&str, (u64, u64, u64, Duration)> = BTreeMap::new();
+        for SourceStats { name, requests, bytes, failed, time } in self.chunks.stats().sources {
             let sum = by_name.entry(name).or_default();
-            *sum = (sum.0 + requests, sum.1 + bytes, sum.2 + failed);
+            *sum = (sum.0 + requests, sum.1 + bytes, sum.2 + failed, sum.3 + time);
         }
         let mut family =
             text.counter("hfmount_source_requests_total", "Runs of chunks asked for, by source.");
@@ -73,6 +74,9 @@ impl Figures {
         let mut family = text
             .counter("hfmount_source_failures_total", "Runs that did not come, other than not being there.");
         by_name.iter().for_each(|(name, sum)| _ = family.sample(&[("source", *name)], sum.2));
+        let mut family =
+            text.counter("hfmount_source_seconds_total", "Time of those runs, one beside the other.");
+        by_name.iter().for_each(|(name, sum)| _ = family.sample(&[("source", *name)], sum.3.as_secs_f64()));
         if !self.mirrors.is_empty() {
             let mut family =
                 text.gauge("hfmount_mirror_up", "1: the mirror is asked; 0: it is left alone for a while.");

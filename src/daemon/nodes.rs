@@ -6,15 +6,17 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::metrics::Extra;
 use crate::chunk::{BlobShelf, Chunks};
 use crate::config::Volume;
 use crate::error::Result;
 use crate::meta::kv::Kv;
+use crate::metrics::Text;
 use crate::peer::auth::PeerKey;
-use crate::peer::tracker::Tracker;
+use crate::peer::tracker::{State, Tracker};
 use crate::peer::{
     Beat, Client, ClientOptions, Leases, NodeId, NodeInfo, PeerOptions, Peers, Registry, Server,
-    ServerOptions, Shelf, advertised,
+    ServerOptions, ServerStats, Shelf, advertised,
 };
 use crate::types::Timestamp;
 
@@ -36,6 +38,65 @@ pub(super) fn known(
     let client = Client::new(ClientOptions::from(options), me, key, registry.clone())?;
     let leases = Leases::new(tracker.clone());
     Ok(Some(Peers::new(tracker, registry, leases, client, options.clone())))
+}
+
+/// What `/metrics` says of the other nodes, and of what this one serves them.
+pub(super) fn figures(serving: &Serving) -> Extra {
+    let (peers, server) = (Arc::downgrade(&serving.peers), Arc::downgrade(&serving.server));
+    Arc::new(move |text: &mut Text| {
+        if let Some(peers) = peers.upgrade() {
+            others(&peers, text);
+        }
+        if let Some(stats) = server.upgrade().map(|server| server.stats()) {
+            served(&stats, text);
+        }
+    })
+}
+
+fn others(peers: &Peers, text: &mut Text) {
+    let roster = peers.registry().roster();
+    let count = |is: fn(&State) -> bool| roster.nodes.iter().filter(|node| is(&node.state)).count();
+    text.gauge("hfmount_peers", "Nodes of the volume as last heard of, this one included, by state.")
+        .sample(&[("state", "active")], count(|state| matches!(state, State::Active)))
+        .sample(&[("state", "stale")], count(|state| matches!(state, State::Stale)))
+        .sample(&[("state", "blocked")], count(|state| matches!(state, State::Blocked(_))));
+    text.gauge("hfmount_quarantines", "Nodes that are put out, for wrong bytes or by hand.")
+        .sample(&[], roster.blocks.len());
+    text.gauge("hfmount_leases", "Chunks that this node is fetching for all.")
+        .sample(&[], peers.leases().count());
+    let away = peers.registry().away().map_or(0.0, |away| away.as_secs_f64());
+    text.gauge("hfmount_tracker_away_seconds", "For how long the tracker has not answered; 0: it does.")
+        .sample(&[], away);
+    let (mut chunks, mut busy, mut absent, mut failed, mut wrong) = (0, 0, 0, 0, 0);
+    for (_, one) in peers.client().stats() {
+        chunks += one.chunks;
+        busy += one.busy;
+        absent += one.absent;
+        failed += one.failures;
+        wrong += one.wrong;
+    }
+    text.gauge("hfmount_peer_answers", "What the nodes that are known now answered when asked for chunks.")
+        .sample(&[("answer", "chunk")], chunks)
+        .sample(&[("answer", "busy")], busy)
+        .sample(&[("answer", "absent")], absent)
+        .sample(&[("answer", "failed")], failed)
+        .sample(&[("answer", "wrong")], wrong);
+}
+
+fn served(stats: &ServerStats, text: &mut Text) {
+    text.counter("hfmount_peer_sent_bytes_total", "Bytes of chunks sent to other nodes.")
+        .sample(&[], stats.bytes_up);
+    text.counter("hfmount_peer_requests_total", "What other nodes asked here, by what became of it.")
+        .sample(&[("outcome", "chunk")], stats.chunks)
+        .sample(&[("outcome", "absent")], stats.absent)
+        .sample(&[("outcome", "busy")], stats.busy)
+        .sample(&[("outcome", "redirected")], stats.redirected)
+        .sample(&[("outcome", "filled")], stats.fills)
+        .sample(&[("outcome", "failed")], stats.failed)
+        .sample(&[("outcome", "refused")], stats.refused)
+        .sample(&[("outcome", "replayed")], stats.replays)
+        .sample(&[("outcome", "blocked")], stats.blocked);
+    text.gauge("hfmount_peer_slots_free", "Upload slots that are free.").sample(&[], stats.slots_free);
 }
 
 /// This node at work for the others.

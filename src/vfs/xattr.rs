@@ -8,14 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::{Map, json};
 
 use super::Vfs;
 use super::types::Caller;
 use super::virtual_ino::{Which, which};
 use crate::blocking::blocking;
+use crate::chunk::Amount;
 use crate::error::{Error, Kind, Result};
-use crate::meta::{SetXattr, Xattrs};
+use crate::meta::{Content, SetXattr, Xattrs};
 use crate::types::{FileType, Ino};
+
+/// Made up on demand for files of the Hub, and in no list: what copies attributes would copy it to where it is not so.
+const SOURCE: &[u8] = b"user.hfmount.source";
 
 /// That an inode has none is believed for as long as the kernel may believe its attributes, but no longer than this.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -43,6 +48,7 @@ impl Vfs {
     pub async fn getxattr(self: &Arc<Self>, ino: Ino, name: &[u8]) -> Result<Bytes> {
         kept(name)?;
         match which(ino) {
+            Which::Real if name == SOURCE => return self.source_of(ino).await,
             Which::Real => {}
             Which::Private => {
                 let (vfs, name) = (Arc::clone(self), Bytes::copy_from_slice(name));
@@ -115,8 +121,29 @@ impl Vfs {
         Ok(())
     }
 
+    /// Where the bytes of a file of the Hub came from, and how many are not on this machine's disk: one line of JSON.
+    async fn source_of(&self, ino: Ino) -> Result<Bytes> {
+        let attr = self.meta.getattr(ino).await?;
+        let Content::Blob(blob) = attr.content else { return Err(Kind::NoData.into()) };
+        let found = self.chunks.whereabouts(blob, attr.size).await?;
+        let amount = |a: &Amount| json!({"chunks": a.chunks, "bytes": a.bytes});
+        let here: Map<_, _> =
+            found.here.iter().map(|(from, a)| (from.name().to_owned(), amount(a))).collect();
+        let told = json!({
+            "blob": blob.to_string(),
+            "verified": found.verified,
+            "all": amount(&found.all),
+            "from": here,
+            "missing": amount(&found.missing),
+        });
+        Ok(told.to_string().into())
+    }
+
     fn changeable(&self, name: &[u8]) -> Result<()> {
         self.writable()?;
+        if name == SOURCE {
+            return Err(Kind::NotSupported.into());
+        }
         kept(name).map_err(|kind| match kind {
             Kind::NoData => Kind::NotSupported.into(),
             kind => kind.into(),

@@ -38,8 +38,9 @@ impl Blob {
     /// [`Kind::Corrupt`] if what can be had is not what the name says.
     pub(super) async fn whole(self: &Arc<Self>) -> Result<()> {
         let mut events = self.shared.events.subscribe();
-        let mut mismatches = 0;
+        let (mut mismatches, mut passes) = (0, 0);
         loop {
+            passes += 1;
             if self.file.is_verified() {
                 return Ok(());
             }
@@ -62,7 +63,8 @@ impl Blob {
                     }
                 }
             };
-            if timeout(LOOK, ended).await == Ok(true) {
+            // What the cache cannot keep until it is checked must not be fetched all the time.
+            if timeout(LOOK * passes.min(20), ended).await == Ok(true) {
                 mismatches += 1;
                 if mismatches >= MISMATCHES {
                     return Err(Error::new(Kind::Corrupt, "its bytes are not what its name says"));
@@ -79,7 +81,8 @@ impl Blob {
             let end = (first + AT_ONCE).min(chunks);
             let missing = (first..end).filter(|idx| self.file.presence(*idx) != Presence::Present);
             let waits = self.join(missing)?;
-            let mut landings: FuturesUnordered<_> = waits.into_iter().map(|(_, wait)| wait.landing()).collect();
+            let mut landings: FuturesUnordered<_> =
+                waits.into_iter().map(|(_, wait)| wait.landing()).collect();
             let mut again = false;
             while let Some(landing) = landings.next().await {
                 match landing {
