@@ -11,7 +11,9 @@ def machine(directory, binary):
     with open("/proc/cpuinfo", encoding="utf-8") as info:
         models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    device = subprocess.run(["df", "--output=fstype,source", directory], capture_output=True, text=True).stdout.splitlines()
+    device = subprocess.run(
+        ["df", "--output=fstype,source", directory], capture_output=True, text=True
+    ).stdout.splitlines()
     version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -50,8 +50,10 @@ class Bench:
                 self.row(cluster, ALONE[kind], 1, True)
         for nodes in self.options.nodes:
             for name in names:
-                both = cluster.has_peers and not self.options.no_baseline and (
-                    self.options.baseline_all or name == names[0]
+                both = (
+                    cluster.has_peers
+                    and not self.options.no_baseline
+                    and (self.options.baseline_all or name == names[0])
                 )
                 if both or not cluster.has_peers:
                     self.row(cluster, name, nodes, False)
@@ -75,7 +77,9 @@ class Bench:
         self.rows.append(figures)
         self.failed |= bool(figures["errors"] or figures["wrong"])
         if options.check and peers and nodes > 1:
-            counted = [target for target in targets(figures, scenarios.SEGMENT) if target[0] in ("origin", "resolve", "put")]
+            counted = [
+                target for target in targets(figures, scenarios.SEGMENT) if target[0] in ("origin", "resolve", "put")
+            ]
             self.failed |= not all(met for *_, met in counted)
         print("  " + " | ".join(cells(figures, scenarios.SEGMENT)), file=sys.stderr, flush=True)
         if figures["twice"] and peers:
@@ -113,13 +117,21 @@ def parse():
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--link", type=rate, help="of each node, up and down, Mbit/s (200; --quick: 400)")
     parser.add_argument("--hub-rate", type=rate, default=rate("400"), help="of the Hub in all, Mbit/s (400)")
-    parser.add_argument("--connection-rate", type=rate, default=rate("100"), help="of one connection to it, Mbit/s (100)")
+    parser.add_argument(
+        "--connection-rate", type=rate, default=rate("100"), help="of one connection to it, Mbit/s (100)"
+    )
     parser.add_argument("--hub-link", type=rate, default=rate("40"), help="of each node to a slow Hub, Mbit/s (40)")
-    parser.add_argument("--baseline-all", action="store_true", help="without peers too in every scenario, not only in the first")
+    parser.add_argument(
+        "--baseline-all", action="store_true", help="without peers too in every scenario, not only in the first"
+    )
     parser.add_argument("--no-baseline", action="store_true", help="only with peers")
-    parser.add_argument("--mount", action="append", default=[], metavar="OPTION", help="one more option for every mount")
+    parser.add_argument(
+        "--mount", action="append", default=[], metavar="OPTION", help="one more option for every mount"
+    )
     parser.add_argument("--check", action="store_true", help="fail unless each byte left the Hub once and was put once")
-    parser.add_argument("--quick", action="store_true", help="64 MiB, two nodes, some scenarios, and --check: under a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="64 MiB, two nodes, some scenarios, and --check: under a minute"
+    )
     parser.add_argument("--dir", default="/var/tmp", help="a folder on a real disk with room for N + 2 times --size")
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file too")
     parser.add_argument("--keep", action="store_true", help="keep the daemons' logs")

@@ -63,9 +63,8 @@ class Net:
     def _node(self, number):
         space = self._space(str(number))
         there = f"v{number}"
-        run(
-            "ip", "link", "add", "name", there, "netns", self.centre, "type", "veth", "peer", "name", "eth0", "netns", space
-        )
+        ends = ("name", there, "netns", self.centre), ("name", "eth0", "netns", space)
+        run("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
         run("ip", "-n", self.centre, "link", "set", there, "master", "br0", "up")
         run("ip", "-n", space, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
         run("ip", "-n", space, "link", "set", "eth0", "up")
