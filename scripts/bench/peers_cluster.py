@@ -203,6 +203,8 @@ class Run:
             for node in self.nodes:
                 with contextlib.suppress(OSError):
                     shutil.copy(node.log, logs)
+            with contextlib.suppress(OSError), open(os.path.join(logs, "counters.json"), "w", encoding="utf-8") as file:
+                json.dump(self.counters(), file)
         shutil.rmtree(self.dir, ignore_errors=True)
         store = os.path.join(self.cluster.dir, "store", "volumes")
         for name in os.listdir(store):
