@@ -18,7 +18,7 @@ use hfmount::source::bucket::{Bucket, BucketSource, Claim, Marker, Object, Patie
 use hfmount::source::storage::StorageOptions;
 use hfmount::source::{Source, Want};
 use hfmount::types::{BlobId, FileType, Ino, ObjectId, SessionId, Timestamp};
-use standin::{S3, Target};
+use standin::{S3, S3Options, Target};
 
 fn options(s3: &S3) -> StorageOptions {
     StorageOptions {
@@ -124,7 +124,9 @@ async fn faults_that_pass_are_waited_out() {
 #[tokio::test]
 async fn a_server_that_stays_away_is_reported_in_time_and_by_name() {
     let dir = tempfile::tempdir().expect("a folder");
-    let s3 = S3::start(dir.path()).expect("a free port");
+    // An address of its own: on that of the other tests' servers one of them may get the port as soon as it is free.
+    let own = S3Options { listen: ([127, 83, 51, 7], 0).into(), ..S3Options::default() };
+    let s3 = S3::start_with(dir.path(), own).expect("a free port");
     let patience = Patience { progress: Duration::from_millis(400), total: Duration::from_millis(800) };
     let bucket = open("s3://test", &options(&s3)).await.with_patience(patience);
     bucket.put(&object(1), pattern(1, 1000)).await.expect("put");
@@ -202,6 +204,7 @@ async fn blob_chunks_come_back_as_a_run() {
         count: 4,
         chunk_size: chunk as u32,
         stored: stored.into(),
+        holders: [].into(),
     };
     s3.faults(|f| (f.only, f.unavailable, f.cut, f.cut_after) = (Target::Get, 1, 1, 1000));
     let source = BucketSource::new(&bucket);

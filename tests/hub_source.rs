@@ -64,6 +64,7 @@ async fn world_with(options: Options, token: Option<&str>) -> World {
             count,
             chunk_size: CHUNK,
             stored: [].into(),
+            holders: [].into(),
         }
     };
     let (big, small) = (want("model.safetensors"), want("sub dir/größe/a#b?c %20.txt"));

@@ -80,6 +80,7 @@ async fn stream(
         count: run.end - run.start,
         chunk_size: blob.file.chunk_size(),
         stored: stored.collect(),
+        holders: Arc::from([]),
     };
     let limit = shared.options.source_timeout;
     let late = |what| Error::new(Kind::TimedOut, format!("{what} after {} s", limit.as_secs()));

@@ -16,6 +16,8 @@ mod gc;
 mod info;
 mod load;
 mod mount;
+mod peer;
+mod peer_args;
 mod progress;
 mod restore;
 mod show;
@@ -71,6 +73,8 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// List the nodes that share a volume's content, block one, or name one.
+    Peer(peer::PeerVerb),
     /// Tell where a file is: its inode, its chunks, and which of them are on this machine, in the storage, at the Hub.
     Info(info::InfoArgs),
     /// Find what lies in the storage for nothing, and delete it.
@@ -130,6 +134,7 @@ pub fn run() -> ExitCode {
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Peer(args) => args.run(),
         Verb::Info(args) => args.run(),
         Verb::Gc(args) => args.run(),
         Verb::Fsck(args) => args.run(),
@@ -202,15 +207,19 @@ mod tests {
 
     #[test]
     fn every_verb_helps_with_examples() {
-        for verb in Cli::command().get_subcommands_mut() {
+        fn check(verb: &mut clap::Command) {
             let help = verb.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{} has none", verb.get_name());
+            verb.get_subcommands_mut().for_each(check);
         }
+        Cli::command().get_subcommands_mut().for_each(check);
     }
 
     #[test]
     fn help_tells_no_value_of_the_environment() {
-        for verb in Cli::command().get_subcommands() {
+        let mut cli = Cli::command();
+        cli.build();
+        for verb in cli.get_subcommands().flat_map(|v| v.get_subcommands().chain(std::iter::once(v))) {
             for arg in verb.get_arguments().filter(|a| a.get_env().is_some()) {
                 assert!(arg.is_hide_env_values_set(), "{} --{}", verb.get_name(), arg.get_id());
             }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::peer_args::PeerArgs;
 use super::{Failure, MetaArgs, background, format};
 use crate::config::units::{duration, ratio, size, umask};
 use crate::config::{Home, MountOptions};
 use crate::daemon::{self, LogFormat, LogSettings};
 use crate::error::{Error, Kind, Result};
+use crate::meta::url::MetaUrl;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -25,6 +27,9 @@ Examples:
 
   # On a node with a large scratch disk, for jobs that must not call out
   hfmount mount -d --offline --cache-dir /scratch/hfmount --cache-size 2T --free-space-ratio 5% /mnt/hf
+
+  # On a node that may not reach the Hub, in a rack of its own
+  hfmount mount -d --hub deny --zone rack-7 --meta redis://redis.internal/1 /mnt/hf
 
   # Close at the speed of the local disk, upload behind
   hfmount mount -d --writeback --cache-dir /nvme/hfmount /mnt/hf
@@ -137,6 +142,9 @@ pub(super) struct MountArgs {
     /// Bits that their modes do not have. Default: 022; 000 for root, whose mount is for all users of the machine.
     #[arg(long, value_name = "OCTAL", value_parser = umask)]
     umask: Option<u16>,
+
+    #[command(flatten)]
+    peer: PeerArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -190,8 +198,11 @@ impl MountArgs {
         if self.io_timeout.is_zero() {
             return Err(Error::new(Kind::Config, "--io-timeout 0: nothing could ever be read"));
         }
+        let meta = self.meta.url(home)?.with_timeout(self.meta_timeout);
+        let shared = matches!(meta, MetaUrl::Redis(_));
         Ok(MountOptions {
-            meta: self.meta.url(home)?.with_timeout(self.meta_timeout),
+            peer: self.peer.options(self.offline).filter(|_| shared),
+            meta,
             dir: self.dir.clone(),
             cache_dir: given(&self.cache_dir),
             cache_size: self.cache_size,

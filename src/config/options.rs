@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::meta::url::MetaUrl;
+use crate::peer::PeerOptions;
 
 /// One mount's options, complete: defaults are filled in.
 #[derive(Clone, Debug)]
@@ -43,4 +44,6 @@ pub struct MountOptions {
     pub uid: u32,
     pub gid: u32,
     pub umask: u16,
+    /// What to do with the other nodes of the volume. `None`: nothing.
+    pub peer: Option<PeerOptions>,
 }

@@ -241,6 +241,11 @@ pub trait Kv: Debug + Send + Sync + 'static {
         None
     }
 
+    /// The engine itself if it is the one for clusters, for what nodes do with each other beside the metadata.
+    fn redis(&self) -> Option<&super::redis::RedisKv> {
+        None
+    }
+
     /// A page of the numbers of all inodes that have a map ([`inode_map`]), from the start or from where the page before said.
     /// Those that are there from the first call to the last are told; those that come or go meanwhile perhaps. A page is
     /// little work, and may be empty; all of them together cost in proportion to what there is, whatever the numbers are.

@@ -11,6 +11,7 @@
 //! | `{p}@alive:<session>` | string | a heartbeat; expires |
 //! | `{p}@export` | string | somebody reads everything: commits note what they touch; expires |
 //! | `{p}@touched`, `{p}@touched.batch` | SET | what they noted, and what of it is being read again; expire |
+//! | `{p}@p:…` | | what nodes tell each other, see [`crate::peer::tracker`]; expire |
 //!
 //! `{p}@events:<db>` is the push channel, `{p}@pulse:<engine>` the one by which an engine knows that it hears. Every operation is one round trip and one moment: a plain command or one script.
 //!
@@ -43,6 +44,7 @@ mod options;
 mod pulse;
 mod push;
 mod request;
+mod scripts;
 mod sentinel;
 mod slots;
 
@@ -57,6 +59,7 @@ use tokio::sync::{OnceCell, broadcast};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::options::{DEFAULT_PREFIX, RedisAddress, RedisOptions};
+pub use self::scripts::Scripts;
 
 use self::info::ServerInfo;
 use self::link::Link;
@@ -298,6 +301,10 @@ impl Kv for RedisKv {
 
     fn incarnation(&self) -> Option<String> {
         self.link.known()
+    }
+
+    fn redis(&self) -> Option<&RedisKv> {
+        Some(self)
     }
 
     async fn info(&self) -> Result<EngineInfo> {

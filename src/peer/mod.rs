@@ -4,9 +4,32 @@
 //! sources: it knows blobs, chunks and nodes, and no inode, cache or Hub.
 //!
 //! What the tracker keeps may be lost at any moment: it costs bytes that are fetched twice, never wrong ones.
+//!
+//! | room | what |
+//! |---|---|
+//! | `tracker` | Redis: leases, possession, nodes, and what they share about the Hub |
+//! | `registry` | heartbeats; the nodes as last heard of, also while Redis is away |
+//! | `leases` | the leases of this node, renewed until they are done or lost |
+//! | `auth`, `protocol` | requests and answers, signed with the volume's key |
+//! | `server`, `client` | both ends of the wire; `limits` are their token buckets |
 
+pub mod auth;
+pub mod client;
+mod leases;
+pub mod limits;
+mod place;
+pub mod protocol;
+mod registry;
+pub mod server;
+pub mod tracker;
 mod types;
 
+pub use self::client::{Client, ClientOptions, Given, Got, PeerStats};
+pub use self::leases::Leases;
+pub use self::place::advertised;
+pub use self::protocol::Directory;
+pub use self::registry::{Ping, Registry};
+pub use self::server::{Server, ServerOptions, ServerStats, Shelf, Shelved};
 pub use self::types::{
     Advertise, Beat, Claim, Claimed, Decision, Holder, NodeId, NodeInfo, PeerOptions, RedisDown, Role,
     Timing, Token,

@@ -201,11 +201,13 @@ impl Decision {
 pub struct Claimed {
     /// One for each chunk of the question, in its order.
     pub decisions: Vec<Decision>,
-    /// The live nodes that asked for something of this blob, or got something of it, within the last minute; sorted. This
-    /// node is among them.
+    /// The live nodes that may call the Hub and asked for something of this blob, or got something of it, within the last
+    /// minute; sorted. This node is among them if it may.
     pub participants: Vec<NodeId>,
     /// The server's clock.
     pub server_time: Timestamp,
+    /// Whether the others have blocked this node: none serves it, and its leases bind nobody.
+    pub blocked: bool,
 }
 
 /// What a daemon does for new fills while Redis does not answer.
@@ -230,7 +232,7 @@ impl FromStr for RedisDown {
 }
 
 /// How others reach this node: a host name or address, with a port if it is not the one listened on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Advertise {
     pub host: String,
     pub port: Option<u16>,

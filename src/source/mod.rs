@@ -3,6 +3,7 @@
 
 pub mod bucket;
 pub mod hub;
+pub mod peer;
 pub mod storage;
 
 use std::fmt::Debug;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
+use crate::peer::Holder;
 use crate::types::{BlobId, Origin};
 
 /// A run of whole chunks of one blob.
@@ -33,6 +35,8 @@ pub struct Want {
     /// For each chunk of the run, its BLAKE3 if the volume's bucket is recorded to hold it: objects there are named by
     /// it. Shorter than `count` or empty: the rest is not there.
     pub stored: Arc<[Option<[u8; 32]>]>,
+    /// For each chunk of the run, the nodes that hold it. Shorter than `count` or empty: nobody is known to.
+    pub holders: Arc<[Arc<[Holder]>]>,
 }
 
 impl Want {
@@ -87,8 +91,17 @@ mod tests {
     fn runs_end_with_the_blob() {
         let run = |size, first, count| {
             let blob = BlobId::Git([0; 20]);
-            Want { blob, size, origins: Arc::from([]), first, count, chunk_size: 4, stored: Arc::from([]) }
-                .range()
+            Want {
+                blob,
+                size,
+                origins: Arc::from([]),
+                first,
+                count,
+                chunk_size: 4,
+                stored: Arc::from([]),
+                holders: Arc::from([]),
+            }
+            .range()
         };
         assert_eq!(run(10, 0, 1), 0..4);
         assert_eq!(run(10, 1, 9), 4..10);

@@ -14,6 +14,11 @@ const ROLES: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
 const REMOVED: NonZeroUsize = NonZeroUsize::new(4 * 1024).expect("not zero");
 const COMMITTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const TOLD: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
+/// As many as programs look at while the kernel relies on a name.
+const SHOWN: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
+const SENT_BACK: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// The kernel maps no page that begins at or after the end of a file.
+const PAGE: u64 = 4096;
 
 /// The memory of one mount, bounded.
 #[derive(Debug)]
@@ -27,6 +32,10 @@ pub struct AttrCache {
     committed: Mutex<LruCache<Ino, (Version, Attr)>>,
     /// The version that the kernel's pages of a file are of.
     told: Mutex<LruCache<Ino, Version>>,
+    /// The size of a file that the kernel was shown last.
+    shown: Mutex<LruCache<Ino, u64>>,
+    /// Which file each thread was told to look up again, and has not opened since.
+    sent_back: Mutex<LruCache<(u32, Ino), ()>>,
 }
 
 #[derive(Debug)]
@@ -51,6 +60,8 @@ impl Default for AttrCache {
             removed: Mutex::new(LruCache::new(REMOVED)),
             committed: Mutex::new(LruCache::new(COMMITTED)),
             told: Mutex::new(LruCache::new(TOLD)),
+            shown: Mutex::new(LruCache::new(SHOWN)),
+            sent_back: Mutex::new(LruCache::new(SENT_BACK)),
         }
     }
 }
@@ -126,6 +137,29 @@ impl AttrCache {
         if told.peek(&ino) == Some(&from) {
             told.put(ino, to);
         }
+    }
+
+    /// The kernel is shown this size of a file.
+    pub fn showed(&self, ino: Ino, size: u64) {
+        lock(&self.shown).put(ino, size);
+    }
+
+    /// Whether the thread that opens a file which now has this version and size must look it up again first (ESTALE, upon
+    /// which the kernel does): another mount made it longer, the kernel relies on a smaller size, and would let nobody map
+    /// what is beyond, for an open brings it no size. Of one thread and file never twice in a row: who came by a path
+    /// that has no names to look up is let in then.
+    pub fn sends_back(&self, tid: u32, ino: Ino, version: Version, size: u64) -> bool {
+        if lock(&self.sent_back).pop(&(tid, ino)).is_some() {
+            return false;
+        }
+        // What this mount made longer itself the kernel knows from the writes.
+        let unknown = lock(&self.told).peek(&ino) != Some(&version);
+        let short = |shown: &u64| shown.div_ceil(PAGE) < size.div_ceil(PAGE);
+        if !unknown || !lock(&self.shown).peek(&ino).is_some_and(short) {
+            return false;
+        }
+        lock(&self.sent_back).put((tid, ino), ());
+        true
     }
 
     /// The inode changed or is gone.

@@ -227,6 +227,9 @@ impl Vfs {
         let mut entry = present::entry(attr, &self.opts);
         entry.stat.atime = self.atimes.shown(attr.ino, attr.atime);
         self.overlay(attr, &mut entry.stat);
+        if attr.kind == FileType::File && !present::is_immutable(attr) {
+            self.attrs.showed(attr.ino, entry.stat.size);
+        }
         entry
     }
 

@@ -78,6 +78,11 @@ fn writes(flags: i32) -> bool {
 impl Vfs {
     /// Opens an inode that is not a directory.
     pub async fn open(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
+        self.open_for(None, ino, flags).await
+    }
+
+    /// The same for a thread that may be told to look again.
+    async fn open_for(self: &Arc<Self>, tid: Option<u32>, ino: Ino, flags: i32) -> Result<Opened> {
         if writes(flags) {
             self.writable()?;
         }
@@ -99,13 +104,14 @@ impl Vfs {
                 attr
             }
         };
-        self.open_attr(&attr, flags).await
+        self.open_attr(tid, &attr, flags).await
     }
 
-    /// The same for a program of this user. Who empties a file thereby takes its set-user-id and set-group-id bits, unless it
+    /// The same for a program of this user, which is told to look again ([`Kind::Stale`], once) if the kernel relies on a
+    /// size of the file that is too small to map all of it. Who empties a file thereby takes its set-user-id and set-group-id bits, unless it
     /// is root: with every other change of the data the kernel sees to that before it asks.
     pub async fn open_by(self: &Arc<Self>, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
-        let mut opened = self.open(ino, flags).await?;
+        let mut opened = self.open_for(Some(caller.pid), ino, flags).await?;
         if flags & libc::O_TRUNC == 0 || caller.uid == 0 {
             return Ok(opened);
         }
@@ -126,7 +132,7 @@ impl Vfs {
         Ok(opened)
     }
 
-    async fn open_attr(self: &Arc<Self>, attr: &Attr, flags: i32) -> Result<Opened> {
+    async fn open_attr(self: &Arc<Self>, tid: Option<u32>, attr: &Attr, flags: i32) -> Result<Opened> {
         regular(attr)?;
         let ino = attr.ino;
         if let Content::Blob(blob) = &attr.content
@@ -143,6 +149,11 @@ impl Vfs {
             return Ok(self.granted(handle, attr, grant));
         }
         let file = self.files.open(attr)?;
+        if let Some(tid) = tid.filter(|_| flags & libc::O_TRUNC == 0)
+            && self.attrs.sends_back(tid, ino, file.version(), file.size())
+        {
+            return Err(Error::new(Kind::Stale, format!("the size that the kernel knows of inode {ino}")));
+        }
         // Linux empties the file though it be opened for reading.
         if flags & libc::O_TRUNC != 0 {
             file.truncate(0).await?;
@@ -190,7 +201,7 @@ impl Vfs {
             }
             Err(e) => return Err(e),
         };
-        let opened = self.open_attr(&attr, flags).await?;
+        let opened = self.open_attr(None, &attr, flags).await?;
         Ok((self.entry(&attr), opened))
     }
 
@@ -358,6 +369,26 @@ mod tests {
         assert_eq!(open(version(4)), DROP, "merged with another mount's: not moved");
         attrs.clear();
         assert_eq!(open(version(4)), DROP, "the push was lost");
+    }
+
+    #[test]
+    fn who_is_sent_back_to_look_again() {
+        let attrs = crate::vfs::attr_cache::AttrCache::default();
+        let (ino, page) = (Ino(9), 4096);
+        let opens = |tid, seq, size| attrs.sends_back(tid, ino, version(seq), size);
+        assert!(!opens(1, 1, 9 * page), "the kernel was shown nothing");
+        attrs.showed(ino, page);
+        attrs.tell(ino, version(1));
+        assert!(!opens(1, 1, 9 * page), "made longer here");
+        assert!(!opens(1, 2, page) && !opens(1, 2, 1), "not longer");
+        assert!(opens(1, 2, page + 1), "the kernel would not map the second page");
+        assert!(opens(2, 2, page + 1), "nor for another thread");
+        assert!(!opens(1, 2, page + 1), "it looked, by a path without names");
+        assert!(opens(1, 2, page + 1), "another open");
+        attrs.showed(ino, page + 1);
+        assert!(!opens(1, 2, page + 1) && !opens(2, 2, 2 * page), "the size that the kernel found");
+        attrs.showed(ino, page + 100);
+        assert!(!opens(3, 3, 2 * page), "of its last page it maps all");
     }
 
     #[test]

@@ -89,12 +89,9 @@ impl<'a> Cluster<'a> {
     }
 
     /// How long the attributes of an open file may be those of before another node changed them: until the push arrives, which
-    /// a busy machine holds up, and for no longer than attributes are relied on.
-    pub fn lag(&self) -> Option<Duration> {
-        match self.engine {
-            Engine::Memory(_) => None,
-            Engine::Sqlite(_) | Engine::Redis(_) => Some(ATTR_TTL + Duration::from_millis(100)),
-        }
+    /// a busy machine holds up with every engine, and for no longer than attributes are relied on.
+    pub fn lag(&self) -> Duration {
+        ATTR_TTL + Duration::from_millis(100)
     }
 
     /// A node that keeps its cache in the folder `disk` of the cluster's.

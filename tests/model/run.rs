@@ -130,8 +130,7 @@ impl<'a> Run<'a> {
     /// One step, with nothing else under way.
     fn step(&mut self, step: &Step) -> Result<(), Wrong> {
         let mut got = self.perform(step);
-        let explains = |world: &World| world.clone().take(step, Some(&got), &self.known.inos).is_ok();
-        if self.may_lag(step) && !self.worlds.iter().any(explains) {
+        if self.may_lag(step) && !self.is_explained(step, &got) {
             got = self.ask_again(step);
         }
         let (mut next, mut wrong) = (Vec::new(), Vec::new());
@@ -152,14 +151,18 @@ impl<'a> Run<'a> {
         got
     }
 
+    fn is_explained(&self, step: &Step, got: &Answer) -> bool {
+        self.worlds.iter().any(|world| world.clone().take(step, Some(got), &self.known.inos).is_ok())
+    }
+
     /// Whether the answer may be one of a moment ago.
     fn may_lag(&self, step: &Step) -> bool {
-        matches!(step, Step::Fstat { .. }) && self.cluster.lag().is_some()
+        matches!(step, Step::Fstat { .. })
     }
 
     /// The answer when no push can be under way any more.
     fn ask_again(&mut self, step: &Step) -> Answer {
-        std::thread::sleep(self.cluster.lag().unwrap_or_default());
+        std::thread::sleep(self.cluster.lag());
         self.log.push("    which may be of before what another node did; when its time is over:".into());
         self.perform(step)
     }
@@ -261,8 +264,11 @@ impl<'a> Run<'a> {
         let outcome = place.run(perform(place.vfs().clone(), step.clone(), self.known.clone()));
         place.kv().heal();
         place.store().heal();
-        let got = self.learn(step, outcome);
+        let mut got = self.learn(step, outcome);
         self.log.push(format!("{:3} {} -> {}", self.next, step.short(), got.short()));
+        if self.may_lag(step) && matches!(got, Answer::Found(_)) && !self.is_explained(step, &got) {
+            got = self.ask_again(step);
+        }
         let excused = match &got {
             Answer::Failed(Kind::WouldBlock) => false,
             Answer::Failed(Kind::Corrupt) => matches!(trouble, Trouble::Flipped(_) | Trouble::Cut(_)),

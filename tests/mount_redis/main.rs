@@ -6,6 +6,7 @@
 
 mod bigdir;
 mod failover;
+mod growth;
 mod locks;
 #[path = "../support/mount.rs"]
 mod mount;

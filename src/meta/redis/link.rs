@@ -116,11 +116,16 @@ impl Link {
         let mut repeated = None;
         loop {
             let line = self.line();
-            let until = deadline.min(Instant::now() + self.options.try_timeout);
+            let now = Instant::now();
+            let until = deadline.min(now + self.options.try_timeout);
             let cmd = repeated.as_ref().unwrap_or(request);
             let failure = match timeout_at(until, self.attempt(&line, cmd, script)).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(failure)) => failure,
+                // Who has much less time than a try proves nothing about the connection, which others use too.
+                Err(_) if until - now < self.options.try_timeout / 2 => {
+                    Failure::new(Kind::TimedOut, Next::Wait, "reply")
+                }
                 Err(_) => Failure::new(Kind::TimedOut, Next::Reconnect, "reply"),
             };
             if failure.next == Next::Reconnect {

@@ -223,6 +223,7 @@ async fn chunks_of_blobs_come_back_as_a_run() {
         count,
         chunk_size: 8,
         stored: Arc::from(stored),
+        holders: Arc::from([]),
     };
     let fetch = async |want: Want| -> Result<Vec<u8>> {
         let pieces: Vec<Bytes> = source.fetch(&want).await?.try_collect().await?;

@@ -1,0 +1,182 @@
+//! Who is sent what: slots for all that is sent at one time, and three seats at each chunk, so that a crowd that wants one
+//! chunk becomes a tree: whoever finds the seats taken is sent on to those who sit there.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::peer::protocol::Directory;
+use crate::peer::types::{Holder, NodeId};
+use crate::types::BlobId;
+
+/// Nodes that are sent one chunk, or wait for it here, at one time.
+pub(super) const FAN_OUT: usize = 3;
+/// How long a seat is kept for who was told to ask again.
+const LINGER: Duration = Duration::from_secs(1);
+/// Chunks of which is remembered who got them.
+const RECENT: NonZeroUsize = NonZeroUsize::new(4096).expect("above 0");
+/// Above so many chunks with seats, the empty ones are cleared away.
+const MANY: usize = 256;
+
+type Chunk = (BlobId, u64);
+
+/// The uploads of a server.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    slots: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    seats: HashMap<Chunk, Vec<Seat>>,
+    /// Who got a chunk lately, latest last.
+    recent: LruCache<Chunk, Vec<NodeId>>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    node: NodeId,
+    /// Requests of this node under way.
+    requests: usize,
+    /// Until when it is kept without one.
+    until: Instant,
+}
+
+impl Seat {
+    fn is_taken(&self, now: Instant) -> bool {
+        self.requests > 0 || self.until > now
+    }
+}
+
+/// A place at a chunk. Given back when dropped.
+#[derive(Debug)]
+pub(super) struct Seated {
+    uploads: Arc<Uploads>,
+    chunk: Chunk,
+    node: NodeId,
+    ending: Ending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Left,
+    /// It was told to ask again.
+    Again,
+    /// It got the chunk.
+    Served,
+}
+
+impl Uploads {
+    pub fn new(slots: u32) -> Self {
+        let state = State { seats: HashMap::new(), recent: LruCache::new(RECENT) };
+        Uploads { slots: Arc::new(Semaphore::new(slots as usize)), state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Slots that are free now.
+    pub fn free(&self) -> u32 {
+        u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX)
+    }
+
+    /// A slot: at once, or until `deadline` in the order of asking.
+    pub async fn slot(&self, deadline: Option<Instant>) -> Option<OwnedSemaphorePermit> {
+        let slots = self.slots.clone();
+        match deadline {
+            None => slots.try_acquire_owned().ok(),
+            Some(deadline) => timeout_at(deadline, slots.acquire_owned()).await.ok()?.ok(),
+        }
+    }
+
+    /// A seat for `node` at the chunk, or those who have them. Nodes that serve nobody take no seat from others: sending
+    /// anybody to them would be in vain.
+    pub fn sit(
+        self: &Arc<Self>,
+        blob: BlobId,
+        idx: u64,
+        node: NodeId,
+        directory: &dyn Directory,
+    ) -> Result<Seated, Vec<Holder>> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.seats.len() > MANY {
+            state.seats.retain(|_, seats| seats.iter().any(|s| s.is_taken(now)));
+        }
+        let seats = state.seats.entry((blob, idx)).or_default();
+        seats.retain(|s| s.is_taken(now));
+        match seats.iter_mut().find(|s| s.node == node) {
+            Some(seat) => seat.requests += 1,
+            None => {
+                let serving: Vec<Holder> = seats.iter().filter_map(|s| directory.holder(s.node)).collect();
+                if serving.len() >= FAN_OUT {
+                    return Err(serving);
+                }
+                seats.push(Seat { node, requests: 1, until: now });
+            }
+        }
+        Ok(Seated { uploads: self.clone(), chunk: (blob, idx), node, ending: Ending::Left })
+    }
+
+    /// Who else has the chunk, or is getting it, but `node`.
+    pub fn others(&self, blob: BlobId, idx: u64, node: NodeId, directory: &dyn Directory) -> Vec<Holder> {
+        let mut state = self.lock();
+        let mut nodes: Vec<NodeId> = state.recent.get(&(blob, idx)).cloned().unwrap_or_default();
+        for seat in state.seats.get(&(blob, idx)).into_iter().flatten() {
+            if seat.requests > 0 && !nodes.contains(&seat.node) {
+                nodes.push(seat.node);
+            }
+        }
+        drop(state);
+        nodes.into_iter().filter(|n| *n != node).filter_map(|n| directory.holder(n)).collect()
+    }
+}
+
+impl Seated {
+    /// The one who sits here was told to ask again: the seat is kept for a moment.
+    pub fn again(mut self) {
+        self.ending = Ending::Again;
+    }
+
+    /// The one who sits here got the chunk.
+    pub fn served(&mut self) {
+        self.ending = Ending::Served;
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let mut state = self.uploads.lock();
+        if let Some(seats) = state.seats.get_mut(&self.chunk) {
+            if let Some(seat) = seats.iter_mut().find(|s| s.node == self.node) {
+                seat.requests = seat.requests.saturating_sub(1);
+                if self.ending == Ending::Again {
+                    seat.until = Instant::now() + LINGER;
+                }
+            }
+            let now = Instant::now();
+            seats.retain(|s| s.is_taken(now));
+            if seats.is_empty() {
+                state.seats.remove(&self.chunk);
+            }
+        }
+        if self.ending == Ending::Served {
+            let nodes = state.recent.get_or_insert_mut(self.chunk, Vec::new);
+            nodes.retain(|n| *n != self.node);
+            nodes.push(self.node);
+            if nodes.len() > FAN_OUT {
+                nodes.remove(0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Chunks from other nodes: one request for each, the next one sent before the last bytes of the one before have come.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Fetched, Source, Want};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::peer::client::{Client, Got};
+
+/// The next chunk is asked for when so much of this one is left.
+const AHEAD: u64 = 1 << 20;
+
+/// The other nodes as a place where bytes of blobs may be.
+#[derive(Clone, Debug)]
+pub struct PeerSource {
+    client: Client,
+    /// How long busy nodes are asked again.
+    patience: Duration,
+}
+
+impl PeerSource {
+    /// `patience`: how long to wait for a slot of holders that are all busy, before another source is asked.
+    #[must_use]
+    pub fn new(client: Client, patience: Duration) -> Self {
+        PeerSource { client, patience }
+    }
+}
+
+#[async_trait]
+impl Source for PeerSource {
+    fn name(&self) -> &'static str {
+        "peer"
+    }
+
+    /// The chunks for which [`Want::holders`] names nodes. `NotFound` without asking if it names none for the first;
+    /// `NotFound` in the stream at the first of which nobody is known to have it.
+    async fn fetch(&self, want: &Want) -> Result<Fetched> {
+        if want.is_empty() {
+            return Ok(stream::empty().boxed());
+        }
+        let mut run =
+            Run { source: self.clone(), want: want.clone(), idx: want.first, left: 0, now: None, next: None };
+        let got = run.open(want.first).await?;
+        run.begin(got);
+        Ok(stream::try_unfold(run, Run::next).boxed())
+    }
+}
+
+/// A run on its way.
+struct Run {
+    source: PeerSource,
+    want: Want,
+    /// Which chunk `now` is.
+    idx: u64,
+    /// Bytes of it that are still to come.
+    left: u64,
+    now: Option<BoxStream<'static, Result<Bytes>>>,
+    next: Option<AbortOnDropHandle<Result<Got>>>,
+}
+
+impl Run {
+    /// Bytes of chunk `idx`; 0 beyond the run.
+    fn len(&self, idx: u64) -> u64 {
+        let Range { start, end } = self.want.range();
+        let begin = idx.saturating_mul(u64::from(self.want.chunk_size)).max(start);
+        end.saturating_sub(begin).min(u64::from(self.want.chunk_size))
+    }
+
+    fn open(&self, idx: u64) -> impl Future<Output = Result<Got>> + Send + use<> {
+        let PeerSource { client, patience } = self.source.clone();
+        let (blob, len) = (self.want.blob, self.len(idx));
+        let holders = self.want.holders.get((idx - self.want.first) as usize).cloned();
+        async move {
+            let what = || format!("blob {blob} chunk {idx}");
+            let holders = holders.filter(|h| !h.is_empty());
+            let holders =
+                holders.ok_or_else(|| Error::new(Kind::NotFound, "no peer has it")).context(what)?;
+            let len = u32::try_from(len).map_err(|e| Error::with_source(Kind::Internal, what(), e))?;
+            client.fetch(blob, idx, len, &holders, patience).await.context(what)
+        }
+    }
+
+    fn begin(&mut self, got: Got) {
+        self.left = self.len(self.idx);
+        self.now = Some(got.bytes);
+    }
+
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        loop {
+            let after = self.idx + 1;
+            if self.left == 0 {
+                // Asked for its end too, so that it counts as come.
+                if let Some(mut now) = self.now.take() {
+                    now.next().await.transpose()?;
+                }
+                if self.len(after) == 0 {
+                    return Ok(None);
+                }
+                let got = match self.next.take() {
+                    Some(opening) => opening
+                        .await
+                        .map_err(|e| Error::with_source(Kind::Internal, "asking a peer", e))??,
+                    None => self.open(after).await?,
+                };
+                self.idx = after;
+                self.begin(got);
+                continue;
+            }
+            if self.next.is_none() && self.left <= AHEAD && self.len(after) > 0 {
+                self.next = Some(AbortOnDropHandle::new(tokio::spawn(self.open(after))));
+                continue;
+            }
+            let what = || format!("blob {} chunk {}", self.want.blob, self.idx);
+            let Some(now) = &mut self.now else { return Err(Error::new(Kind::Internal, what())) };
+            let piece = now.next().await.transpose().context(what)?;
+            let piece =
+                piece.ok_or_else(|| Error::new(Kind::Internal, "a chunk ended early")).context(what)?;
+            self.left = self.left.checked_sub(piece.len() as u64).ok_or(Kind::Internal)?;
+            return Ok(Some((piece, self)));
+        }
+    }
+}
