@@ -2,9 +2,12 @@
 
 mod layers;
 mod logging;
+mod metrics;
+mod nodes;
 mod places;
 mod run_file;
 mod settings;
+mod shared_hub;
 mod siblings;
 mod signals;
 mod volume;
@@ -19,11 +22,13 @@ use tokio::task::spawn_blocking;
 
 pub use logging::{LogFormat, LogSettings};
 pub use run_file::RunFile;
+pub use shared_hub::SharedHub;
 pub use volume::{Standing, check_marker, marker_of, need_volume, open_bucket, storage_keys, superseded};
 
 use crate::config::{Home, MountOptions};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{self, MountPoint, MountSettings, Mounted};
+use crate::metrics::MetricsServer;
 use layers::Layers;
 use signals::Signals;
 
@@ -84,6 +89,14 @@ async fn serve(
         layers = Layers::build(home, options, &point) => layers?,
         signal = signals.next() => return Err(Error::new(Kind::Interrupted, signal)),
     };
+    // Before anything is mounted: the address may be taken.
+    let metrics = match serve_metrics(options, &layers).await {
+        Ok(metrics) => metrics,
+        Err(e) => {
+            layers.stop().await.unwrap_or_else(|e| tracing::warn!("{e}"));
+            return Err(e);
+        }
+    };
     let (layers, mounted) = match mount(runtime, options, &point, layers).await {
         (layers, Ok(mounted)) => (layers, mounted),
         (layers, Err(e)) => {
@@ -91,6 +104,7 @@ async fn serve(
             return Err(e);
         }
     };
+    let _ = layers.figures.requests.set(mounted.requests().clone());
     let (volume, cache_dir) = layers.places();
     let run_file = RunFile::write(home, &mounted, volume, &options.meta, cache_dir);
     let mut run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
@@ -120,10 +134,19 @@ async fn serve(
             }
         }
     }
+    drop(metrics);
     tokio::select! {
         result = end(mounted, layers) => result,
         signal = signals.next() => Err(Error::new(Kind::Interrupted, format!("{signal} again: not everything was written"))),
     }
+}
+
+async fn serve_metrics(options: &MountOptions, layers: &Layers) -> Result<Option<MetricsServer>> {
+    let Some(address) = options.metrics else { return Ok(None) };
+    let figures = layers.figures.clone();
+    let server = MetricsServer::start(address, move || figures.page()).await?;
+    tracing::info!("metrics at http://{}/metrics", server.address());
+    Ok(Some(server))
 }
 
 async fn mount(

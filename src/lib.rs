@@ -20,6 +20,7 @@ pub mod error;
 pub mod fuse;
 pub mod hub;
 pub mod meta;
+pub mod metrics;
 pub mod peer;
 pub mod secrets;
 pub mod source;

@@ -48,6 +48,8 @@ enum What {
 }
 
 pub async fn run(args: Args) -> Outcome {
+    let client = redis::Client::open(args.redis.as_str())?;
+    let mut server = client.get_multiplexed_async_connection().await?;
     let mut nodes = Vec::new();
     for _ in 0..args.nodes {
         nodes.push(node(&args.redis).await?);
@@ -56,13 +58,25 @@ pub async fn run(args: Args) -> Outcome {
     let dir = nodes[0].vfs.mkdir(&CALLER, Ino::ROOT, name.as_bytes(), 0o755).await?.stat.ino;
     let mut answer = serde_json::Map::new();
     for (what, title) in [(What::Create, "create"), (What::Stat, "stat"), (What::Unlink, "unlink")] {
-        answer.insert(title.into(), phase(&nodes, dir, what, &args).await?);
+        let before = processor(&mut server).await?;
+        let mut done = phase(&nodes, dir, what, &args).await?;
+        let used = processor(&mut server).await? - before;
+        done["cpu"] = (used * 1e6 / args.count.max(1) as f64).into();
+        answer.insert(title.into(), done);
     }
     nodes[0].vfs.rmdir(&CALLER, Ino::ROOT, name.as_bytes()).await?;
     for node in &nodes {
         node.meta.close().await?;
     }
     Ok(answer.into())
+}
+
+/// Seconds of processor that this process and the server have used.
+async fn processor(server: &mut redis::aio::MultiplexedConnection) -> Result<f64, redis::RedisError> {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let info: redis::InfoDict = redis::cmd("INFO").arg("cpu").query_async(server).await?;
+    let theirs: f64 = ["used_cpu_sys", "used_cpu_user"].iter().filter_map(|name| info.get::<f64>(name)).sum();
+    Ok(theirs + used.tv_sec as f64 + used.tv_nsec as f64 / 1e9)
 }
 
 async fn phase(nodes: &[Node], dir: Ino, what: What, args: &Args) -> Outcome {

@@ -31,6 +31,16 @@ def rates(*arguments):
     return json.loads(done.stdout)
 
 
+def apart(redis, tasks, processes, count):
+    """As `rates evalsha`, the tasks shared out between processes, as mounts are: what all of them did together."""
+    command = [built("examples", "rates"), "evalsha", "--redis", redis]
+    command += ["--tasks", str(tasks // processes), "--count", str(count // processes)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    taken = [json.loads(process.communicate(timeout=900)[0]) for process in running]
+    worst = {value: max(one[value] for one in taken) for value in ("p50", "p99")}
+    return worst | {"rate": sum(one["rate"] for one in taken)}
+
+
 def forget_names():
     """Names and attributes out of the kernel, so that a stat asks; needs root."""
     if os.geteuid() == 0:
@@ -84,7 +94,7 @@ def measure(volume, local, rounds, share):
     """Yields rows: (name, ours, theirs, unit, ratio, note)."""
     names = Names(volume, share)
     url = f"redis://127.0.0.1:{volume.redis.port}/0"
-    one, four, disk, bare = {}, {}, {}, {}
+    one, four, disk, bare, split = {}, {}, {}, {}, {}
     for number in rounds:
         for tasks in TASKS:
             steps = [
@@ -96,6 +106,9 @@ def measure(volume, local, rounds, share):
             ]
             if tasks >= MOUNTS:
                 steps.append(lambda t=tasks: four.setdefault(t, []).append(names.once(volume.mountpoints, t, redis=True)))
+                steps.append(
+                    lambda t=tasks: split.setdefault(t, []).append({"evalsha": apart(url, t, MOUNTS, 40_000)})
+                )
             for step in steps if number % 2 == 0 else reversed(steps):
                 step()
 
@@ -111,6 +124,13 @@ def measure(volume, local, rounds, share):
         sent = median(one[1], kind, "scripts")
         yield f"Redis: {kind}, one task", sent, None, "scripts", None, f"by INFO commandstats, inside scripts too: {note}"
     for tasks in TASKS:
+        if tasks in split:
+            both = zip(split[tasks], bare[tasks])
+            ratio = statistics.median(s["evalsha"]["rate"] / o["evalsha"]["rate"] for s, o in both)
+            note = f"a connection each, against one process with one; {tails(split[tasks], 'evalsha')}"
+            name = f"bare EVALSHA, {tasks} tasks in {MOUNTS} processes"
+            rates_of = (median(split[tasks], "evalsha", "rate"), median(bare[tasks], "evalsha", "rate"))
+            yield name, *rates_of, "/s", ratio, note
         for kind in KINDS if tasks in four else ():
             ratio = statistics.median(f[kind]["rate"] / o[kind]["rate"] for f, o in zip(four[tasks], one[tasks]))
             note = f"against one mount with as many tasks; {tails(four[tasks], kind)}"
@@ -140,6 +160,8 @@ def tails(samples, kind):
     if "scripts" in samples[0][kind]:
         text += f"; {median(samples, kind, 'scripts'):.2f} EVALSHA of {median(samples, kind, 'server'):.1f} µs each"
         text += f"; {median(samples, kind, 'cpu'):.0f} µs of processor in the daemons and Redis"
+    elif "cpu" in samples[0][kind]:
+        text += f"; {median(samples, kind, 'cpu'):.0f} µs of processor here and in Redis"
     return text
 
 
@@ -158,7 +180,7 @@ def in_process(volume, rounds, share):
     few, lots = (samples[nodes] for nodes in NODES)
     for kind in KINDS:
         ratio = statistics.median(m[kind]["rate"] / f[kind]["rate"] for m, f in zip(lots, few))
-        note = f"against {NODES[0]} nodes with as many tasks; {tails(lots, kind)}"
+        note = f"against {NODES[0]} nodes with as many tasks, and {median(few, kind, 'cpu'):.0f} µs; {tails(lots, kind)}"
         name = f"{MAKES[kind]}, 16 tasks on {NODES[1]} nodes in one process"
         yield name, median(lots, kind, "rate"), median(few, kind, "rate"), "/s", ratio, note
 

@@ -1,6 +1,7 @@
 //! One blob being read.
 
 mod read;
+mod strict;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -44,6 +45,8 @@ pub(super) struct Blob {
     compared: OnceCell<()>,
     /// The same, for a look without waiting.
     trusted: AtomicBool,
+    /// With `strict`: its end may be shown.
+    pub let_go: AtomicBool,
     /// Readers for whom the cache is too small.
     direct: AtomicUsize,
 }
@@ -91,6 +94,15 @@ impl BlobContent {
         self.blob.file.is_verified()
     }
 
+    pub(super) fn blob(&self) -> &Arc<Blob> {
+        &self.blob
+    }
+
+    /// Has chunk `idx` here when it returns, as a reader would; for as long as the cache keeps it.
+    pub(super) async fn fetch(&self, idx: u64) -> Result<()> {
+        self.read(idx.saturating_mul(self.blob.chunk_size()), 1).await.map(drop)
+    }
+
     /// Its cache file.
     #[must_use]
     pub fn cache_file(&self) -> &Arc<CacheFile> {
@@ -102,7 +114,7 @@ impl BlobContent {
     #[must_use]
     pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
         let blob = &self.blob;
-        if !blob.trusted.load(SeqCst) {
+        if !blob.trusted.load(SeqCst) || blob.holds_back(offset + buf.len() as u64) {
             return None;
         }
         let n = blob.file.try_read(offset, buf)?;
@@ -160,6 +172,7 @@ impl Blob {
             facts: Mutex::default(),
             compared: OnceCell::new(),
             trusted: AtomicBool::new(trusted),
+            let_go: AtomicBool::new(false),
             direct: AtomicUsize::new(0),
             file,
         })
@@ -207,6 +220,12 @@ impl Blob {
         self.fresh_facts().await
     }
 
+    /// What the metadata said of the blob last, however long ago.
+    pub(super) fn known_facts(&self) -> Arc<Facts> {
+        let known = lock(&self.facts).as_ref().map(|(_, facts)| facts.clone());
+        known.unwrap_or_else(|| Arc::new(Facts { origins: Arc::from([]), verified: false }))
+    }
+
     /// What the metadata says of the blob now.
     pub(super) async fn fresh_facts(&self) -> Result<Arc<Facts>> {
         let row = self.shared.blobs.get(self.id).await?;
@@ -225,7 +244,7 @@ impl Blob {
 
     /// Once per opening, before the first use: drops what the disk has from earlier runs but the cluster recorded
     /// otherwise since, or took back. What cannot be found out now is believed: each chunk is what was recorded once.
-    async fn compare(self: &Arc<Self>) {
+    pub(super) async fn compare(self: &Arc<Self>) {
         if self.trusted.load(SeqCst) {
             return;
         }
@@ -239,7 +258,7 @@ impl Blob {
         }
     }
 
-    async fn compare_all(&self) -> Result<()> {
+    pub(super) async fn compare_all(&self) -> Result<()> {
         const BATCH: u64 = 256;
         let chunks = self.file.chunks();
         let mut from = 0;

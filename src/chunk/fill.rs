@@ -3,23 +3,31 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::blob::Blob;
+use super::cluster::{self, Part};
 use super::flight::{AheadPlace, Flights};
-use super::pour;
+use super::pour::{self, From, Task};
 use crate::error::{Error, Kind, Result};
-use crate::meta::ChunkRow;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Rounds in which all sources gave wrong bytes, before a read fails for it.
 const WRONG_ROUNDS: u32 = 3;
 
+/// Begins to fill the run, as a task of its own: see [`run`].
+pub(super) fn begin(flights: Flights, place: AheadPlace, part: Option<Part>) {
+    let shared = flights.blob.shared.clone();
+    // Boxed: a run that is split begins others of its kind.
+    shared.spawn(run(flights, place, part).boxed());
+}
+
 /// Fills the run. With a place it is ahead of readers; the place is given back when the source stalls or fails, so that no
-/// server that hangs keeps others' readers waiting.
-pub(super) async fn run(mut flights: Flights, mut place: AheadPlace) {
-    let result = rounds(&mut flights, &mut place).await;
+/// server that hangs keeps others' readers waiting. With a part the first round is decided.
+pub(super) async fn run(mut flights: Flights, mut place: AheadPlace, part: Option<Part>) {
+    let result = rounds(&mut flights, &mut place, part).await;
     drop(place);
     let blob = flights.blob.clone();
     match result {
@@ -37,7 +45,7 @@ pub(super) async fn run(mut flights: Flights, mut place: AheadPlace) {
     blob.pump();
 }
 
-async fn rounds(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
+async fn rounds(flights: &mut Flights, place: &mut AheadPlace, mut part: Option<Part>) -> Result<()> {
     let blob = flights.blob.clone();
     let deadline = Instant::now() + blob.shared.options.io_timeout;
     let mut pause = FIRST_PAUSE;
@@ -45,7 +53,12 @@ async fn rounds(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
     let mut left_disk = false;
     loop {
         let before = flights.left.start;
-        let error = match round(flights, place).await {
+        let ended = match &blob.shared.peers {
+            Some(_) if part.is_none() && !only_origin(&blob) && from_near(flights, place).await => Ok(()),
+            Some(peers) if !only_origin(&blob) => cluster::round(flights, place, peers, part.take()).await,
+            _ => from_sources(flights, place).await,
+        };
+        let error = match ended {
             Ok(()) => return Ok(()),
             Err(e) => e,
         };
@@ -85,15 +98,20 @@ async fn rounds(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
 
 /// Asks each source once for what is left of the run. The error is the one that matters most: a transient one before wrong
 /// bytes, before a refusal, before "not here".
-async fn round(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
+pub(super) async fn from_sources(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
+    let task = task(&flights.blob.clone(), flights).await?;
+    from_these_sources(flights, &task, place).await
+}
+
+/// The same when the rows are known.
+pub(super) async fn from_these_sources(
+    flights: &mut Flights,
+    task: &Task,
+    place: &mut AheadPlace,
+) -> Result<()> {
     let blob = flights.blob.clone();
     let shared = &blob.shared;
-    let (facts, rows) = tokio::try_join!(blob.facts(), rows(&blob, flights))?;
-    let (generation, only_origin) = {
-        let state = super::lock(&blob.state);
-        (state.generation, state.only_origin)
-    };
-    let task = pour::Task { facts, rows, base: flights.left.start, generation };
+    let only_origin = only_origin(&blob);
     let mut worst: Option<Error> = None;
     for (n, source) in shared.sources.iter().enumerate() {
         if only_origin && n + 1 < shared.sources.len() {
@@ -102,9 +120,10 @@ async fn round(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
         let counters = &shared.counters.fetched[n];
         let is_origin = shared.is_origin(n);
         let refusal = if is_origin { blob.refusal() } else { None };
+        let from = From::outside(source.as_ref(), counters, is_origin);
         let e = match refusal {
             Some(e) => e,
-            None => match pour::pour(flights, &task, n, source.as_ref(), place).await {
+            None => match from_source(flights, task, n, &from, place).await {
                 Ok(()) => return Ok(()),
                 Err(e) => {
                     if is_origin && matches!(e.kind(), Kind::Access | Kind::NotFound) {
@@ -119,6 +138,9 @@ async fn round(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
             tracing::debug!(blob = %blob.id, source = source.name(), error = %e, "no bytes");
         }
         let e = e.context(source.name());
+        // Where the origin can be asked, it is its word that counts, not that a mirror or a seed fails.
+        let aside = shared.reaches_origin() && matches!(source.name(), "mirror" | "seed");
+        let e = if aside { e.with_kind(Kind::NotFound) } else { e };
         if weight(e.kind()) > worst.as_ref().map_or(0, |w| weight(w.kind())) {
             worst = Some(e);
         }
@@ -130,9 +152,69 @@ async fn round(flights: &mut Flights, place: &mut AheadPlace) -> Result<()> {
     })
 }
 
-async fn rows(blob: &Blob, flights: &Flights) -> Result<Vec<ChunkRow>> {
+/// What lies on another disk of this machine is nobody else's affair. `false`: it did not come, or not all.
+async fn from_near(flights: &mut Flights, place: &mut AheadPlace) -> bool {
+    let blob = flights.blob.clone();
+    let shared = &blob.shared;
+    for (n, source) in shared.sources.iter().enumerate().filter(|(_, source)| source.is_near(blob.id)) {
+        let Ok(task) = task(&blob, flights).await else { return false };
+        let from = From::outside(source.as_ref(), &shared.counters.fetched[n], false);
+        match from_source(flights, &task, n, &from, place).await {
+            Ok(()) => return true,
+            Err(e) => tracing::debug!(blob = %blob.id, source = source.name(), error = %e, "no bytes"),
+        }
+    }
+    false
+}
+
+/// Pours from source number `n`, and remembers what that says about it.
+async fn from_source(
+    flights: &mut Flights,
+    task: &Task,
+    n: usize,
+    from: &From<'_>,
+    place: &mut AheadPlace,
+) -> Result<()> {
+    let before = flights.left.start;
+    let ended = pour::pour(flights, task, from, place).await;
+    let blob = &flights.blob;
+    if flights.left.start > before {
+        super::lock(&blob.state).gave.insert(n);
+    }
+    if ended.as_ref().is_err_and(|e| e.kind() == Kind::Corrupt) {
+        from.source.wrong(blob.id);
+    }
+    ended
+}
+
+/// Asks the bucket alone.
+pub(super) async fn from_bucket(flights: &mut Flights, task: &Task, place: &mut AheadPlace) -> Result<()> {
+    let shared = flights.blob.shared.clone();
+    let Some(n) = shared.sources.iter().position(|source| source.name() == "bucket") else {
+        return Err(Error::new(Kind::NotFound, "there is no bucket"));
+    };
+    let (source, counters) = (shared.sources[n].as_ref(), &shared.counters.fetched[n]);
+    pour::pour(flights, task, &From::outside(source, counters, false), place).await
+}
+
+/// What has to be known before a round.
+pub(super) async fn task(blob: &Blob, flights: &Flights) -> Result<Task> {
+    let generation = super::lock(&blob.state).generation;
     let run = &flights.left;
-    blob.shared.blobs.chunks(blob.id, run.start, run.end - run.start).await
+    let rows = blob.shared.blobs.chunks(blob.id, run.start, run.end - run.start);
+    let (facts, rows) = tokio::try_join!(blob.facts(), rows)?;
+    Ok(Task { facts, rows: Some(rows), base: run.start, generation })
+}
+
+/// The same while the metadata do not answer: what was known of the blob last, and nothing of its chunks.
+pub(super) async fn task_without_records(blob: &Blob, flights: &Flights) -> Task {
+    let generation = super::lock(&blob.state).generation;
+    Task { facts: blob.known_facts(), rows: None, base: flights.left.start, generation }
+}
+
+/// Whether only the origin is asked, by this node for itself: what the others gave was wrong.
+fn only_origin(blob: &Blob) -> bool {
+    super::lock(&blob.state).only_origin
 }
 
 fn weight(kind: Kind) -> u8 {

@@ -1,6 +1,6 @@
 //! Who waits for which chunk: one transfer for each, however many readers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +11,11 @@ use super::blob::Blob;
 use super::cache::Presence;
 use super::overflow::Held;
 use super::readahead::Readahead;
+use super::tally::Tally;
 use super::{fill, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
+use crate::peer::Stripes;
 
 /// How long the origin's refusal (no rights, it has no such blob) is taken as its answer for all chunks.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
@@ -54,12 +56,18 @@ pub(super) struct State {
     /// The chunks on their way. As many as transfers in all cover, not as the blob has.
     flights: HashMap<u64, watch::Sender<Option<Landing>>>,
     pub readahead: Readahead,
+    /// Which chunks this node fetches first, while others read the same.
+    pub stripes: Option<Stripes>,
     /// Handles open.
     pub users: usize,
     /// Raised when all chunks were dropped: what was on its way then does not count.
     pub generation: u64,
     /// Only the origin is asked: with what the others gave, the blob was not what its name says.
     pub only_origin: bool,
+    /// The numbers of the sources that chunks of this blob came from.
+    pub gave: BTreeSet<usize>,
+    /// How much came from where since it was opened.
+    pub tally: Tally,
     /// Hashes that the origin gave although others are recorded.
     pub claims: HashMap<u64, [u8; 32]>,
     refused: Option<(Instant, Error)>,
@@ -72,9 +80,12 @@ impl State {
         State {
             flights: HashMap::new(),
             readahead: Readahead::new(chunk_size, chunks, window),
+            stripes: None,
             users: 0,
             generation: 0,
             only_origin: false,
+            gave: BTreeSet::new(),
+            tally: Tally::default(),
             claims: HashMap::new(),
             refused: None,
             hold: None,
@@ -120,7 +131,7 @@ impl Blob {
             }
         }
         for run in fetch {
-            self.shared.spawn(fill::run(Flights::new(self, run), None));
+            fill::begin(Flights::new(self, run), None, None);
         }
         for idx in suspects {
             self.shared.spawn(recheck(Flights::new(self, idx..idx + 1)));
@@ -147,17 +158,19 @@ impl Blob {
             let Ok(place) = self.shared.ahead.clone().try_acquire_owned() else { return };
             let run = {
                 let mut state = lock(&self.state);
-                let State { flights, readahead, hold, .. } = &mut *state;
+                let State { flights, readahead, hold, stripes, .. } = &mut *state;
                 if hold.is_some_and(|at| at.elapsed() < HOLD) {
                     return;
                 }
                 let missing =
                     |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
-                let Some(run) = readahead.next(segment, missing) else { return };
+                let mine =
+                    stripes.as_ref().and_then(|s| readahead.next_mine(segment, missing, |i| s.is_mine(i)));
+                let Some(run) = mine.or_else(|| readahead.next(segment, missing)) else { return };
                 run.clone().for_each(|idx| _ = flights.insert(idx, watch::channel(None).0));
                 run
             };
-            self.shared.spawn(fill::run(Flights::new(self, run), Some(place)));
+            fill::begin(Flights::new(self, run), Some(Arc::new(place)), None);
         }
     }
 
@@ -177,6 +190,11 @@ impl Blob {
     pub(super) fn is_awaited(&self, mut chunks: Range<u64>) -> bool {
         let state = lock(&self.state);
         chunks.any(|idx| state.flights.get(&idx).is_some_and(|f| f.receiver_count() > 0))
+    }
+
+    /// A wait for chunk `idx`, if it is on its way.
+    pub(super) fn wait_for(&self, idx: u64) -> Option<Wait> {
+        lock(&self.state).flights.get(&idx).map(|flight| Wait::For(flight.subscribe()))
     }
 
     fn land(&self, idx: u64, landing: &Landing) {
@@ -208,6 +226,14 @@ impl Flights {
         }
     }
 
+    /// Gives the duty for the chunks from `idx` on away.
+    pub(super) fn split_off(&mut self, idx: u64) -> Self {
+        let at = idx.clamp(self.left.start, self.left.end);
+        let rest = at..self.left.end;
+        self.left.end = at;
+        Flights { blob: self.blob.clone(), left: rest, error: None }
+    }
+
     /// The rest has failed, for this reason.
     pub(super) fn failed(mut self, error: Error) {
         let error = Arc::new(error);
@@ -233,11 +259,11 @@ async fn recheck(mut flights: Flights) {
     let (file, idx) = (flights.blob.file.clone(), flights.left.start);
     match blocking(move || file.verify(idx)).await {
         Ok(true) => flights.landed(&Landing::Cached),
-        Ok(false) => fill::run(flights, None).await,
-        Err(e) if flights.blob.leave_disk(&e).await => fill::run(flights, None).await,
+        Ok(false) => fill::begin(flights, None, None),
+        Err(e) if flights.blob.leave_disk(&e).await => fill::begin(flights, None, None),
         Err(e) => flights.failed(e),
     }
 }
 
-/// A place among the transfers ahead of readers.
-pub(super) type AheadPlace = Option<OwnedSemaphorePermit>;
+/// A place among the transfers ahead of readers; shared by the parts of a run that was split.
+pub(super) type AheadPlace = Option<Arc<OwnedSemaphorePermit>>;

@@ -11,6 +11,7 @@
 
 mod blob;
 pub mod cache;
+mod cluster;
 pub mod digest;
 pub mod extents;
 pub mod file;
@@ -24,6 +25,7 @@ mod record;
 mod settle;
 mod shared;
 mod store;
+mod tally;
 mod verify;
 
 use std::collections::VecDeque;
@@ -37,8 +39,10 @@ use lru::LruCache;
 use tokio::sync::broadcast;
 
 pub use self::blob::BlobContent;
+pub use self::cluster::BlobShelf;
 pub use self::file::{FileContent, Files};
 pub use self::shared::{ChunksStats, SourceStats};
+pub use self::tally::{Amount, Whereabouts};
 
 use self::blob::Blob;
 use self::cache::{CacheDir, ContentKey};
@@ -47,6 +51,7 @@ use self::shared::Shared;
 use crate::blocking::blocking;
 use crate::error::Result;
 use crate::meta::Blobs;
+use crate::peer::Peers;
 use crate::source::Source;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;
@@ -68,6 +73,8 @@ pub struct ChunksOptions {
     pub max_window: u64,
     /// Blobs that came from elsewhere are put into the bucket.
     pub store_hub_blobs: bool,
+    /// The last chunk of a blob is not shown before the whole was checked against its name.
+    pub strict: bool,
 }
 
 impl Default for ChunksOptions {
@@ -80,6 +87,7 @@ impl Default for ChunksOptions {
             segment: 16 << 20,
             max_window: u64::MAX,
             store_hub_blobs: false,
+            strict: false,
         }
     }
 }
@@ -127,8 +135,25 @@ impl Chunks {
         sources: Vec<Arc<dyn Source>>,
         bucket: Option<Bucket>,
     ) -> Self {
-        let shared = Shared::new(options, cache, blobs, sources, bucket);
+        Self::among(options, cache, blobs, sources, bucket, None)
+    }
+
+    /// The same as one of several nodes, which fetch each chunk once for all of them.
+    ///
+    /// # Panics
+    /// As [`Chunks::new`].
+    #[must_use]
+    pub fn among(
+        options: ChunksOptions,
+        cache: Arc<CacheDir>,
+        blobs: Blobs,
+        sources: Vec<Arc<dyn Source>>,
+        bucket: Option<Bucket>,
+        peers: Option<Arc<Peers>>,
+    ) -> Self {
+        let shared = Shared::new(options, cache, blobs, sources, bucket, peers);
         store::start(&shared);
+        cluster::start(&shared);
         Chunks { shared, copied: Mutex::default(), small: Mutex::new(LruCache::new(MAX_SMALL)) }
     }
 
@@ -161,6 +186,25 @@ impl Chunks {
             None => self.shared.cache.bytes_of(&key).unwrap_or(0),
         }
         .min(size)
+    }
+
+    /// What other nodes are served from.
+    #[must_use]
+    pub fn shelf(&self) -> BlobShelf {
+        BlobShelf::new(&self.shared)
+    }
+
+    /// How much of a blob is on the local disk, and where it came from. Some I/O: it reads the index.
+    pub async fn whereabouts(&self, id: BlobId, size: u64) -> Result<Whereabouts> {
+        let (cache, chunk_size) = (self.shared.cache.clone(), self.shared.options.chunk_size);
+        blocking(move || {
+            let key = ContentKey::Blob(id);
+            if cache.in_use(&key).is_none() && !cache.knows(&key) {
+                return Ok(Whereabouts::nothing(size, chunk_size));
+            }
+            Whereabouts::of(&*cache.open_or_memory(key, size, chunk_size)?, size)
+        })
+        .await
     }
 
     /// The cache directory.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -18,11 +18,12 @@ use super::flight::{AheadPlace, Flights, Landing};
 use super::lock;
 use super::overflow::Held;
 use super::settle::{Finding, settle};
-use super::shared::PIECE;
+use super::shared::{Fetched, PIECE};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::meta::ChunkRow;
-use crate::source::{Source, Want};
+use crate::peer::Holder;
+use crate::source::{Provider, Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
@@ -33,41 +34,62 @@ const STALL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Task {
     pub facts: Arc<Facts>,
-    /// The rows of the chunks from `base` on.
-    pub rows: Vec<ChunkRow>,
+    /// The rows of the chunks from `base` on. `None`: the metadata do not answer, and nothing can be recorded either.
+    pub rows: Option<Vec<ChunkRow>>,
     pub base: u64,
     pub generation: u64,
 }
 
 impl Task {
-    fn row(&self, idx: u64) -> ChunkRow {
-        self.rows.get((idx - self.base) as usize).copied().unwrap_or_default()
+    /// What is known of chunk `idx`, which is not before `base`.
+    pub fn row(&self, idx: u64) -> ChunkRow {
+        let rows = self.rows.as_deref().unwrap_or_default();
+        rows.get((idx - self.base) as usize).copied().unwrap_or_default()
     }
 }
 
-/// Fetches what is left of the run from source number `n`. Chunks that came whole have landed even if it fails.
+/// Where a run comes from.
+#[derive(Debug)]
+pub(super) struct From<'a> {
+    pub source: &'a dyn Source,
+    pub counters: &'a Fetched,
+    /// It is the last word on a blob that nobody has verified.
+    pub is_origin: bool,
+    /// For each chunk, the nodes that may have it; empty if the source is no other node.
+    pub holders: Arc<[Arc<[Holder]>]>,
+}
+
+impl<'a> From<'a> {
+    /// A source that is no other node.
+    pub fn outside(source: &'a dyn Source, counters: &'a Fetched, is_origin: bool) -> Self {
+        From { source, counters, is_origin, holders: Arc::from([]) }
+    }
+}
+
+/// Fetches what is left of the run. Chunks that came whole have landed even if it fails.
 pub(super) async fn pour(
     flights: &mut Flights,
     task: &Task,
-    n: usize,
-    source: &dyn Source,
+    from: &From<'_>,
     place: &mut AheadPlace,
 ) -> Result<()> {
+    let begun = Instant::now();
     let mut last = None;
-    let result = stream(flights, task, n, source, place, &mut last).await;
+    let result = stream(flights, task, from, place, &mut last).await;
     // The chunk before the one that failed may just be settling.
     let settled = land(flights, last).await;
+    from.counters.nanos.fetch_add(begun.elapsed().as_nanos() as u64, Relaxed);
     settled.and(result)
 }
 
 async fn stream(
     flights: &mut Flights,
     task: &Task,
-    n: usize,
-    source: &dyn Source,
+    from: &From<'_>,
     place: &mut AheadPlace,
     last: &mut Option<Settling>,
 ) -> Result<()> {
+    let From { source, counters, is_origin, .. } = *from;
     let blob = flights.blob.clone();
     let shared = &blob.shared;
     let run = flights.left.clone();
@@ -80,11 +102,10 @@ async fn stream(
         count: run.end - run.start,
         chunk_size: blob.file.chunk_size(),
         stored: stored.collect(),
-        holders: Arc::from([]),
+        holders: from.holders.clone(),
     };
     let limit = shared.options.source_timeout;
     let late = |what| Error::new(Kind::TimedOut, format!("{what} after {} s", limit.as_secs()));
-    let counters = &shared.counters.fetched[n];
     counters.requests.fetch_add(1, Relaxed);
     let stall = STALL.min(limit);
     let mut fetch = source.fetch(&want);
@@ -95,7 +116,7 @@ async fn stream(
             timeout(limit - stall, fetch).await.map_err(|_| late("no answer"))??
         }
     };
-    let from_bucket = source.name() == "bucket";
+    let kind = Provider::of(source.name());
     let mut idx = run.start;
     let mut chunk = Pouring::begin(&blob, idx, run.end).await?;
     loop {
@@ -121,20 +142,17 @@ async fn stream(
             }
             let poured = chunk.finish().await?;
             land(flights, last.take()).await?;
-            let (is_origin, in_memory) = (shared.is_origin(n), poured.memory.is_some());
+            let in_memory = poured.memory.is_some();
             let finding = Finding {
                 is_origin,
                 stored: task.row(idx).stored,
-                recorded: task.row(idx).hash,
+                // Without the metadata the word of the node that gave it, which knows the volume's key.
+                recorded: if task.rows.is_some() { task.row(idx).hash } else { source.told(blob.id, idx) },
                 whole: poured.whole,
+                can_record: task.rows.is_some(),
             };
-            *last = Some(Settling(tokio::spawn(show(
-                blob.clone(),
-                poured,
-                finding,
-                task.generation,
-                from_bucket,
-            ))));
+            let shown = show(blob.clone(), poured, finding, task.generation, kind);
+            *last = Some(Settling(tokio::spawn(shown)));
             if in_memory {
                 // The next one may need its place.
                 land(flights, last.take()).await?;
@@ -165,7 +183,7 @@ async fn show(
     poured: Poured,
     finding: Finding,
     generation: u64,
-    from_bucket: bool,
+    from: Provider,
 ) -> Result<Landing> {
     let Poured { idx, hash, len, mut memory, on_memory_file, .. } = poured;
     settle(&blob, idx, hash, &finding).await.context(|| format!("chunk {idx}"))?;
@@ -175,7 +193,8 @@ async fn show(
     let shared = &blob.shared;
     if memory.is_none() {
         let file = blob.file.clone();
-        let recorded = blocking(move || file.record_poured(idx, &hash, len, from_bucket, on_memory_file));
+        let stored = from == Provider::Bucket || (from == Provider::Peer && finding.stored);
+        let recorded = blocking(move || file.record_poured(idx, &hash, len, stored, from, on_memory_file));
         if let Err(e) = recorded.await {
             if e.kind() == Kind::Unavailable {
                 return Err(e);
@@ -187,6 +206,7 @@ async fn show(
         }
     }
     shared.counters.filled.fetch_add(1, Relaxed);
+    blob.came_from(from, len);
     let landing = match memory {
         Some(held) => {
             shared.counters.from_memory.fetch_add(1, Relaxed);
@@ -199,8 +219,12 @@ async fn show(
             } else {
                 blob.check_more();
             }
-            if !from_bucket && !finding.stored {
+            // What a peer gave is put there by whoever brought it into the cluster.
+            if !matches!(from, Provider::Bucket | Provider::Peer) && !finding.stored {
                 shared.uploads.add(&blob, idx, hash);
+            }
+            if let Some(peers) = &shared.peers {
+                peers.landed(blob.id, idx);
             }
             Landing::Cached
         }

@@ -15,6 +15,8 @@ const MAX_STREAMS: usize = 8;
 const MIN_BACK: u64 = 4;
 /// Chunks taken one after the other show a reader's way, however little it reads of each.
 const STEPS: u32 = 3;
+/// How far ahead of what was given out a node looks for chunks that are its own to fetch.
+const MINE_WITHIN: u64 = 256;
 /// The window that a new reader may inherit from others of the same content, in chunks.
 const MAX_TRUST: u64 = 8;
 
@@ -115,6 +117,29 @@ impl Readahead {
                     stream.next += 1;
                 }
                 return Some(first..stream.next);
+            }
+        }
+        None
+    }
+
+    /// The same among chunks that are `mine`, wherever they lie in the next part of a reader's window: several nodes that
+    /// read the same begin each with other chunks. What is given out here has to be not `missing` from then on.
+    pub fn next_mine(
+        &self,
+        segment: u64,
+        mut missing: impl FnMut(u64) -> bool,
+        mine: impl Fn(u64) -> bool,
+    ) -> Option<Range<u64>> {
+        for stream in &self.streams {
+            let end = stream.end().min(self.chunks).min(stream.next.saturating_add(MINE_WITHIN));
+            let longest = (stream.window / 8).clamp(1, segment.max(1));
+            let mut wanted = |idx| mine(idx) && missing(idx);
+            if let Some(first) = (stream.next..end).find(|idx| wanted(*idx)) {
+                let mut run = first..first + 1;
+                while run.end < end && run.end - run.start < longest && wanted(run.end) {
+                    run.end += 1;
+                }
+                return Some(run);
             }
         }
         None
@@ -284,6 +309,21 @@ mod tests {
         let mut w = World::new(300);
         (0..20).for_each(|c| _ = w.read(c * CHUNK + 777, 4096));
         assert!(w.count() > 25, "{}", w.count());
+    }
+
+    #[test]
+    fn what_is_mine_comes_first_and_only_within_the_window() {
+        let mut w = World::new(400);
+        w.sequential(0, 5 * CHUNK + 1, MIB);
+        let there = w.there.clone();
+        let (next, end) = (w.readahead.streams[0].next, w.readahead.streams[0].end());
+        w.readahead.streams[0].window = 64;
+        let missing = |idx: u64| !there.contains(&idx);
+        let run = w.readahead.next_mine(4, missing, |idx| idx >= next + 10).expect("a run");
+        assert_eq!(run, next + 10..next + 14);
+        assert_eq!(w.readahead.next_mine(4, missing, |idx| idx >= end + 64), None);
+        assert_eq!(w.readahead.next_mine(4, |_| false, |_| true), None);
+        assert_eq!(w.readahead.next(4, missing), Some(next..next + 4), "the order of the rest is as it was");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct Finding {
     pub recorded: Option<[u8; 32]>,
     /// The blob is this one chunk, and it is, or is not, what its name says.
     pub whole: Option<bool>,
+    /// The metadata answer. If not, bytes are shown that nobody recorded: the next opening compares.
+    pub can_record: bool,
 }
 
 /// `Ok` once the cluster's record is this hash. [`Kind::Corrupt`]: the bytes are not to be used.
@@ -35,14 +37,15 @@ pub(super) async fn settle(blob: &Arc<Blob>, idx: u64, hash: [u8; 32], finding: 
     let other = match finding.recorded {
         Some(recorded) if recorded == hash => return Ok(()),
         Some(other) => other,
+        None if !finding.can_record => return Ok(()),
         None => match record(blob, idx, hash).await? {
             Recorded::New | Recorded::Agreed => return Ok(()),
             Recorded::Conflict(other) => other,
         },
     };
-    let certain = finding.whole == Some(true);
+    let certain = finding.whole == Some(true) && finding.can_record;
     if !certain {
-        if !finding.is_origin {
+        if !finding.is_origin || !finding.can_record {
             return Err(wrong(blob, "the bytes differ from the record"));
         }
         if blob.fresh_facts().await?.verified {
@@ -54,6 +57,9 @@ pub(super) async fn settle(blob: &Arc<Blob>, idx: u64, hash: [u8; 32], finding: 
     }
     tracing::warn!(blob = %blob.id, chunk = idx, "the recorded hash was wrong and is replaced");
     blob.shared.blobs.forget_hash(blob.id, idx, other).await?;
+    if let Some(peers) = &blob.shared.peers {
+        peers.was_wrong(blob.id, idx).await;
+    }
     match record(blob, idx, hash).await? {
         Recorded::New | Recorded::Agreed => Ok(()),
         Recorded::Conflict(_) => Err(wrong(blob, "the record changed meanwhile")),

@@ -18,6 +18,7 @@ use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::Blobs;
+use crate::peer::Peers;
 use crate::source::Source;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;
@@ -36,7 +37,9 @@ pub(super) struct Shared {
     pub blobs: Blobs,
     pub sources: Vec<Arc<dyn Source>>,
     pub bucket: Option<Bucket>,
-    runtime: Handle,
+    /// The other nodes, if there may be any.
+    pub peers: Option<Arc<Peers>>,
+    pub runtime: Handle,
     tasks: TaskTracker,
     pub stop: CancellationToken,
     closing: AtomicBool,
@@ -65,6 +68,8 @@ struct Open {
 pub(super) struct Counters {
     /// One for each source.
     pub fetched: Vec<Fetched>,
+    /// Other nodes.
+    pub peers: Fetched,
     pub filled: AtomicU64,
     pub wrong: AtomicU64,
     pub mismatches: AtomicU64,
@@ -76,6 +81,8 @@ pub(super) struct Fetched {
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
     pub failed: AtomicU64,
+    /// Of transfers, those that failed included.
+    pub nanos: AtomicU64,
 }
 
 /// What one source was asked since the start.
@@ -86,6 +93,8 @@ pub struct SourceStats {
     pub bytes: u64,
     /// Requests that ended with an error other than "not found".
     pub failed: u64,
+    /// How long its transfers took, all together.
+    pub time: Duration,
 }
 
 /// Figures about a store of chunks since its start.
@@ -107,6 +116,11 @@ pub struct ChunksStats {
     pub open_blobs: u64,
 }
 
+/// Whether a source is the Hub, or what stands for it: not a place that only has copies.
+fn is_origin(source: &dyn Source) -> bool {
+    !matches!(source.name(), "bucket" | "peer" | "mirror" | "seed")
+}
+
 impl Shared {
     pub(super) fn new(
         options: ChunksOptions,
@@ -114,6 +128,7 @@ impl Shared {
         blobs: Blobs,
         sources: Vec<Arc<dyn Source>>,
         bucket: Option<Bucket>,
+        peers: Option<Arc<Peers>>,
     ) -> Arc<Self> {
         let memory = options.memory.max(8 << 20);
         // Five eighths for transfers, of which those ahead of readers, with two pieces each, may take two fifths. The rest
@@ -129,6 +144,7 @@ impl Shared {
             blobs,
             sources,
             bucket,
+            peers,
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -164,7 +180,17 @@ impl Shared {
     /// Whether source number `n` is the last word on a blob that nobody has verified. Without the Hub the bucket comes last,
     /// which only repeats what somebody recorded.
     pub(super) fn is_origin(&self, n: usize) -> bool {
-        n + 1 == self.sources.len() && self.sources[n].name() != "bucket"
+        n + 1 == self.sources.len() && is_origin(&*self.sources[n])
+    }
+
+    /// Whether the Hub, or what stands for it, can be asked at all.
+    pub(super) fn reaches_origin(&self) -> bool {
+        self.sources.iter().any(|source| is_origin(&**source))
+    }
+
+    /// The blob, if somebody has it open or something of it is on its way.
+    pub(super) fn find(&self, id: BlobId) -> Option<Arc<Blob>> {
+        lock(&self.open).get(&id).and_then(|entry| entry.blob.upgrade())
     }
 
     /// Notes that the disk has no room.
@@ -235,15 +261,18 @@ impl Shared {
 
     pub(super) fn stats(&self) -> ChunksStats {
         let c = &self.counters;
-        let sources = self.sources.iter().zip(&c.fetched).map(|(source, f)| SourceStats {
-            name: source.name(),
+        let figures = |name, f: &Fetched| SourceStats {
+            name,
             requests: f.requests.load(Relaxed),
             bytes: f.bytes.load(Relaxed),
             failed: f.failed.load(Relaxed),
-        });
+            time: Duration::from_nanos(f.nanos.load(Relaxed)),
+        };
+        let peers = self.peers.is_some().then(|| figures("peer", &c.peers));
+        let sources = self.sources.iter().zip(&c.fetched).map(|(source, f)| figures(source.name(), f));
         ChunksStats {
             cache: self.cache.stats(),
-            sources: sources.collect(),
+            sources: peers.into_iter().chain(sources).collect(),
             chunks_filled: c.filled.load(Relaxed),
             chunks_wrong: c.wrong.load(Relaxed),
             mismatches: c.mismatches.load(Relaxed),

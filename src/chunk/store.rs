@@ -1,5 +1,6 @@
 //! Putting chunks that came from elsewhere into the bucket, in the background. Losing one is no loss: what is not marked
-//! as stored is found again when its blob is next opened, and can be had from the Hub meanwhile.
+//! as stored is found again when its blob is next opened, and can be had from the Hub meanwhile. Of several nodes one puts
+//! a chunk: whoever brought it into the cluster, and if that did not come about, whoever finds that it is not there.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -178,6 +179,17 @@ async fn put(shared: &Arc<Shared>, bucket: &Bucket, upload: &Upload) -> Result<b
         Ok(right.then_some((file, bytes)))
     });
     let Some((file, bytes)) = read.await? else { return Ok(false) };
+    if let Some(peers) = &shared.peers {
+        let rows = shared.blobs.chunks(blob, idx, 1).await?;
+        if rows.first().is_some_and(|row| row.stored && row.hash == Some(hash)) {
+            blocking(move || file.set_stored(idx, &hash)).await?;
+            return Ok(false);
+        }
+        // Another node is about to: that it did is found when the blob is next opened.
+        if !peers.may_store(blob, idx).await {
+            return Ok(false);
+        }
+    }
     bucket.put_blob_chunk(blob, idx, hash, bytes).await?;
     shared.blobs.mark_stored(blob, idx).await?;
     blocking(move || file.set_stored(idx, &hash)).await?;

@@ -1,20 +1,27 @@
 //! The whole blob against its name, in the background: chunks are digested in order as they come, so that the last one
-//! costs no more than the others.
+//! costs no more than the others. Of several nodes that read a blob one checks it.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use tokio::time::sleep;
 
 use super::blob::Blob;
 use super::cache::Presence;
 use super::digest::Digest;
+use super::tally::Tally;
 use super::{BlobEvent, lock};
 use crate::blocking::blocking;
 use crate::error::Result;
 
 /// Records taken back at a time.
 const FORGETTING: usize = 16;
+
+/// How often it is looked whether another node has come to an end.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+const LONGEST_LOOK: Duration = Duration::from_secs(3);
 
 /// How far the check has come.
 #[derive(Debug, Default)]
@@ -57,6 +64,22 @@ impl Blob {
         });
     }
 
+    /// Takes over that another node found the blob right, if one did and all that is here is what it checked.
+    async fn adopt(&self) -> Result<bool> {
+        if !self.fresh_facts().await?.verified {
+            return Ok(false);
+        }
+        // The records are final now: what differs from them goes, and has to come again.
+        self.compare_all().await?;
+        if !self.file.is_complete() {
+            return Ok(false);
+        }
+        let file = self.file.clone();
+        blocking(move || file.set_verified(true)).await?;
+        let _ = self.shared.events.send(BlobEvent::Verified(self.id));
+        Ok(true)
+    }
+
     async fn verified(&self) -> Result<()> {
         let file = self.file.clone();
         blocking(move || file.set_verified(true)).await?;
@@ -80,7 +103,9 @@ impl Blob {
             state.generation += 1;
             state.only_origin = true;
             state.claims.clear();
+            state.tally = Tally::default();
         }
+        self.let_go.store(false, SeqCst);
         shared.overflow.forget(self.id);
         let file = self.file.clone();
         let hashes = blocking(move || {
@@ -94,6 +119,8 @@ impl Blob {
         .await?;
         // If others found the blob right with these hashes, the fault is this disk's.
         if !self.fresh_facts().await?.verified {
+            let gave = std::mem::take(&mut lock(&self.state).gave);
+            gave.into_iter().filter_map(|n| shared.sources.get(n)).for_each(|source| source.wrong(self.id));
             let forget = |(idx, hash)| shared.blobs.forget_hash(self.id, idx, hash);
             let forgotten = stream::iter(hashes).map(forget).buffer_unordered(FORGETTING);
             forgotten.fold(Ok(()), async |all: Result<()>, one| all.and(one)).await?;
@@ -103,7 +130,46 @@ impl Blob {
     }
 }
 
+/// Another node checks the blob: what it finds out counts here too, for chunks that are what is recorded. If it gives up,
+/// this node goes on.
+async fn follow(blob: Weak<Blob>) {
+    let mut pause = FIRST_LOOK;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_LOOK);
+        let Some(blob) = blob.upgrade() else { return };
+        if blob.shared.is_closing() || blob.file.is_verified() {
+            break lock(&blob.check).busy = false;
+        }
+        // What is asked of the metadata is asked for a blob that is wholly here.
+        if !blob.file.is_complete() {
+            continue;
+        }
+        match blob.adopt().await {
+            Ok(true) => break *lock(&blob.check) = Check::default(),
+            Ok(false) => {}
+            Err(e) => {
+                tracing::debug!(blob = %blob.id, error = %e, "cannot find out whether it was verified");
+                continue;
+            }
+        }
+        if let Some(peers) = &blob.shared.peers
+            && peers.may_verify(blob.id).await
+        {
+            lock(&blob.check).busy = false;
+            break blob.check_more();
+        }
+    }
+}
+
 async fn work(blob: Arc<Blob>) {
+    if let Some(peers) = &blob.shared.peers
+        && !peers.may_verify(blob.id).await
+    {
+        let (weak, shared) = (Arc::downgrade(&blob), blob.shared.clone());
+        drop(blob);
+        return shared.spawn(follow(weak));
+    }
     let Ok(_place) = blob.shared.verifying.clone().acquire_owned().await else { return };
     loop {
         let (next, digest) = {

@@ -302,10 +302,15 @@ fn passphrase_for(volume: &Volume, options: &StorageOptions) -> Result<Option<Se
 
 /// An `http(s)` URL without a user, a query or a slash at its end.
 pub(super) fn hub_url(text: &str) -> Result<String> {
-    let bad = |why: &str| Error::with_source(Kind::Config, "--hub-endpoint", why.to_owned());
+    http_url("--hub-endpoint", text)
+}
+
+/// The same for any option.
+pub(super) fn http_url(option: &'static str, text: &str) -> Result<String> {
+    let bad = |why: &str| Error::with_source(Kind::Config, option, why.to_owned());
     let url = url::Url::parse(text).map_err(|_| bad("it should look like https://huggingface.co"))?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(bad("it holds credentials: the token comes from HF_TOKEN or a token file"));
+        return Err(bad("it holds credentials: the Hub's token comes from HF_TOKEN or a token file"));
     }
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || url.query().is_some() {
         return Err(bad("it should look like https://huggingface.co"));

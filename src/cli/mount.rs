@@ -1,5 +1,6 @@
 //! `hfmount mount`: shows a volume in a directory.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ Examples:
 
   # On a node with a large scratch disk, for jobs that must not call out
   hfmount mount -d --offline --cache-dir /scratch/hfmount --cache-size 2T --free-space-ratio 5% /mnt/hf
+
+  # What the folder held before is not downloaded again, and a mirror is asked before the Hub
+  hfmount mount -d --seed ~/.cache/huggingface --mirror https://hf.internal ~/.cache/huggingface
 
   # On a node that may not reach the Hub, in a rack of its own
   hfmount mount -d --hub deny --zone rack-7 --meta redis://redis.internal/1 /mnt/hf
@@ -90,6 +94,24 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "URL", env = "HFMOUNT_HUB_ENDPOINT", hide_env_values = true)]
     hub_endpoint: Option<String>,
 
+    /// A mirror of the Hub to get bytes from, before the Hub is asked; may be given again. It never sees the token, and what
+    /// it gives is checked. Names and branches come from the Hub alone.
+    #[arg(long, value_name = "URL", env = "HFMOUNT_MIRROR", value_delimiter = ',', hide_env_values = true)]
+    mirror: Vec<String>,
+
+    /// A Hugging Face cache on a disk of this machine, such as the one that this mount hides; may be given again. What lies
+    /// there is not downloaded. It is only read, and checked like a download; who may read the mount may read it.
+    #[arg(long, value_name = "DIR", env = "HFMOUNT_SEED", hide_env_values = true)]
+    seed: Vec<PathBuf>,
+
+    /// Hold back the end of each file of the Hub until all of it was checked against its hash.
+    #[arg(long)]
+    strict: bool,
+
+    /// Serve figures for Prometheus at http://ADDR/metrics. Without a host: for this machine only.
+    #[arg(long, value_name = "ADDR", env = "HFMOUNT_METRICS", value_parser = metrics_address, hide_env_values = true)]
+    metrics: Option<SocketAddr>,
+
     /// Ask the Hub again where a branch is when the answer is older than this.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     ref_ttl: Duration,
@@ -147,6 +169,16 @@ pub(super) struct MountArgs {
     peer: PeerArgs,
 }
 
+/// `127.0.0.1:9567`, `[::1]:9567`, `:9567` or `9567`.
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    match (port.parse::<u16>(), text.parse::<SocketAddr>()) {
+        (Ok(port), _) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        (_, Ok(address)) => Ok(address),
+        _ => Err("it should look like 127.0.0.1:9567".to_owned()),
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogStyle {
     Text,
@@ -191,6 +223,11 @@ impl MountArgs {
         })
     }
 
+    fn mirrors(&self) -> Result<Vec<String>> {
+        let given = self.mirror.iter().map(|url| url.trim()).filter(|url| !url.is_empty());
+        given.map(|url| format::http_url("--mirror", url)).collect()
+    }
+
     /// The defaults that depend on who mounts are filled in here.
     fn options(&self, home: &Home) -> Result<MountOptions> {
         let root = rustix::process::geteuid().is_root();
@@ -212,6 +249,10 @@ impl MountArgs {
             offline: self.offline,
             token_file: given(&self.token_file),
             hub_endpoint: self.hub_endpoint.as_deref().map(format::hub_url).transpose()?,
+            mirrors: self.mirrors()?,
+            seeds: self.seed.iter().filter(|dir| !dir.as_os_str().is_empty()).cloned().collect(),
+            strict: self.strict,
+            metrics: self.metrics,
             ref_ttl: self.ref_ttl,
             attr_ttl: self.attr_ttl,
             entry_ttl: self.entry_ttl,
@@ -225,5 +266,23 @@ impl MountArgs {
             gid: self.gid.unwrap_or_else(|| rustix::process::getegid().as_raw()),
             umask: self.umask.unwrap_or(if root { 0 } else { 0o022 }),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_metrics_are_served() {
+        let of = |text| metrics_address(text).map(|a| a.to_string());
+        assert_eq!(of("127.0.0.1:9567").as_deref(), Ok("127.0.0.1:9567"));
+        assert_eq!(of("0.0.0.0:1").as_deref(), Ok("0.0.0.0:1"));
+        assert_eq!(of("[::1]:9567").as_deref(), Ok("[::1]:9567"));
+        assert_eq!(of(":9567").as_deref(), Ok("127.0.0.1:9567"));
+        assert_eq!(of("9567").as_deref(), Ok("127.0.0.1:9567"));
+        for bad in ["", "localhost", "127.0.0.1", "1.2.3.4:99999", "http://x:1"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What a mount is told.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,14 @@ pub struct MountOptions {
     pub token_file: Option<PathBuf>,
     /// `None`: as the volume says.
     pub hub_endpoint: Option<String>,
+    /// Endpoints of mirrors, in the order in which they are asked for bytes.
+    pub mirrors: Vec<String>,
+    /// Caches of the Hub on this machine that are read from.
+    pub seeds: Vec<PathBuf>,
+    /// The end of a blob is not shown before all of it was checked.
+    pub strict: bool,
+    /// Where figures for Prometheus are served.
+    pub metrics: Option<SocketAddr>,
     /// A branch older than this is asked for again.
     pub ref_ttl: Duration,
     pub attr_ttl: Duration,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::metrics::Figures;
+use super::nodes::{self, Serving};
 use super::siblings::{Means, Siblings};
 use super::{Standing, check_marker, marker_of, need_volume, open_bucket, places, settings, superseded};
 use crate::blocking::blocking;
@@ -16,12 +18,16 @@ use crate::config::{Home, MountOptions, Volume};
 use crate::error::{Result, ResultExt};
 use crate::fuse::MountPoint;
 use crate::hub::{HubClient, HubOptions, Token};
+use crate::meta::kv::Kv;
+use crate::meta::metered::MeteredKv;
 use crate::meta::url::MetaUrl;
 use crate::meta::{Meta, SessionInfo};
 use crate::secrets;
 use crate::source::Source;
 use crate::source::bucket::{Bucket, BucketSource, Patience};
 use crate::source::hub::HubSource;
+use crate::source::mirror::{Mirror, MirrorOptions};
+use crate::source::seed::Seed;
 use crate::source::storage::StorageUrl;
 use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
@@ -43,9 +49,13 @@ pub(super) struct Layers {
     following: JoinHandle<()>,
     /// Not of a read-only mount.
     siblings: Option<Siblings>,
+    /// Of a volume that other machines reach.
+    serving: Option<Serving>,
     pub(super) vfs: Arc<Vfs>,
     /// What the user should know of the layers.
     pub(super) notices: Vec<String>,
+    /// What `/metrics` says.
+    pub(super) figures: Figures,
     /// Taken when the file system is mounted.
     pub(super) invalidations: Option<Orders>,
 }
@@ -56,6 +66,15 @@ impl Layers {
         // Before anything may be mounted over it.
         let token = token(options)?;
         let (kv, volume) = need_volume(&options.meta).await?;
+        // To count costs a little: only if somebody asks.
+        let (kv, meta_stats) = match options.metrics {
+            Some(_) => {
+                let metered = MeteredKv::new(kv);
+                let stats = metered.stats().clone();
+                (Arc::new(metered) as Arc<dyn Kv>, Some(stats))
+            }
+            None => (kv, None),
+        };
         let cache_path = options.cache_dir.clone().unwrap_or_else(|| home.cache(&volume.name));
         let private_path = home.private(&volume.name);
         check_places(options, &volume, point.path(), &cache_path, &private_path)?;
@@ -71,6 +90,8 @@ impl Layers {
         let (uuid, wanted, allowed) = (volume.uuid.clone(), cache_path.clone(), limits.clone());
         let cache = blocking(move || CacheDir::open(&wanted, &uuid, allowed)).await?;
         let adopted = adopt(point);
+        // Held from here on: one of them may be what the mount will hide.
+        let seeds = seeds(options).await?;
         let private = blocking(move || {
             let private = Private::open(private_path)?;
             for tokens in adopted {
@@ -92,18 +113,28 @@ impl Layers {
             offline: options.offline,
             ..HubOptions::default()
         })?;
-        let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(BucketSource::new(&bucket))];
-        if !options.offline {
-            sources.push(Arc::new(HubSource::new(hub.clone())));
-        }
+        let peers = nodes::known(&*kv, &volume, options.peer.as_ref())?;
+        let may_call = options.peer.as_ref().is_none_or(|peer| peer.hub) || peers.is_none();
+        let mirrors = mirrors(options)?;
+        let sources = sources(options, seeds, &bucket, &mirrors, may_call.then_some(&hub));
         let chunks_options = ChunksOptions {
             chunk_size: volume.chunk_size,
             io_timeout: options.io_timeout,
             store_hub_blobs: volume.stores_hub_blobs() && !options.read_only,
             ..ChunksOptions::default()
         };
-        let chunks =
-            Arc::new(Chunks::new(chunks_options, cache.clone(), meta.blobs(), sources, Some(bucket.clone())));
+        let chunks = Arc::new(Chunks::among(
+            chunks_options,
+            cache.clone(),
+            meta.blobs(),
+            sources,
+            Some(bucket.clone()),
+            peers.clone(),
+        ));
+        let serving = match peers {
+            Some(peers) => Some(Serving::start(peers, &volume, &chunks).await?),
+            None => None,
+        };
         let files_options = FilesOptions {
             io_timeout: options.io_timeout,
             writeback: options.writeback,
@@ -111,6 +142,7 @@ impl Layers {
         };
         let chunk_size = volume.chunk_size;
         let own = cache.path().to_owned();
+        let store = bucket.clone();
         let means = Means {
             kv,
             info: meta.info().clone(),
@@ -129,6 +161,17 @@ impl Layers {
         if !options.read_only {
             files.start_sweeping();
         }
+        let figures = Figures {
+            volume: volume.name.clone(),
+            chunks: chunks.clone(),
+            files: files.clone(),
+            bucket: store,
+            mirrors,
+            meta: meta_stats,
+            requests: Arc::default(),
+            extra: Vec::new(),
+            started: meta.info().started,
+        };
         let (sender, receiver) = Vfs::invalidation_queue();
         let lazy = (!options.offline).then(|| {
             let settings = LazyOptions { ref_ttl: options.ref_ttl, io_timeout: options.io_timeout };
@@ -143,8 +186,10 @@ impl Layers {
             files,
             following,
             siblings,
+            serving,
             vfs,
             notices,
+            figures,
             invalidations: Some(receiver),
         })
     }
@@ -173,6 +218,9 @@ impl Layers {
             siblings.stop().await;
         }
         self.vfs.record_accesses(RECORDING).await;
+        if let Some(serving) = self.serving {
+            serving.stop().await;
+        }
         let flushed = self.files.close(UPLOADS).await.context(|| "writing what was open");
         let cached = self.chunks.shutdown(UPLOADS).await;
         let closed = self.meta.close().await;
@@ -192,6 +240,43 @@ async fn resume(options: &MountOptions, files: &Files) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The folders that hold blobs already.
+async fn seeds(options: &MountOptions) -> Result<Vec<Seed>> {
+    let mut seeds = Vec::new();
+    for path in &options.seeds {
+        seeds.push(Seed::open(path).await?);
+    }
+    Ok(seeds)
+}
+
+/// Where bytes come from, in the order in which places are asked: the nearest first, the origin last.
+fn sources(
+    options: &MountOptions,
+    seeds: Vec<Seed>,
+    bucket: &Bucket,
+    mirrors: &[Arc<Mirror>],
+    hub: Option<&HubClient>,
+) -> Vec<Arc<dyn Source>> {
+    let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+    for seed in seeds {
+        sources.push(Arc::new(seed));
+    }
+    sources.push(Arc::new(BucketSource::new(bucket)));
+    for mirror in mirrors {
+        sources.push(mirror.clone());
+    }
+    if let Some(hub) = hub.filter(|_| !options.offline) {
+        sources.push(Arc::new(HubSource::new(hub.clone())));
+    }
+    sources
+}
+
+/// Mirrors are called no more than the Hub is.
+fn mirrors(options: &MountOptions) -> Result<Vec<Arc<Mirror>>> {
+    let used = options.mirrors.iter().filter(|_| !options.offline);
+    used.map(|url| Ok(Arc::new(Mirror::new(url, MirrorOptions::default())?))).collect()
 }
 
 fn vfs_options(options: &MountOptions, volume: &Volume) -> VfsOptions {

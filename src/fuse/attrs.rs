@@ -1,6 +1,6 @@
 //! Requests about attributes: of inodes and of the file system.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{ReplyAttr, ReplyData, ReplyStatfs, Request};
 
@@ -21,7 +21,12 @@ fn answer_attr(op: &'static str, ino: Ino, result: Result<(Stat, Duration)>, rep
 
 impl Adapter {
     pub(super) fn get_attr(&self, req: &Request, ino: Ino, fh: Option<u64>, reply: ReplyAttr) {
-        match guarded("getattr", ino, || self.vfs.try_getattr(ino)) {
+        let begun = Instant::now();
+        let known = guarded("getattr", ino, || self.vfs.try_getattr(ino));
+        if !matches!(known, Ok(None)) {
+            self.tasks.requests.note("getattr", begun.elapsed(), !matches!(known, Ok(Some(Ok(_)))));
+        }
+        match known {
             Ok(Some(result)) => return answer_attr("getattr", ino, result, reply),
             Ok(None) => {}
             Err(e) => return answer_attr("getattr", ino, Err(e), reply),

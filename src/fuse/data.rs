@@ -1,6 +1,7 @@
 //! Requests about the data of files: open, read, write, and what ends with close.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use bytes::Bytes;
 use fuser::{INodeNo, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request};
@@ -86,7 +87,11 @@ impl Adapter {
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
         }
+        let begun = Instant::now();
         let read = guarded("read", ino, || self.vfs.try_read(fh, offset, &mut buffer[..wanted]));
+        if !matches!(read, Ok(None)) {
+            self.tasks.requests.note("read", begun.elapsed(), !matches!(read, Ok(Some(Ok(_)))));
+        }
         match read {
             // Sent from the buffer: nothing is copied but into the kernel.
             Ok(Some(Ok(n))) => reply.data(&buffer[..n.min(wanted)]),

@@ -18,6 +18,7 @@ pub(crate) mod mounts;
 mod names;
 mod opens;
 mod reply;
+mod requests;
 mod session;
 mod signals;
 mod space;
@@ -26,4 +27,5 @@ mod xattr;
 
 pub(crate) use mountpoint::absolute;
 pub use mountpoint::{MountPoint, detach, force, mounted_at, unmount};
+pub use requests::Requests;
 pub use session::{MountSettings, Mounted, mount};

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::adapter::Adapter;
 use super::fusermount::Access;
 use super::mountpoint::MountPoint;
+use super::requests::Requests;
 use super::tasks::Tasks;
 use super::{fusermount, invalidate, mountpoint, mounts};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -40,6 +41,7 @@ pub struct Mounted {
     device: Option<String>,
     ended: watch::Receiver<bool>,
     thread: Option<JoinHandle<()>>,
+    requests: Arc<Requests>,
 }
 
 /// Mounts `vfs` on `point`; what `invalidations` yields is forgotten by the kernel. On return the kernel's requests are being answered, by tasks on `runtime`. Blocks: to be called
@@ -54,8 +56,9 @@ pub fn mount(
     let path = point.path().to_path_buf();
     let named = || format!("mounting on {}", path.display());
     let notifier = Arc::new(OnceLock::new());
-    let adapter =
-        Adapter { vfs, tasks: Tasks::new(runtime)?, notifier: notifier.clone(), opens: Arc::default() };
+    let tasks = Tasks::new(runtime)?;
+    let requests = tasks.requests.clone();
+    let adapter = Adapter { vfs, tasks, notifier: notifier.clone(), opens: Arc::default() };
 
     let access = Access { allow_other: settings.allow_other, read_only: settings.read_only };
     let fd = fusermount::mount(&path, access)?;
@@ -86,7 +89,7 @@ pub fn mount(
     if let Some(device) = &device {
         read_ahead(device);
     }
-    Ok(Mounted { path, device, ended, thread: Some(thread) })
+    Ok(Mounted { path, device, ended, thread: Some(thread), requests })
 }
 
 /// Only root may; without it the kernel reads 128 KiB ahead.
@@ -111,6 +114,12 @@ impl Mounted {
     #[must_use]
     pub fn device(&self) -> Option<&str> {
         self.device.as_deref()
+    }
+
+    /// What the kernel asked so far.
+    #[must_use]
+    pub fn requests(&self) -> &Arc<Requests> {
+        &self.requests
     }
 
     /// Where, absolute and without links.

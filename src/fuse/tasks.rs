@@ -6,11 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::interrupt::{Heed, Interrupts, PATIENCE};
+use super::requests::Requests;
 use crate::error::{Error, Kind, Result};
 use crate::types::Ino;
 
@@ -53,6 +55,7 @@ pub(super) struct Tasks {
     in_work: Arc<Semaphore>,
     lock_waits: Arc<Semaphore>,
     interrupts: Arc<Interrupts>,
+    pub(super) requests: Arc<Requests>,
 }
 
 impl Tasks {
@@ -62,6 +65,7 @@ impl Tasks {
             in_work: Arc::new(Semaphore::new(IN_WORK)),
             lock_waits: Arc::new(Semaphore::new(LOCK_WAITS)),
             interrupts: Arc::new(Interrupts::start()?),
+            requests: Arc::default(),
         })
     }
 
@@ -84,6 +88,11 @@ impl Tasks {
         A: FnOnce(Result<T>) + Send + 'static,
         L: FnOnce(T) + Send + 'static,
     {
+        let (requests, begun) = (self.requests.clone(), Instant::now());
+        let answer = move |outcome: Result<T>| {
+            requests.note(job.op, begun.elapsed(), outcome.is_err());
+            answer(outcome);
+        };
         let turns = if job.heed == Heed::Any { self.lock_waits.clone() } else { self.in_work.clone() };
         let mut work: BoxedWork<T> = Box::pin(async move {
             let _turn = turns.acquire_owned().await.map_err(closed)?;

@@ -1,7 +1,7 @@
 //! The machinery under every call: connections, the token, redirects, tries and their pace.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
@@ -14,6 +14,7 @@ use super::answer::{Failure, Next, refusal};
 use super::locations::Locations;
 use super::options::HubOptions;
 use super::pace::{Bucket, Pauses, asked_wait, backoff};
+use super::shared::Shared;
 use super::urls::Urls;
 use crate::error::{Error, Kind, Result};
 
@@ -39,6 +40,7 @@ pub(super) struct Inner {
     calls: Semaphore,
     pub transfers: Arc<Semaphore>,
     pauses: Pauses,
+    shared: OnceLock<Arc<dyn Shared>>,
     pub locations: Locations,
 }
 
@@ -105,9 +107,15 @@ impl HubClient {
             calls: Semaphore::new(options.concurrency.max(1)),
             transfers: Arc::new(Semaphore::new(options.transfers.max(1))),
             pauses: Pauses::default(),
+            shared: OnceLock::new(),
             locations: Locations::default(),
             options,
         })))
+    }
+
+    /// From now on pauses and places of files are shared with other clients. Once in a client's life.
+    pub fn share(&self, shared: Arc<dyn Shared>) {
+        let _ = self.0.shared.set(shared);
     }
 
     /// The endpoint, without a slash at the end.
@@ -163,6 +171,31 @@ impl HubClient {
 }
 
 impl Inner {
+    pub fn shared(&self) -> Option<&Arc<dyn Shared>> {
+        self.shared.get()
+    }
+
+    /// The Hub wants to be left alone, by everybody.
+    fn pause(&self, bucket: Bucket, wait: Duration) {
+        self.pauses.pause(bucket, wait);
+        if let Some(shared) = self.shared() {
+            shared.pause(bucket, wait);
+        }
+    }
+
+    /// Until when it does, whoever was told so.
+    async fn paused(&self, bucket: Bucket) -> Option<Instant> {
+        if let Some(until) = self.pauses.until(bucket) {
+            return Some(until);
+        }
+        let left = self.shared()?.paused(bucket).await;
+        if left.is_zero() {
+            return None;
+        }
+        self.pauses.pause(bucket, left);
+        self.pauses.until(bucket)
+    }
+
     /// Tries until it succeeds, cannot succeed, or the deadline is near.
     pub async fn with_tries<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T>
     where
@@ -186,6 +219,10 @@ impl Inner {
                 }
             };
             tries += 1;
+            let is_patient = self.options.patient || (failure.next == Next::Again && tries < TRIES);
+            if !is_patient {
+                return Err(failure.error);
+            }
             let wait = match failure.next {
                 Next::GiveUp => return Err(failure.error),
                 Next::Again => Duration::ZERO,
@@ -216,9 +253,9 @@ impl Inner {
         mut url: Url,
         headers: &HeaderMap,
     ) -> Result<Answer, Failure> {
-        if let Some(until) = self.pauses.until(bucket) {
+        if let Some(until) = self.paused(bucket).await {
             // Those who waited do not all come at the same moment.
-            let wait = (until - Instant::now()) + backoff(0);
+            let wait = until.saturating_duration_since(Instant::now()) + backoff(0);
             let error = Error::new(Kind::Unavailable, "the Hub's rate limit is used up");
             return Err(Failure { error, next: Next::Wait(wait) });
         }
@@ -233,14 +270,14 @@ impl Inner {
                 let etag = etag.or_else(|| text("etag").map(plain));
                 if let Some(wait) = asked_wait(response.headers()) {
                     // The last request that was allowed: the next ones wait here instead of being refused there.
-                    self.pauses.pause(bucket, wait);
+                    self.pause(bucket, wait);
                 }
                 return Ok(Answer { response, url, elsewhere: None, etag });
             }
             if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 let failure = refusal(status, response.headers(), self.authorization.is_some());
                 if let Next::Wait(wait) = failure.next {
-                    self.pauses.pause(bucket, wait);
+                    self.pause(bucket, wait);
                 }
                 return Err(failure);
             }

@@ -29,8 +29,13 @@ pub enum Located {
 impl Located {
     /// A place on another origin.
     pub fn cdn(url: Url) -> Self {
-        let until = Instant::now() + life(&url, SystemTime::now());
-        Located::Cdn { url, until }
+        let lasts = life(&url, SystemTime::now());
+        Self::cdn_for(url, lasts)
+    }
+
+    /// The same, known to be good for so long.
+    pub fn cdn_for(url: Url, lasts: Duration) -> Self {
+        Located::Cdn { url, until: Instant::now() + lasts.min(UNKNOWN_LIFE) }
     }
 
     fn is_over(&self) -> bool {
@@ -64,6 +69,12 @@ impl Locations {
                 cell
             }
         }
+    }
+
+    /// Whether this is still the file's place.
+    pub fn has(&self, origin: &Origin, cell: &Cell) -> bool {
+        let cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.peek(origin).is_some_and(|known| Arc::ptr_eq(known, cell))
     }
 
     /// Drops the place that was refused, unless somebody has put a new one there.

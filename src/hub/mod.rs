@@ -14,11 +14,14 @@ mod locations;
 mod options;
 mod pace;
 mod range;
+mod shared;
 mod tree;
 mod urls;
 
 pub use api::{HubRef, Lfs, RevisionInfo, TreeFile, TreePages};
 pub use client::HubClient;
 pub use options::{HubOptions, Token};
+pub use pace::Bucket;
 pub use range::RangeStream;
+pub use shared::{Place, Shared};
 pub use tree::tree_json;

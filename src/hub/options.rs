@@ -56,6 +56,18 @@ impl Token {
         }
     }
 
+    /// A name for those who have the same rights at an endpoint, with this token or without one. It tells nothing of the
+    /// token to who does not have the `key`.
+    #[must_use]
+    pub fn scope(token: Option<&Token>, endpoint: &str, key: &[u8; 32]) -> String {
+        let mut hasher = blake3::Hasher::new_keyed(key);
+        hasher.update(b"hub scope\0").update(endpoint.trim_end_matches('/').as_bytes());
+        if let Some(token) = token {
+            hasher.update(b"\0").update(token.0.as_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
     pub(super) fn expose(&self) -> &str {
         &self.0
     }
@@ -84,6 +96,9 @@ pub struct HubOptions {
     pub concurrency: usize,
     /// Bodies of files under way at once.
     pub transfers: usize,
+    /// Calls are tried again while that can help, and waits that the server asks for are kept. Otherwise the first failure
+    /// is the answer: somebody else can be asked.
+    pub patient: bool,
     /// Every call answers [`Kind::Unavailable`] at once, without I/O.
     pub offline: bool,
 }
@@ -104,6 +119,7 @@ impl Default for HubOptions {
             deadline: Duration::from_secs(60),
             concurrency: 16,
             transfers: 64,
+            patient: true,
             offline: false,
         }
     }
@@ -121,6 +137,25 @@ mod tests {
         assert_eq!(token.expose(), "hf_secret");
         let refused = Token::new("hf_se cret").expect_err("a space");
         assert!(!format!("{refused} {refused:?}").contains("cret\""));
+    }
+
+    #[test]
+    fn scopes_differ_by_token_endpoint_and_key() {
+        let token = |text| Token::new(text).expect("plain");
+        let of = |t: Option<Token>, endpoint, key: u8| Token::scope(t.as_ref(), endpoint, &[key; 32]);
+        let anon = of(None, "https://hub", 1);
+        assert_eq!(anon, of(None, "https://hub/", 1));
+        assert!(anon.len() == 32 && anon.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let mut all = vec![
+            anon,
+            of(token("a"), "https://hub", 1),
+            of(token("b"), "https://hub", 1),
+            of(None, "https://other", 1),
+            of(None, "https://hub", 2),
+        ];
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 5);
     }
 
     #[test]

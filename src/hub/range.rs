@@ -1,19 +1,21 @@
 //! Bytes of files: one range, one request, checked on the way.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Response, StatusCode};
+use reqwest::{Response, StatusCode, Url};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::answer::{Failure, Next, refusal};
 use super::client::{Answer, HubClient, Inner};
 use super::locations::{Cell, Located};
 use super::pace::Bucket;
+use super::shared::{Place, Shared, Ticket};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::{BlobId, Origin};
 
@@ -70,11 +72,21 @@ impl Inner {
     /// The answer that carries the bytes, from the Hub or from its CDN.
     async fn open(&self, ask: &Ask<'_>) -> Result<Response, Failure> {
         let cell = self.locations.cell(ask.origin);
-        let was_known = cell.initialized();
+        let mut was_known = cell.initialized();
         let mut direct = None;
         let located = cell.get_or_try_init(async || {
+            let ticket = match self.place(ask).await {
+                Err(located) => {
+                    was_known = true;
+                    return Ok(located);
+                }
+                Ok(ticket) => ticket,
+            };
             let (located, response) = self.resolve(ask).await?;
             direct = response;
+            if let (Some(ticket), Located::Cdn { url, until }) = (ticket, &located) {
+                ticket.found(url, until.saturating_duration_since(Instant::now()));
+            }
             Ok::<_, Failure>(located)
         });
         let located = located.await?.clone();
@@ -91,11 +103,45 @@ impl Inner {
                 }
             },
             (None, Located::Cdn { url, .. }) => {
-                let sent = self.send(&self.data, url, &headers(&ask.range), None).await;
-                // Perhaps that host is gone: the Hub may name another.
-                let response = sent.inspect_err(|_| self.locations.forget(ask.origin, &cell))?;
-                self.cdn_answer(ask, &cell, was_known, response)
+                let sent = self.send(&self.data, url.clone(), &headers(&ask.range), None).await;
+                let answer = match sent {
+                    Ok(response) => self.cdn_answer(ask, &cell, was_known, response),
+                    Err(failure) => {
+                        // Perhaps that host is gone: the Hub may name another.
+                        self.locations.forget(ask.origin, &cell);
+                        Err(failure)
+                    }
+                };
+                if answer.is_err()
+                    && !self.locations.has(ask.origin, &cell)
+                    && let Some(shared) = self.shared_for(ask.blob)
+                {
+                    shared.refused(ask.blob, url.as_str()).await;
+                }
+                answer
             }
+        }
+    }
+
+    /// The other clients, for blobs that the Hub does not send itself.
+    fn shared_for(&self, blob: BlobId) -> Option<&Arc<dyn Shared>> {
+        self.shared().filter(|_| matches!(blob, BlobId::Sha256(_)))
+    }
+
+    /// What the other clients know of the place; else this one asks, and owes them the answer if there is a ticket.
+    async fn place(&self, ask: &Ask<'_>) -> Result<Option<Ticket>, Located> {
+        let Some(shared) = self.shared_for(ask.blob) else { return Ok(None) };
+        let limit = self.options.connect_timeout + self.options.read_timeout;
+        match shared.locate(ask.blob, limit.min(self.options.deadline / 2)).await {
+            Place::Known { url, lasts } => match Url::parse(&url) {
+                // What others say is not believed as far as to carry anything to the Hub itself.
+                Ok(url) if matches!(url.scheme(), "http" | "https") && !self.urls.is_hub(&url) => {
+                    Err(Located::cdn_for(url, lasts))
+                }
+                _ => Ok(None),
+            },
+            Place::Ask(number) => Ok(Some(Ticket::new(shared.clone(), ask.blob, number))),
+            Place::Alone => Ok(None),
         }
     }
 

@@ -39,7 +39,8 @@ pub(super) fn encode(by: Option<SessionId>, changes: &[Change], out: &mut Vec<u8
 
 /// The events of all messages in `body`; what cannot be read ends in [`Event::Lost`].
 pub(super) fn decode(mut body: Bytes) -> Vec<Event> {
-    let mut events = Vec::new();
+    // Some 40 bytes each; if it is more, it grows.
+    let mut events = Vec::with_capacity((body.len() / 32).min(4096));
     while body.has_remaining() {
         if message(&mut body, &mut events).is_none() {
             events.push(Event::Lost);

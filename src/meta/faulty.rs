@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::kv::{EngineInfo, Entry, Event, Followed, InodePage, Key, Kv, Outcome, Txn, Watch};
+use super::watchers::Watchers;
 use crate::error::{Error, Kind, Result};
 use crate::types::{SessionId, Timestamp};
 
@@ -63,7 +64,7 @@ pub struct FaultyKv {
 
 #[derive(Debug)]
 struct Events {
-    sender: broadcast::Sender<Event>,
+    sender: Watchers,
     dropping: AtomicBool,
     doubling: AtomicBool,
     /// When events began to be dropped.
@@ -75,7 +76,7 @@ impl FaultyKv {
     #[must_use]
     pub fn new(inner: Arc<dyn Kv>) -> Arc<Self> {
         let events = Events {
-            sender: broadcast::Sender::new(4096),
+            sender: Watchers::default(),
             dropping: AtomicBool::new(false),
             doubling: AtomicBool::new(false),
             deaf_since: Mutex::default(),
@@ -131,7 +132,7 @@ impl FaultyKv {
 
     /// Watchers hear that they missed something.
     pub fn lose_events(&self) {
-        let _ = self.events.sender.send(Event::Lost);
+        self.events.sender.tell(Event::Lost);
     }
 
     /// The engine's clock is off by so many seconds.
@@ -204,9 +205,9 @@ async fn forward(mut from: Watch, events: std::sync::Weak<Events>) {
             continue;
         }
         if events.doubling.load(Ordering::SeqCst) {
-            let _ = events.sender.send(event.clone());
+            events.sender.tell(event.clone());
         }
-        let _ = events.sender.send(event);
+        events.sender.tell(event);
     }
 }
 
@@ -239,12 +240,12 @@ impl Kv for FaultyKv {
 
     async fn watch(&self) -> Result<Watch> {
         // One subscription below is enough, and every one would double what is heard.
-        let first = self.events.sender.receiver_count() == 0;
-        let receiver = self.events.sender.subscribe();
+        let first = self.events.sender.is_empty();
+        let watch = self.events.sender.subscribe();
         if first {
             tokio::spawn(forward(self.inner.watch().await?, Arc::downgrade(&self.events)));
         }
-        Ok(Watch(receiver))
+        Ok(watch)
     }
 
     async fn beat(&self, session: SessionId, ttl: Duration) -> Result<()> {

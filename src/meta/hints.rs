@@ -67,12 +67,22 @@ impl Hints {
         self.entries().pop(&(dir, Bytes::copy_from_slice(name)));
     }
 
-    /// Another mount changed something.
-    pub fn heard(&self, change: &Change) {
-        match change {
-            Change::Entry { parent, name } => self.forget_entry(*parent, name),
-            Change::Inode { ino } => self.forget_row(*ino),
-            Change::Unlocked { .. } => {}
+    /// Other mounts changed something.
+    pub fn heard(&self, changes: &[Change]) {
+        let (mut entries, mut rows) = (None, None);
+        for change in changes {
+            match change {
+                Change::Entry { parent, name } => {
+                    // One at a time is held.
+                    rows = None;
+                    entries.get_or_insert_with(|| self.entries()).pop(&(*parent, name.clone()));
+                }
+                Change::Inode { ino } => {
+                    entries = None;
+                    rows.get_or_insert_with(|| self.rows()).pop(ino);
+                }
+                Change::Unlocked { .. } => {}
+            }
         }
     }
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result};
 use crate::types::{Ino, SessionId, Timestamp};
 
 pub use super::export::{Export, Piece};
+pub use super::watchers::Watch;
 
 /// The place of one value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,23 +130,6 @@ pub enum Event {
     Changed { change: Change, by: Option<SessionId> },
     /// Events may have been missed, or the server's memory may have gone back: drop everything that is cached.
     Lost,
-}
-
-/// A subscription to [`Event`]s. Lagging behind becomes [`Event::Lost`].
-#[derive(Debug)]
-pub struct Watch(pub broadcast::Receiver<Event>);
-
-impl Watch {
-    /// The next event; an error when the engine was dropped.
-    pub async fn next(&mut self) -> Result<Event> {
-        match self.0.recv().await {
-            Ok(event) => Ok(event),
-            Err(broadcast::error::RecvError::Lagged(_)) => Ok(Event::Lost),
-            Err(broadcast::error::RecvError::Closed) => {
-                Err(Error::new(Kind::Unavailable, "the metadata engine's push channel is closed"))
-            }
-        }
-    }
 }
 
 /// What an engine says of itself, for `status` and for warnings at mount.

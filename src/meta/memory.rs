@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::apply::{Rows, apply, check_ordered, leading_number};
@@ -16,11 +15,9 @@ use super::export::{Feed, Gather, Unread};
 use super::kv::{
     EngineInfo, Entry, Event, Export, Followed, InodePage, Key, Kv, Outcome, Txn, Watch, inode_map, map_inode,
 };
+use super::watchers::Watchers;
 use crate::error::Result;
 use crate::types::SessionId;
-
-/// How many events a watcher may lag behind before it hears [`Event::Lost`].
-const BACKLOG: usize = 4096;
 /// How many inodes are told at once.
 const INODES: usize = 1000;
 
@@ -28,7 +25,7 @@ const INODES: usize = 1000;
 pub struct MemoryKv {
     /// Never held across an await.
     state: Mutex<State>,
-    events: broadcast::Sender<Event>,
+    events: Watchers,
 }
 
 #[derive(Default)]
@@ -49,12 +46,12 @@ impl MemoryKv {
     /// An empty engine.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(MemoryKv { state: Mutex::default(), events: broadcast::Sender::new(BACKLOG) })
+        Arc::new(MemoryKv { state: Mutex::default(), events: Watchers::default() })
     }
 
     /// Tells all watchers that events may have been missed, as a cut connection would.
     pub fn lose_events(&self) {
-        let _ = self.events.send(Event::Lost);
+        self.events.tell(Event::Lost);
     }
 
     /// Every row of every map, for tests that compare or search the whole.
@@ -195,15 +192,13 @@ impl Kv for MemoryKv {
             rows.roll_back();
             return outcome;
         }
-        for change in txn.publish {
-            // Nobody listening is no error.
-            let _ = self.events.send(Event::Changed { change, by: txn.session });
-        }
+        let by = txn.session;
+        self.events.tell_all(txn.publish.into_iter().map(|change| Event::Changed { change, by }).collect());
         outcome
     }
 
     async fn watch(&self) -> Result<Watch> {
-        Ok(Watch(self.events.subscribe()))
+        Ok(self.events.subscribe())
     }
 
     async fn beat(&self, session: SessionId, ttl: Duration) -> Result<()> {

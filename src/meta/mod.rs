@@ -34,6 +34,7 @@ mod lookup;
 mod make;
 #[doc(hidden)]
 pub mod memory;
+pub mod metered;
 mod orphans;
 mod publish;
 mod quota;
@@ -51,6 +52,7 @@ pub mod survey;
 mod txn;
 mod unlink;
 pub mod url;
+mod watchers;
 mod xattr;
 
 use std::fmt;
@@ -230,10 +232,10 @@ impl Meta {
         Ok(watch)
     }
 
-    /// Another mount made this change.
-    pub fn heard(&self, change: &Change) {
-        self.0.hints.heard(change);
-        self.0.recent.heard(change);
+    /// Other mounts made these changes.
+    pub fn heard(&self, changes: &[Change]) {
+        self.0.hints.heard(changes);
+        self.0.recent.heard(changes);
     }
 
     /// Changes may have been missed, or the server's memory may have gone back.

@@ -104,11 +104,19 @@ impl Recent {
         (old < age).then(|| (known.attr.clone(), old))
     }
 
-    /// Another mount changed something.
-    pub fn heard(&self, change: &Change) {
-        match change {
-            Change::Entry { parent: ino, .. } | Change::Inode { ino } => self.lock().spoil(*ino),
-            Change::Unlocked { .. } => {}
+    /// Other mounts changed something, all at this moment as far as is known here.
+    pub fn heard(&self, changes: &[Change]) {
+        let mut state = self.lock();
+        let mut last = None;
+        for change in changes {
+            match change {
+                // Neighbours are often names of one directory.
+                Change::Entry { parent: ino, .. } | Change::Inode { ino } if last != Some(*ino) => {
+                    state.spoil(*ino);
+                    last = Some(*ino);
+                }
+                _ => {}
+            }
         }
     }
 

@@ -9,11 +9,14 @@
 //! | `{p}@entry` | number | the last entry id given |
 //! | `{p}@ring:<engine>:<slot>` | string | the last request applied in a slot; expires |
 //! | `{p}@alive:<session>` | string | a heartbeat; expires |
+//! | `{p}@log`, `{p}@log.before` | string | what commits told lately, 1 MiB each, a message longer at most |
+//! | `{p}@awake` | number | all that read the log are going to look again by themselves |
 //! | `{p}@export` | string | somebody reads everything: commits note what they touch; expires |
 //! | `{p}@touched`, `{p}@touched.batch` | SET | what they noted, and what of it is being read again; expire |
 //! | `{p}@p:…` | | what nodes tell each other, see [`crate::peer::tracker`]; expire |
 //!
-//! `{p}@events:<db>` is the push channel, `{p}@pulse:<engine>` the one by which an engine knows that it hears. Every operation is one round trip and one moment: a plain command or one script.
+//! `{p}@events:<db>` is the channel on which readers of the log are rung for. Every operation is one round trip and one
+//! moment: a plain command or one script.
 //!
 //! **Exactly once.** A commit carries a slot and a request number (`slots.rs`); the script writes the number down in the
 //! same step as the changes, and a repetition of it answers what the first one did. So a commit whose reply is lost is
@@ -23,7 +26,9 @@
 //! ([`RedisOptions::total_timeout`]). A server that restarts, loads its data or fails over within that time is not noticed.
 //! What only the user can change (password, rights, certificate) is told at once.
 //!
-//! **Push.** Watchers hear [`Lost`](super::kv::Event::Lost) when their connection breaks, again when it is back, and when
+//! **Push.** A commit appends what it changed to the log in the same step, and watchers are told all that came since the
+//! last look together (`log.rs`): at once after a quiet moment, else within some 10 ms. What is told for locks ends that pause.
+//! Watchers hear [`Lost`](super::kv::Event::Lost) when their connection breaks, again when it is back, and when
 //! the server is another one than before (its `run_id`): it may have forgotten the latest commits.
 //!
 //! **The server** should have `appendonly yes` and `maxmemory-policy noeviction`; [`Kv::info`] warns otherwise. It is a
@@ -40,6 +45,7 @@ mod failure;
 mod info;
 mod inodes;
 mod link;
+mod log;
 mod options;
 mod pulse;
 mod push;
@@ -55,7 +61,7 @@ use std::time::Duration;
 use ::redis::{Cmd, Script, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{OnceCell, broadcast};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::options::{DEFAULT_PREFIX, RedisAddress, RedisOptions};
@@ -64,7 +70,7 @@ pub use self::scripts::Scripts;
 use self::info::ServerInfo;
 use self::link::Link;
 use self::pulse::Pulse;
-use self::push::Push;
+use self::push::{Place, Push};
 use self::slots::Slots;
 use super::apply::{check_ordered, fenced, not_a_number};
 use super::kv::{
@@ -72,9 +78,6 @@ use super::kv::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::types::{SessionId, Timestamp};
-
-/// How many events a watcher may lag behind before it hears `Lost`.
-const BACKLOG: usize = 4096;
 
 static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/commit.lua")));
 static GET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/get.lua")));
@@ -107,11 +110,11 @@ impl RedisKv {
         }
         let base = format!("{{{}}}", options.prefix);
         let channel = format!("{base}@events:{}", options.db);
-        let link = Arc::new(Link::new(options, broadcast::Sender::new(BACKLOG)));
+        let link = Arc::new(Link::new(options));
         link.first_contact().await?;
         let engine = SessionId::random();
         let ring = format!("@ring:{engine}");
-        let pulse = Arc::new(Pulse::new(format!("{base}@pulse:{engine}")));
+        let pulse = Arc::new(Pulse::new());
         let kv = RedisKv { link, push: OnceCell::new(), pulse, slots: Slots::new(), base, ring, channel };
         kv.link.run(cmd("HLEN").arg(kv.key(SESSIONS))).await?;
         Ok(Arc::new(kv))
@@ -248,11 +251,15 @@ impl Kv for RedisKv {
     }
 
     async fn watch(&self) -> Result<Watch> {
-        let receiver = self.link.events.subscribe();
-        self.push
-            .get_or_try_init(|| Push::start(self.link.clone(), self.channel.clone(), self.pulse.clone()))
-            .await?;
-        Ok(Watch(receiver))
+        let watch = self.link.events.subscribe();
+        let place = || Place {
+            link: self.link.clone(),
+            base: self.base.clone(),
+            channel: self.channel.clone(),
+            pulse: self.pulse.clone(),
+        };
+        self.push.get_or_try_init(|| Push::start(place())).await?;
+        Ok(watch)
     }
 
     async fn beat(&self, session: SessionId, ttl: Duration) -> Result<()> {

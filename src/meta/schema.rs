@@ -43,7 +43,9 @@ mod keys;
 ///
 /// 2: the rows of files have a [`Layout`], and chunk rows may share objects (`shared/`). Who does not know that would take
 /// away what others still have. Such a client is refused once one that knows it has used the volume.
-pub const SCHEMA: u32 = 2;
+///
+/// 3: in Redis, commits tell what they changed in a log. Who listens to the channel alone would not hear of it.
+pub const SCHEMA: u32 = 3;
 
 /// The longest name of an entry, bytes.
 pub const NAME_MAX: usize = 255;

@@ -253,14 +253,17 @@ async fn live(inner: Weak<Inner>, ttl: Duration) {
 /// Keeps the hints near the truth.
 async fn listen(inner: Weak<Inner>, mut watch: super::kv::Watch) {
     loop {
-        let event = watch.next().await;
-        let Some(inner) = inner.upgrade() else { return };
+        let events = watch.next_all().await;
+        let (Ok(events), Some(inner)) = (events, inner.upgrade()) else { return };
         let meta = Meta(inner);
-        match event {
-            Ok(Event::Changed { by: Some(by), .. }) if meta.is_own(by) => {}
-            Ok(Event::Changed { change, .. }) => meta.heard(&change),
-            Ok(Event::Lost) => meta.missed_changes().await,
-            Err(_) => return,
+        let mut others = Vec::new();
+        for event in events {
+            match event {
+                Event::Changed { by: Some(by), .. } if meta.is_own(by) => {}
+                Event::Changed { change, .. } => others.push(change),
+                Event::Lost => meta.missed_changes().await,
+            }
         }
+        meta.heard(&others);
     }
 }

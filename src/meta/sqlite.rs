@@ -23,7 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use self::clock::Clock;
 use self::file::failure;
@@ -34,11 +34,10 @@ use super::apply::{check_ordered, leading_number};
 use super::kv::{
     EngineInfo, Entry, Export, Followed, InodePage, Key, Kv, Outcome, Txn, Watch, inode_map, map_inode,
 };
+use super::watchers::Watchers;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::types::SessionId;
 
-/// How many events a watcher may lag behind before it hears [`Lost`](super::kv::Event::Lost).
-const BACKLOG: usize = 4096;
 /// How long any operation may take, all waits included.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How many inodes are told at once.
@@ -87,7 +86,7 @@ impl SqliteKv {
         let mut db = file::connect(&path)?;
         file::prepare(&mut db, &path)?;
         let clock = Clock::new();
-        let events = broadcast::Sender::new(BACKLOG);
+        let events = Watchers::default();
         let origin = SessionId::random().0.cast_signed();
         let jobs = writer::start(db, origin, clock.clone(), events.clone())?;
         Ok(Arc::new(SqliteKv {
@@ -205,7 +204,6 @@ impl Kv for SqliteKv {
         let subscribed = tokio::task::spawn_blocking(move || poller.subscribe()).await;
         subscribed
             .map_err(|e| Error::with_source(Kind::Internal, "watching the metadata file", e))?
-            .map(Watch)
             .map_err(|e| e.context(self.name()))
     }
 

@@ -13,23 +13,28 @@
 //! | `auth`, `protocol` | requests and answers, signed with the volume's key |
 //! | `server`, `client` | both ends of the wire; `limits` are their token buckets |
 
+mod adverts;
 pub mod auth;
 pub mod client;
 mod leases;
 pub mod limits;
+mod peers;
 mod place;
 pub mod protocol;
 mod registry;
 pub mod server;
+mod stripes;
 pub mod tracker;
 mod types;
 
 pub use self::client::{Client, ClientOptions, Given, Got, PeerStats};
 pub use self::leases::Leases;
+pub use self::peers::Peers;
 pub use self::place::advertised;
 pub use self::protocol::Directory;
 pub use self::registry::{Ping, Registry};
 pub use self::server::{Server, ServerOptions, ServerStats, Shelf, Shelved};
+pub use self::stripes::Stripes;
 pub use self::types::{
     Advertise, Beat, Claim, Claimed, Decision, Holder, NodeId, NodeInfo, PeerOptions, RedisDown, Role,
     Timing, Token,

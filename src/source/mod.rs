@@ -1,10 +1,16 @@
 //! Where the bytes of blobs come from when the local disk does not have them. A source knows names of content and
 //! ranges; it knows no inodes, no cache and no other source. Who asks them in which order is the caller's affair.
 
+pub mod breaker;
 pub mod bucket;
 pub mod hub;
+pub mod mirror;
 pub mod peer;
+mod provider;
+pub mod seed;
 pub mod storage;
+
+pub use self::provider::Provider;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -49,6 +55,14 @@ impl Want {
         start..end
     }
 
+    /// Bytes of chunk `idx`; 0 outside of the run.
+    #[must_use]
+    pub fn len_of(&self, idx: u64) -> u64 {
+        let Range { start, end } = self.range();
+        let begin = idx.saturating_mul(u64::from(self.chunk_size));
+        if begin < start { 0 } else { end.saturating_sub(begin).min(u64::from(self.chunk_size)) }
+    }
+
     /// How many bytes the run has. 0 only for an empty blob or a run beyond its end.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -70,7 +84,7 @@ pub type Fetched = BoxStream<'static, Result<Bytes>>;
 /// A place that may have bytes of blobs.
 #[async_trait]
 pub trait Source: Debug + Send + Sync + 'static {
-    /// For logs and metrics: `hub`, `bucket`, `peer`, `mirror`.
+    /// For logs and metrics: `hub`, `bucket`, `peer`, `mirror`, `seed`.
     fn name(&self) -> &'static str;
 
     /// Begins to fetch exactly the run of `want`. Bounded in time until the first byte and between bytes.
@@ -81,6 +95,20 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// found out, or the transfer broke off and could not be resumed. [`Corrupt`](crate::error::Kind::Corrupt): the place
     /// has something else under this name. The bytes themselves are not hashed here: the caller does that.
     async fn fetch(&self, want: &Want) -> Result<Fetched>;
+
+    /// Whether it is on a disk of this machine, as far as is known without I/O: then nobody else need be asked.
+    fn is_near(&self, _blob: BlobId) -> bool {
+        false
+    }
+
+    /// Bytes of this blob that came from here were not what they had to be.
+    fn wrong(&self, _blob: BlobId) {}
+
+    /// The BLAKE3 of a chunk that came from here a moment ago, if this place has said it and can be believed as far as any
+    /// node of the volume can.
+    fn told(&self, _blob: BlobId, _chunk: u64) -> Option<[u8; 32]> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! Chunks from other nodes: one request for each, the next one sent before the last bytes of the one before have come.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Fetched, Source, Want};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::peer::client::{Client, Got};
+use crate::types::BlobId;
 
 /// The next chunk is asked for when so much of this one is left.
 const AHEAD: u64 = 1 << 20;
@@ -49,6 +49,68 @@ impl Source for PeerSource {
         run.begin(got);
         Ok(stream::try_unfold(run, Run::next).boxed())
     }
+
+    fn told(&self, blob: BlobId, chunk: u64) -> Option<[u8; 32]> {
+        self.client.given(blob, chunk).map(|given| given.hash)
+    }
+}
+
+/// Other nodes that are just fetching what is wanted: their bytes, as soon as they have come.
+#[derive(Clone, Debug)]
+pub struct WaitSource {
+    client: Client,
+    /// How long one chunk is waited for.
+    limit: Duration,
+}
+
+impl WaitSource {
+    /// `limit`: how long the first byte of a chunk may take.
+    #[must_use]
+    pub fn new(client: Client, limit: Duration) -> Self {
+        WaitSource { client, limit }
+    }
+}
+
+#[async_trait]
+impl Source for WaitSource {
+    fn name(&self) -> &'static str {
+        "peer"
+    }
+
+    /// Of [`Want::holders`] the first of each chunk is the one that fetches it.
+    async fn fetch(&self, want: &Want) -> Result<Fetched> {
+        let waiting = Waiting { source: self.clone(), want: want.clone(), idx: want.first };
+        let chunks = stream::try_unfold(waiting, Waiting::next).boxed();
+        Ok(chunks.try_flatten().boxed())
+    }
+
+    fn told(&self, blob: BlobId, chunk: u64) -> Option<[u8; 32]> {
+        self.client.given(blob, chunk).map(|given| given.hash)
+    }
+}
+
+/// A run of which one chunk after the other is waited for.
+struct Waiting {
+    source: WaitSource,
+    want: Want,
+    idx: u64,
+}
+
+impl Waiting {
+    async fn next(mut self) -> Result<Option<(BoxStream<'static, Result<Bytes>>, Self)>> {
+        let (blob, idx) = (self.want.blob, self.idx);
+        let len = self.want.len_of(idx);
+        if len == 0 {
+            return Ok(None);
+        }
+        let what = || format!("blob {blob} chunk {idx}");
+        let owner = self.want.holders.get((idx - self.want.first) as usize).and_then(|nodes| nodes.first());
+        let owner = owner.ok_or_else(|| Error::new(Kind::Internal, what()))?;
+        let len = u32::try_from(len).map_err(|e| Error::with_source(Kind::Internal, what(), e))?;
+        let got = self.source.client.wait(blob, idx, len, owner, self.source.limit).await.context(what)?;
+        self.idx += 1;
+        Ok(Some((got.bytes, self)))
+    }
 }
 
 /// A run on its way.
@@ -66,9 +128,7 @@ struct Run {
 impl Run {
     /// Bytes of chunk `idx`; 0 beyond the run.
     fn len(&self, idx: u64) -> u64 {
-        let Range { start, end } = self.want.range();
-        let begin = idx.saturating_mul(u64::from(self.want.chunk_size)).max(start);
-        end.saturating_sub(begin).min(u64::from(self.want.chunk_size))
+        self.want.len_of(idx)
     }
 
     fn open(&self, idx: u64) -> impl Future<Output = Result<Got>> + Send + use<> {

@@ -164,8 +164,17 @@ impl AttrCache {
 
     /// The inode changed or is gone.
     pub fn forget(&self, ino: Ino) {
-        lock(&self.immutable).pop(&ino);
-        lock(&self.roles).pop(&ino);
+        self.forget_all(std::iter::once(ino));
+    }
+
+    /// The same for many, with few locks.
+    pub fn forget_all(&self, inos: impl Iterator<Item = Ino> + Clone) {
+        {
+            let mut immutable = lock(&self.immutable);
+            inos.clone().for_each(|ino| drop(immutable.pop(&ino)));
+        }
+        let mut roles = lock(&self.roles);
+        inos.for_each(|ino| drop(roles.pop(&ino)));
     }
 
     /// Everything may have changed.

@@ -12,6 +12,7 @@ use lru::LruCache;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::meta::kv::Change;
 use crate::types::Ino;
 
 /// For how long.
@@ -86,18 +87,24 @@ impl LongLived {
         self.lock().is_empty()
     }
 
-    /// Another mount changed it: the kernel is told to forget it.
-    pub fn forget_name(&self, parent: Ino, name: &Bytes) {
+    /// Other mounts changed something: the kernel is told to forget it.
+    pub fn forget(&self, changes: &[Change]) {
         let mut granted = self.lock();
         self.changes.fetch_add(1, Ordering::SeqCst);
-        granted.names.pop(&(parent, name.clone()));
-    }
-
-    /// The same.
-    pub fn forget_attrs(&self, ino: Ino) {
-        let mut granted = self.lock();
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        granted.attrs.pop(&ino);
+        if granted.is_empty() {
+            return;
+        }
+        for change in changes {
+            match change {
+                Change::Entry { parent, name } => {
+                    granted.names.pop(&(*parent, name.clone()));
+                }
+                Change::Inode { ino } => {
+                    granted.attrs.pop(ino);
+                }
+                Change::Unlocked { .. } => {}
+            }
+        }
     }
 
     /// Everything that the kernel may still rely on, for who tells it to forget.
@@ -152,7 +159,7 @@ mod tests {
         assert!(!long.attrs(Ino(MOST as u64), 0), "no room");
         assert!(long.attrs(Ino(5), 0), "what is there already is granted anew");
         assert!(long.name(Ino(1), b"a", 0) && long.name(Ino(1), b"b", 0));
-        long.forget_name(Ino(1), &Bytes::from_static(b"a"));
+        long.forget(&[Change::Entry { parent: Ino(1), name: Bytes::from_static(b"a") }]);
         assert!(!long.name(Ino(1), b"a", 0), "it may have changed since it was read");
         let later = Instant::now() + LONG + Duration::from_secs(1);
         assert!(long.attrs_at(Ino(MOST as u64), 1, later), "the oldest ran out");

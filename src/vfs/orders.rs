@@ -15,9 +15,6 @@ use crate::types::Ino;
 const QUEUE: usize = 16 * 1024;
 /// Names of one directory that are given out together.
 const TOGETHER: usize = 64;
-/// How long a thread that has nothing more to do looks out for more before it has to be woken: while others change
-/// things all the time, a wake-up for each would cost more than all the rest.
-const LINGER: Duration = Duration::from_micros(300);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -35,8 +32,6 @@ struct Waiting {
     closed: bool,
     /// Threads that have to be woken.
     asleep: usize,
-    /// A thread is going to look by itself.
-    lingering: bool,
 }
 
 impl Queue {
@@ -46,7 +41,7 @@ impl Queue {
 
     /// Sees to it that somebody looks.
     fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
-        let wake = waiting.asleep > 0 && !waiting.lingering;
+        let wake = waiting.asleep > 0;
         drop(waiting);
         if wake {
             self.more.notify_one();
@@ -118,6 +113,25 @@ impl Invalidations {
         }
     }
 
+    /// Gives many orders, in their order, and wakes for them once.
+    pub(super) fn send_all(&self, orders: impl Iterator<Item = Invalidation>) {
+        let mut waiting = self.0.0.lock();
+        if waiting.closed {
+            return;
+        }
+        for order in orders {
+            if waiting.orders.len() >= QUEUE {
+                tracing::debug!("invalidation queue full, dropped {order:?} and what came with it");
+                self.0.0.overflowed.store(true, Ordering::Relaxed);
+                break;
+            }
+            waiting.orders.push_back(order);
+        }
+        if !waiting.orders.is_empty() {
+            self.0.0.wake(waiting);
+        }
+    }
+
     fn send(&self, order: Invalidation) {
         if let Err(order) = self.put(order) {
             tracing::debug!("invalidation queue full, dropped {order:?}");
@@ -145,7 +159,6 @@ impl Orders {
     /// whatever the directory itself must forget is forgotten once for all of them. `None` when no more will come.
     pub fn next(&self) -> Option<Vec<Invalidation>> {
         let mut waiting = self.0.lock();
-        let mut lingered = false;
         loop {
             if let Some(first) = waiting.orders.pop_front() {
                 let batch = with_neighbours(first, &mut waiting.orders);
@@ -157,20 +170,9 @@ impl Orders {
             if waiting.closed {
                 return None;
             }
-            if lingered || waiting.lingering {
-                waiting.asleep += 1;
-                waiting = self.0.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                waiting.asleep -= 1;
-                // It is for more than one, if there is one.
-                lingered = false;
-            } else {
-                waiting.lingering = true;
-                drop(waiting);
-                std::thread::sleep(LINGER);
-                waiting = self.0.lock();
-                waiting.lingering = false;
-                lingered = true;
-            }
+            waiting.asleep += 1;
+            waiting = self.0.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting.asleep -= 1;
         }
     }
 

@@ -29,11 +29,24 @@ pub(super) async fn follow_changes(vfs: Weak<Vfs>, meta: Meta) {
         }
     };
     drop(meta);
-    while let Ok(event) = watch.next().await {
+    while let Ok(events) = watch.next_all().await {
         let Some(vfs) = vfs.upgrade() else { return };
-        match event {
-            Event::Changed { change, by } => vfs.changed(change, by.is_some_and(|by| vfs.meta.is_own(by))),
-            Event::Lost => vfs.lost_push().await,
+        let (mut others, mut unlocked) = (Vec::with_capacity(events.len()), Vec::new());
+        for event in events {
+            match event {
+                Event::Changed { change: Change::Unlocked { ino }, .. } => unlocked.push(ino),
+                // The kernel knows what was done through it.
+                Event::Changed { by: Some(by), .. } if vfs.meta.is_own(by) => {}
+                Event::Changed { change, .. } => others.push(change),
+                Event::Lost => {
+                    vfs.changed(std::mem::take(&mut others));
+                    vfs.lost_push().await;
+                }
+            }
+        }
+        vfs.changed(others);
+        for ino in unlocked {
+            vfs.locks.wake(ino);
         }
     }
 }
@@ -93,30 +106,25 @@ pub(super) async fn follow_commits(vfs: Weak<Vfs>, mut commits: broadcast::Recei
 }
 
 impl Vfs {
-    fn changed(&self, change: Change, own: bool) {
-        if let Change::Unlocked { ino } = change {
-            self.locks.wake(ino);
-            return;
-        }
-        // The kernel knows what was done through it.
-        if own {
+    /// Others changed something. What this costs, each change in the cluster costs every mount: no lock is taken for each.
+    fn changed(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
             return;
         }
         // Before the kernel asks again.
-        self.meta.heard(&change);
-        match change {
-            Change::Entry { parent, name } => {
-                self.long.forget_name(parent, &name);
-                self.invalidations.entry(parent, name);
-            }
-            Change::Inode { ino } => {
-                self.attrs.forget(ino);
-                self.atimes.heard(ino);
-                self.long.forget_attrs(ino);
-                self.invalidations.attrs(ino);
-            }
-            Change::Unlocked { .. } => {}
-        }
+        self.meta.heard(&changes);
+        let inos = changes.iter().filter_map(|change| match change {
+            Change::Inode { ino } => Some(*ino),
+            _ => None,
+        });
+        self.attrs.forget_all(inos.clone());
+        inos.for_each(|ino| self.atimes.heard(ino));
+        self.long.forget(&changes);
+        self.invalidations.send_all(changes.into_iter().filter_map(|change| match change {
+            Change::Entry { parent, name } => Some(Invalidation::Entry { parent, name }),
+            Change::Inode { ino } => Some(Invalidation::Attrs { ino }),
+            Change::Unlocked { .. } => None,
+        }));
     }
 
     fn drop_pages(&self, blob: Option<BlobId>) {

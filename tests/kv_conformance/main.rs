@@ -5,6 +5,7 @@ mod model;
 mod proxy;
 mod redis;
 mod redis_faults;
+mod redis_log;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod redis_tls;

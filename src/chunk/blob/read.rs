@@ -83,6 +83,9 @@ impl Blob {
     /// Bytes within the blob, at least one.
     pub(super) async fn read(self: &Arc<Self>, offset: u64, len: u64) -> Result<Bytes> {
         self.compare().await;
+        if self.holds_back(offset + len) {
+            self.whole().await?;
+        }
         let mut buf = BytesMut::zeroed(len as usize);
         if self.file.try_read(offset, &mut buf) == Some(buf.len()) {
             self.note(offset, len);

@@ -2,19 +2,23 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `held` | what it holds, for those who tell others |
 //! | `contents` | opening, finding and unlinking contents |
 //! | `usage` | how much they take, when they were last used |
 //! | `load` | what an earlier run left |
 
 mod contents;
+mod held;
 mod load;
 mod usage;
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -95,6 +99,15 @@ pub struct CacheDir {
     /// Whether the run has ended: a record after that would be believed without having been synced.
     pub(super) ended: RwLock<bool>,
     evictor: Mutex<Option<JoinHandle<()>>>,
+    /// Hears of what leaves, before it does.
+    departures: OnceLock<Arc<dyn Departures>>,
+}
+
+/// Who wants to know what leaves the cache.
+pub trait Departures: Debug + Send + Sync + 'static {
+    /// These chunks of a content, or all of it, are about to go. Called on a thread that may block, though not for long; what
+    /// is served from them is read again under their record.
+    fn leaving(&self, key: &ContentKey, chunks: Option<Range<u64>>);
 }
 
 impl CacheDir {
@@ -152,10 +165,22 @@ impl CacheDir {
             loaded: AtomicBool::new(false),
             ended: RwLock::new(false),
             evictor: Mutex::default(),
+            departures: OnceLock::new(),
         });
         let thread = evict::start(&dir).context(|| "the evictor's thread")?;
         *lock(&dir.evictor) = Some(thread);
         Ok(dir)
+    }
+
+    /// From now on somebody hears of what leaves. Once in a directory's life.
+    pub fn hear_of_departures(&self, departures: Arc<dyn Departures>) {
+        let _ = self.departures.set(departures);
+    }
+
+    pub(super) fn leaving(&self, key: &ContentKey, chunks: Option<Range<u64>>) {
+        if let Some(departures) = self.departures.get() {
+            departures.leaving(key, chunks);
+        }
     }
 
     /// The directory that was taken.

@@ -142,6 +142,7 @@ fn unlink_idle(dir: &CacheDir, goal: u64, too_many: usize) -> u64 {
         if freed >= goal && count >= too_many {
             break;
         }
+        dir.leaving(&key, None);
         match dir.evict(&key) {
             Ok(Some(bytes)) => {
                 freed += bytes;

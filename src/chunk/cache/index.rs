@@ -4,6 +4,7 @@
 //! and its number, so that a torn or misplaced record reads as "not there".
 
 use crate::error::{Error, Kind, Result};
+use crate::source::Provider;
 
 /// Bytes of the header and of each record.
 pub const RECORD_LEN: u64 = 64;
@@ -28,6 +29,8 @@ pub struct Record {
     pub epoch: u32,
     /// Known to be in the bucket.
     pub stored: bool,
+    /// Where the bytes came from when they came to this disk.
+    pub from: Provider,
 }
 
 impl Record {
@@ -37,6 +40,7 @@ impl Record {
         let mut b = [0; 64];
         b[0] = 1;
         b[1] = u8::from(self.stored);
+        b[2] = self.from as u8;
         b[4..8].copy_from_slice(&self.len.to_le_bytes());
         b[8..24].copy_from_slice(&self.tag);
         b[24..56].copy_from_slice(&self.hash);
@@ -57,6 +61,7 @@ impl Record {
             len: u32::from_le_bytes(array(&b[4..8])),
             epoch: u32::from_le_bytes(array(&b[56..60])),
             stored: b[1] & 1 != 0,
+            from: Provider::from_number(b[2]),
         })
     }
 }
@@ -136,7 +141,8 @@ fn sealed(b: &[u8; 64], idx: u64) -> bool {
 mod tests {
     use super::*;
 
-    const RECORD: Record = Record { tag: [7; 16], hash: [9; 32], len: 4096, epoch: 3, stored: true };
+    const RECORD: Record =
+        Record { tag: [7; 16], hash: [9; 32], len: 4096, epoch: 3, stored: true, from: Provider::Peer };
 
     #[test]
     fn records_round_trip_and_know_their_place() {

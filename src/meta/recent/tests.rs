@@ -68,8 +68,8 @@ fn what_was_read_is_answered_for_a_while() {
 fn an_answer_that_a_change_overtook_does_not_come_in() {
     let recent = Recent::new();
     let changes: [&dyn Fn(&Recent); 5] = [
-        &|r| r.heard(&Change::Inode { ino: FILE }),
-        &|r| r.heard(&Change::Entry { parent: FILE, name: Bytes::new() }),
+        &|r| r.heard(&[Change::Inode { ino: FILE }]),
+        &|r| r.heard(&[Change::Entry { parent: FILE, name: Bytes::new() }]),
         &Recent::clear,
         &|r| r.begin(&[row_set(FILE)]).applied(None),
         // A commit of which nobody knows what became of it.
@@ -126,7 +126,7 @@ fn names_made_here_move_the_time_of_their_directory() {
     recent.learn(read, &attr(DIR, FileType::Dir, 8));
     assert_eq!(mtime(&recent, DIR), Some(20));
     // One that began later has not.
-    recent.heard(&Change::Inode { ino: DIR });
+    recent.heard(&[Change::Inode { ino: DIR }]);
     recent.learn(recent.ticket(), &attr(DIR, FileType::Dir, 4));
     assert_eq!(mtime(&recent, DIR), Some(4), "utimens may set it back");
 }

@@ -1,18 +1,19 @@
 -- Applies one transaction, or nothing.
 -- KEYS[1]: the tag before all keys of the volume. ARGV: ring, slot, request, 1 if it is a repetition else 0, session or '',
--- channel or '', message, number of expectations, the expectations (op, map [, field [, value]]), the writes (op, map
--- [, field [, value [, bound]]]; a release: op, map, field, map, field, value).
+-- channel or '', what to ring with ('.', or '!' if readers should not finish their pause), message, number of expectations,
+-- the expectations (op, map [, field [, value]]), the writes (op, map [, field [, value [, bound]]]; a release: op, map,
+-- field, map, field, value).
 -- Answers A (applied), B (a bound was met), C<n> (expectation n, from 0), F (fenced), N<n> (write n found no number).
 -- Every server call here costs more than the lines around it: there are as few as can be.
 local base, ARGV, call = KEYS[1], ARGV, redis.call
 local slot, request, again = base .. ARGV[1] .. ':' .. ARGV[2], ARGV[3], ARGV[4] == '1'
-local session, channel, expectations = ARGV[5], ARGV[6], tonumber(ARGV[8])
-local at, last = 9, #ARGV
+local session, channel, expectations = ARGV[5], ARGV[6], tonumber(ARGV[9])
+local at, last = 10, #ARGV
 
 -- A slot belongs to one request at a time. What this one did before its reply was lost is written there; a request
 -- newer than this one means that nobody waits for this one any more.
-local found = call('MGET', slot, base .. '@export')
-local done, export = found[1], found[2]
+local found = call('MGET', slot, base .. '@export', base .. '@awake')
+local done, export, awake = found[1], found[2], found[3]
 if done then
   local number, outcome = string.match(done, '^(%d+)(.*)$')
   if number == request then return outcome end
@@ -223,6 +224,22 @@ while step <= steps do
   step = step + 1
 end
 
-if channel ~= '' then call('PUBLISH', channel, ARGV[7]) end
+-- The log: after its name of 64 bytes one message follows another. When it is long, the next one begins, and whoever reads
+-- finds the one before for as long as the next one grows. All are rung for only if one of them may not be about to look.
+if channel ~= '' then
+  local log, message, bell = base .. '@log', ARGV[8], ARGV[7]
+  local length = call('APPEND', log, message)
+  if length == #message or length > 1048576 then
+    local name = string.format('%-64s', ARGV[1] .. ':' .. ARGV[2] .. ':' .. request)
+    if length == #message then
+      call('SET', log, name .. message)
+    else
+      call('RENAME', log, log .. '.before')
+      call('SET', log, name)
+    end
+  end
+  if not awake then call('SET', base .. '@awake', 1) end
+  if not awake or bell == '!' then call('PUBLISH', channel, bell) end
+end
 if n == 0 and channel == '' then return 'A' end
 return finish('A')

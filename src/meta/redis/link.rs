@@ -8,7 +8,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, ProtocolVersion, Script, ServerErrorKind, Value,
 };
-use tokio::sync::{OnceCell, broadcast, watch};
+use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, Next};
@@ -17,6 +17,7 @@ use super::options::RedisOptions;
 use super::sentinel;
 use crate::error::{Error, Kind, Result};
 use crate::meta::kv::Event;
+use crate::meta::watchers::Watchers;
 
 /// The first pause between two tries, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -41,7 +42,7 @@ pub(super) struct Link {
     /// The `run_id` of the server last connected to, if it told; nothing before the first.
     known: Mutex<Option<Option<String>>>,
     /// Hears [`Event::Lost`] when the server is another one than before.
-    pub(super) events: broadcast::Sender<Event>,
+    pub(super) events: Watchers,
     /// Counts how often the server was found to be another one: the subscriber may be with the old one.
     pub(super) replaced: watch::Sender<u64>,
     /// Counts the same, and how often it could not be told.
@@ -49,13 +50,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(options: RedisOptions, events: broadcast::Sender<Event>) -> Self {
+    pub(super) fn new(options: RedisOptions) -> Self {
         Link {
             options,
             line: Mutex::default(),
             last_failure: Mutex::default(),
             known: Mutex::default(),
-            events,
+            events: Watchers::default(),
             replaced: watch::Sender::new(0),
             strangers: AtomicU64::new(0),
         }
@@ -220,7 +221,7 @@ impl Link {
         if identity != Identity::Same {
             tracing::warn!(server = %self.options, "another server, or the same one restarted");
             self.strangers.fetch_add(1, SeqCst);
-            let _ = self.events.send(Event::Lost);
+            self.events.tell(Event::Lost);
         }
         if identity == Identity::Other {
             self.replaced.send_modify(|times| *times += 1);

@@ -1,54 +1,45 @@
-//! Whether the push channel still carries: a message to oneself, on a channel of one's own, over the connection that
-//! commits take and back over the one that is subscribed. When it is heard, all that was published before it was sent has
-//! been heard too. A silent connection, a proxy that swallows messages and a primary that nobody commits to any more all
-//! look alike from here: nothing is heard.
+//! Up to when all that was published has been heard. The log is read over the connection that commits take, so whoever read
+//! it knows all that was in it when the request left: a bell that nobody hears any more and a primary that nobody commits to
+//! look alike from here, and neither moves this on.
 //!
-//! It beats only while somebody asks for it ([`Kv::heard_until`](crate::meta::kv::Kv::heard_until)).
+//! While nothing happens the log is read for this alone, and only if somebody asks for it
+//! ([`Kv::heard_until`](crate::meta::kv::Kv::heard_until)).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::redis::cmd;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::link::Link;
-
-/// How often it beats while somebody asks.
+/// How often the log is read while somebody asks.
 const EVERY: Duration = Duration::from_millis(400);
-/// How long after the last question it goes on.
+/// How long after the last question that goes on.
 const ASKED: Duration = Duration::from_secs(5);
-/// How many beats may be under way; older ones count as lost.
-const UNDER_WAY: usize = 64;
 
+#[derive(Debug)]
 pub(super) struct Pulse {
-    /// A name that nobody else subscribes to.
-    pub(super) channel: String,
     state: Mutex<State>,
     asked: Notify,
 }
 
+#[derive(Debug)]
 struct State {
-    last: u64,
-    /// Sent and not heard yet.
-    sent: Vec<(u64, Instant)>,
-    /// When the latest that was heard had been sent.
+    /// When the last request left that was answered.
     heard: Option<Instant>,
-    asked: Instant,
+    asked: Option<Instant>,
 }
 
 impl Pulse {
-    pub(super) fn new(channel: String) -> Self {
-        let state = State { last: 0, sent: Vec::new(), heard: None, asked: Instant::now() };
-        Pulse { channel, state: Mutex::new(state), asked: Notify::new() }
+    pub(super) fn new() -> Self {
+        Pulse { state: Mutex::new(State { heard: None, asked: None }), asked: Notify::new() }
     }
 
     /// The answer to [`Kv::heard_until`](crate::meta::kv::Kv::heard_until).
     pub(super) fn heard_until(&self) -> Option<Instant> {
         let mut state = self.lock();
         let now = Instant::now();
-        let asleep = now.duration_since(state.asked) >= ASKED;
-        state.asked = now;
+        let asleep = state.asked.is_none_or(|asked| now.duration_since(asked) >= ASKED);
+        state.asked = Some(now);
         let heard = state.heard;
         drop(state);
         if asleep {
@@ -57,47 +48,22 @@ impl Pulse {
         heard
     }
 
-    /// A message came back.
-    pub(super) fn heard(&self, body: &[u8]) {
-        let number = std::str::from_utf8(body).ok().and_then(|text| text.parse::<u64>().ok());
-        let mut state = self.lock();
-        if let Some(at) = state.sent.iter().position(|(n, _)| Some(*n) == number) {
-            let sent = state.sent[at].1;
-            state.sent.drain(..=at);
-            state.heard = state.heard.max(Some(sent));
-        }
+    /// All was told to the watchers that was in the log when a request left at `sent`.
+    pub(super) fn heard(&self, sent: Instant) {
+        self.lock().heard = Some(sent);
     }
 
-    /// The connection broke: what was sent over it says nothing about the next one.
+    /// What was heard before says nothing about what comes now.
     pub(super) fn broke(&self) {
-        let mut state = self.lock();
-        state.sent.clear();
-        state.heard = None;
+        self.lock().heard = None;
     }
 
-    /// Beats until it is dropped.
-    pub(super) async fn run(self: Arc<Self>, link: Arc<Link>) {
-        loop {
-            if self.lock().asked.elapsed() >= ASKED {
-                self.asked.notified().await;
-                continue;
-            }
-            let number = {
-                let mut state = self.lock();
-                state.last += 1;
-                let number = state.last;
-                state.sent.push((number, Instant::now()));
-                if state.sent.len() > UNDER_WAY {
-                    state.sent.remove(0);
-                }
-                number
-            };
-            let mut beat = cmd("PUBLISH");
-            beat.arg(&self.channel).arg(number);
-            // What becomes of it shows when it is heard, or is not.
-            let _ = timeout(EVERY * 2, link.run(&beat)).await;
-            sleep(EVERY).await;
+    /// Waits until somebody wants to know more than was heard up to `last`.
+    pub(super) async fn due(&self, last: Instant) {
+        while self.lock().asked.is_none_or(|asked| asked.elapsed() >= ASKED) {
+            self.asked.notified().await;
         }
+        sleep_until(last + EVERY).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,5 +1,5 @@
-//! The push channel: a connection of its own, subscribed to the volume's channel. A connection that breaks, or that comes
-//! back, is [`Event::Lost`].
+//! The push channel: a task that reads the log of changes (`log.rs`), and a connection of its own over which it is rung for.
+//! A connection that breaks, or that comes back, is [`Event::Lost`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,90 +7,120 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{ProtocolVersion, PushInfo, PushKind, Value};
 use bytes::Bytes;
-use tokio::sync::{Notify, broadcast, watch};
+use futures::FutureExt;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{Failure, Next};
 use super::info::ServerInfo;
 use super::link::{Identity, Link, connection_config};
+use super::log::{AT_ONCE, Log, PAUSE, SOON};
 use super::pulse::Pulse;
 use crate::error::{Kind, Result};
 use crate::meta::events::decode;
 use crate::meta::kv::Event;
+use crate::meta::watchers::Watchers;
 
 /// Pauses between two tries to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The tasks behind all watches of an engine; end with it.
-pub(super) struct Push(Vec<JoinHandle<()>>);
+/// The task behind all watches of an engine; ends with it.
+pub(super) struct Push(JoinHandle<()>);
 
 impl Drop for Push {
     fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
+        self.0.abort();
     }
 }
 
-/// One connection, and how it tells that it broke.
+/// Where an engine listens.
+pub(super) struct Place {
+    pub(super) link: Arc<Link>,
+    /// The tag before all keys of the volume.
+    pub(super) base: String,
+    /// The channel of the bell.
+    pub(super) channel: String,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// One connection, how it tells what it heard and that it broke, and the place in the log that goes with it.
 struct Ear {
     connection: MultiplexedConnection,
-    broken: Arc<Notify>,
+    bell: Arc<Bell>,
     /// Changes when the other connection found another server.
     replaced: watch::Receiver<u64>,
+    log: Log,
+}
+
+#[derive(Default)]
+struct Bell {
+    soon: Notify,
+    at_once: Notify,
+    broken: Notify,
 }
 
 impl Push {
-    /// Subscribes, and stays subscribed. When this returns, nothing that is published later is missed unnoticed.
-    pub(super) async fn start(link: Arc<Link>, channel: String, pulse: Arc<Pulse>) -> Result<Self> {
-        let deadline = tokio::time::Instant::now() + link.options.total_timeout;
+    /// Begins to listen, and goes on. When this returns, nothing that is published later is missed unnoticed.
+    pub(super) async fn start(place: Place) -> Result<Self> {
+        let deadline = Instant::now() + place.link.options.total_timeout;
         let mut pause = FIRST_PAUSE;
         let ear = loop {
-            match listen(&link, &channel, &pulse).await {
+            match listen(&place).await {
                 Ok(ear) => break ear,
-                Err(e) if e.next == Next::GiveUp || tokio::time::Instant::now() + pause >= deadline => {
-                    return Err(e.error.context(link.options.to_string()));
+                Err(e) if e.next == Next::GiveUp || Instant::now() + pause >= deadline => {
+                    return Err(e.error.context(place.link.options.to_string()));
                 }
                 Err(_) => sleep(pause).await,
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
-        let beating = tokio::spawn(pulse.clone().run(link.clone()));
-        Ok(Push(vec![tokio::spawn(keep(link, channel, pulse, ear)), beating]))
+        Ok(Push(tokio::spawn(keep(place, ear))))
     }
 }
 
-async fn keep(link: Arc<Link>, channel: String, pulse: Arc<Pulse>, first: Ear) {
+async fn keep(place: Place, first: Ear) {
+    let (link, pulse) = (&place.link, &place.pulse);
     let mut ear = first;
     loop {
-        wait_until_broken(&link, &mut ear).await;
+        let Ear { connection, bell, replaced, log } = &mut ear;
+        tokio::select! {
+            () = wait_until_broken(link, connection, &bell.broken, replaced) => {}
+            () = read(log, &link.events, bell, pulse) => {}
+        }
         tracing::warn!(server = %link.options, "the push channel of the metadata broke");
-        let _ = link.events.send(Event::Lost);
+        link.events.tell(Event::Lost);
         pulse.broke();
         let mut pause = FIRST_PAUSE;
         ear = loop {
             sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            match listen(&link, &channel, &pulse).await {
+            match listen(&place).await {
                 Ok(ear) => break ear,
                 Err(e) => tracing::debug!(server = %link.options, error = %e.error, "no push channel yet"),
             }
         };
         tracing::info!(server = %link.options, "the push channel of the metadata is back");
         // What was cached while nobody listened may be out of date too.
-        let _ = link.events.send(Event::Lost);
+        link.events.tell(Event::Lost);
     }
 }
 
-async fn wait_until_broken(link: &Link, ear: &mut Ear) {
+async fn wait_until_broken(
+    link: &Link,
+    connection: &mut MultiplexedConnection,
+    broken: &Notify,
+    replaced: &mut watch::Receiver<u64>,
+) {
     // A silent connection is asked whether it is still there as often as an answer may take.
     let (ping, time) = (::redis::cmd("PING"), link.options.try_timeout);
     loop {
         tokio::select! {
-            () = ear.broken.notified() => return,
-            _ = ear.replaced.changed() => return,
+            () = broken.notified() => return,
+            _ = replaced.changed() => return,
             () = sleep(time) => {
-                let pong = ear.connection.send_packed_command(&ping);
+                let pong = connection.send_packed_command(&ping);
                 if !matches!(timeout(time, pong).await, Ok(Ok(_))) {
                     return;
                 }
@@ -99,13 +129,47 @@ async fn wait_until_broken(link: &Link, ear: &mut Ear) {
     }
 }
 
-async fn listen(link: &Link, channel: &str, pulse: &Arc<Pulse>) -> Result<Ear, Failure> {
-    let broken = Arc::new(Notify::new());
+/// Passes on what the log says, until the server is another one.
+async fn read(log: &mut Log, events: &Watchers, bell: &Bell, pulse: &Pulse) {
+    loop {
+        // What was rung for until now is read now.
+        let _rung = (bell.soon.notified().now_or_never(), bell.at_once.notified().now_or_never());
+        let sent = Instant::now();
+        match log.read().await {
+            Ok(told) => {
+                let quiet = told.is_empty();
+                events.tell_all(told);
+                pulse.heard(sent);
+                if quiet {
+                    tokio::select! {
+                        () = bell.soon.notified() => {}
+                        () = bell.at_once.notified() => {}
+                        () = pulse.due(sent) => {}
+                    }
+                } else {
+                    tokio::select! {
+                        () = bell.at_once.notified() => {}
+                        () = sleep(PAUSE) => {}
+                    }
+                }
+            }
+            Err(_) if !log.is_here() => return,
+            Err(error) => {
+                tracing::debug!(%error, "the log of changes cannot be read");
+                sleep(FIRST_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn listen(place: &Place) -> Result<Ear, Failure> {
+    let Place { link, base, channel, .. } = place;
+    let bell = Arc::<Bell>::default();
     let replaced = link.replaced.subscribe();
     let config = {
-        let (events, broken, pulse) = (link.events.clone(), broken.clone(), pulse.clone());
+        let (events, bell) = (link.events.clone(), bell.clone());
         connection_config(&link.options).set_push_sender(move |info| {
-            hear(info, &events, &broken, &pulse);
+            hear(info, &events, &bell);
             Ok::<(), ()>(())
         })
     };
@@ -116,8 +180,11 @@ async fn listen(link: &Link, channel: &str, pulse: &Arc<Pulse>) -> Result<Ear, F
         if link.recognise(&info)? == Identity::Other {
             link.hang_up_current();
         }
-        connection.subscribe(&[channel, &pulse.channel]).await?;
-        Ok(Ear { connection, broken, replaced })
+        connection.subscribe(channel).await?;
+        // In this order: what is told after the place was taken is rung for, and the bell is heard.
+        let begun = Log::begin(link.clone(), base.clone()).await;
+        let log = begun.map_err(|error| Failure { error, next: Next::Wait })?;
+        Ok(Ear { connection, bell, replaced, log })
     };
     match timeout(link.options.try_timeout, connecting).await {
         Ok(result) => result,
@@ -126,29 +193,16 @@ async fn listen(link: &Link, channel: &str, pulse: &Arc<Pulse>) -> Result<Ear, F
 }
 
 /// Runs on the connection's own task: must not wait.
-fn hear(info: PushInfo, events: &broadcast::Sender<Event>, broken: &Notify, pulse: &Pulse) {
+fn hear(info: PushInfo, events: &Watchers, bell: &Bell) {
     match info.kind {
-        PushKind::Message => {
-            let mut words = info.data.into_iter();
-            let own =
-                matches!(words.next(), Some(Value::BulkString(name)) if name == pulse.channel.as_bytes());
-            let message = words.next();
-            if own {
-                if let Some(Value::BulkString(body)) = message {
-                    pulse.heard(&body);
-                }
-                return;
-            }
-            let heard = match message {
-                Some(Value::BulkString(body)) => decode(Bytes::from(body)),
-                _ => vec![Event::Lost],
-            };
-            for event in heard {
-                // Nobody listening is no error.
-                let _ = events.send(event);
-            }
-        }
-        PushKind::Disconnection => broken.notify_one(),
+        PushKind::Message => match info.data.into_iter().nth(1) {
+            Some(Value::BulkString(body)) if body == SOON => bell.soon.notify_one(),
+            Some(Value::BulkString(body)) if body == AT_ONCE => bell.at_once.notify_one(),
+            // A mount of a version that knows no log says it here.
+            Some(Value::BulkString(body)) => events.tell_all(decode(Bytes::from(body))),
+            _ => events.tell(Event::Lost),
+        },
+        PushKind::Disconnection => bell.broken.notify_one(),
         _ => {}
     }
 }

@@ -2,8 +2,9 @@
 
 use ::redis::Cmd;
 
+use super::log;
 use crate::meta::events;
-use crate::meta::kv::{Expect, Key, Txn, Write};
+use crate::meta::kv::{Change, Expect, Key, Txn, Write};
 
 /// Arguments of `get.lua`: neighbours of one map go together.
 pub(super) fn get(request: &mut Cmd, keys: &[Key]) {
@@ -22,11 +23,13 @@ pub(super) fn commit(request: &mut Cmd, txn: &Txn, channel: &str) {
         None => request.arg(""),
     };
     if txn.publish.is_empty() {
-        request.arg("").arg("");
+        request.arg("").arg("").arg("");
     } else {
         let mut message = Vec::new();
         events::encode(txn.session, &txn.publish, &mut message);
-        request.arg(channel).arg(message);
+        // Somebody may be waiting for the lock.
+        let urgent = txn.publish.iter().any(|change| matches!(change, Change::Unlocked { .. }));
+        request.arg(channel).arg(if urgent { log::AT_ONCE } else { log::SOON }).arg(message);
     }
     request.arg(txn.expect.len());
     for expect in &txn.expect {

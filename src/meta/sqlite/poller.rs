@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{Connection, params};
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::file::{self, failure};
 use crate::error::{Error, Kind, Result};
 use crate::meta::events::decode;
-use crate::meta::kv::Event;
+use crate::meta::kv::{Event, Watch};
+use crate::meta::watchers::{Watchers, WeakWatchers};
 
 /// How late a change by another process is heard, at most, while the machine has time.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -25,7 +25,7 @@ const PAGE: i64 = 512;
 pub(super) struct Poller {
     path: PathBuf,
     origin: i64,
-    events: broadcast::Sender<Event>,
+    events: Watchers,
     /// Whether a thread is polling. It ends when nobody watches, or when the engine is gone.
     running: Arc<Mutex<bool>>,
     /// When the last poll that succeeded began.
@@ -33,7 +33,7 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(path: PathBuf, origin: i64, events: broadcast::Sender<Event>) -> Self {
+    pub(super) fn new(path: PathBuf, origin: i64, events: Watchers) -> Self {
         Poller { path, origin, events, running: Arc::default(), heard: Arc::default() }
     }
 
@@ -43,7 +43,7 @@ impl Poller {
     }
 
     /// A receiver that hears everything committed after this call. Blocks on the disk.
-    pub(super) fn subscribe(&self) -> Result<broadcast::Receiver<Event>> {
+    pub(super) fn subscribe(&self) -> Result<Watch> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let receiver = self.events.subscribe();
         if !*running {
@@ -74,7 +74,7 @@ struct Polling {
     last: i64,
     version: Option<i64>,
     origin: i64,
-    events: broadcast::WeakSender<Event>,
+    events: WeakWatchers,
     running: Arc<Mutex<bool>>,
     heard: Arc<Mutex<Option<Instant>>>,
 }
@@ -85,7 +85,7 @@ impl Polling {
             {
                 // Under the lock, so that a new watcher either is counted here or finds nobody running.
                 let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-                if events.receiver_count() == 0 {
+                if events.is_empty() {
                     *running = false;
                     return;
                 }
@@ -99,7 +99,7 @@ impl Polling {
                 Err(e) => {
                     tracing::warn!(error = %failure(&e), "events of other processes cannot be read");
                     self.version = None;
-                    let _ = events.send(Event::Lost);
+                    events.tell(Event::Lost);
                     AFTER_ERROR
                 }
             };
@@ -109,7 +109,7 @@ impl Polling {
         }
     }
 
-    fn poll(&mut self, events: &broadcast::Sender<Event>) -> rusqlite::Result<()> {
+    fn poll(&mut self, events: &Watchers) -> rusqlite::Result<()> {
         let version: i64 = self.db.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if self.version == Some(version) {
             return Ok(());
@@ -124,14 +124,12 @@ impl Polling {
                 let (id, origin): (i64, i64) = (row.get(0)?, row.get(1)?);
                 if id != self.last + 1 {
                     // Rows are trimmed from the old end: we slept too long.
-                    let _ = events.send(Event::Lost);
+                    events.tell(Event::Lost);
                 }
                 self.last = id;
                 seen += 1;
                 if origin != self.origin {
-                    for event in decode(Bytes::from(row.get::<_, Vec<u8>>(2)?)) {
-                        let _ = events.send(event);
-                    }
+                    events.tell_all(decode(Bytes::from(row.get::<_, Vec<u8>>(2)?)));
                 }
             }
             if seen < PAGE {
@@ -141,7 +139,7 @@ impl Polling {
         if newest(&self.db)? < self.last {
             // The file went back in time (restored under us).
             self.last = newest(&self.db)?;
-            let _ = events.send(Event::Lost);
+            events.tell(Event::Lost);
         }
         self.version = Some(version);
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
 use super::file::failure;
@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::meta::apply::{Rows, apply};
 use crate::meta::events;
 use crate::meta::kv::{Event, Key, Outcome, Txn};
+use crate::meta::watchers::Watchers;
 use crate::types::SessionId;
 
 /// How many jobs may wait, and how many share one fsync.
@@ -36,7 +37,7 @@ pub(super) fn start(
     db: Connection,
     origin: i64,
     clock: Clock,
-    events: broadcast::Sender<Event>,
+    events: Watchers,
 ) -> Result<mpsc::Sender<Job>> {
     let (jobs, queue) = mpsc::channel(QUEUE);
     let writer = Writer { db, origin, clock, events, batches: 0, version: None };
@@ -51,7 +52,7 @@ struct Writer {
     db: Connection,
     origin: i64,
     clock: Clock,
-    events: broadcast::Sender<Event>,
+    events: Watchers,
     batches: u64,
     /// `data_version` after our last batch.
     version: Option<i64>,
@@ -105,10 +106,7 @@ impl Writer {
                 (_, result) => result,
             };
             if matches!(result, Ok(Outcome::Applied)) {
-                for event in publish {
-                    // Nobody listening is no error.
-                    let _ = self.events.send(event);
-                }
+                self.events.tell_all(publish);
             }
             let _ = reply.send(result);
         }
@@ -163,20 +161,14 @@ impl Writer {
     }
 }
 
-fn run_job(
-    job: Job,
-    rows: &mut Table<'_>,
-    clock: &Clock,
-    events: &broadcast::Sender<Event>,
-    body: &mut Vec<u8>,
-) -> Done {
+fn run_job(job: Job, rows: &mut Table<'_>, clock: &Clock, events: &Watchers, body: &mut Vec<u8>) -> Done {
     match job {
         Job::Commit(txn, reply) => {
             let result = in_savepoint(rows, |rows| apply(rows, &txn));
             let mut publish = Vec::new();
             if matches!(result, Ok(Outcome::Applied)) && !txn.publish.is_empty() {
                 events::encode(txn.session, &txn.publish, body);
-                if events.receiver_count() > 0 {
+                if !events.is_empty() {
                     let by = txn.session;
                     publish = txn.publish.into_iter().map(|change| Event::Changed { change, by }).collect();
                 }

@@ -19,7 +19,7 @@ mod unfinished;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -28,6 +28,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::time::timeout;
 
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::metrics::Histogram;
 use crate::types::Timestamp;
 use open::LocalFolders;
 use retry::{Backoff, translate};
@@ -67,6 +68,31 @@ struct Counters {
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     failed: AtomicU64,
+    put_time: Histogram,
+    get_time: Histogram,
+}
+
+/// Notes how long a call took with all its tries, and that it failed unless told otherwise.
+struct Timing<'a> {
+    histogram: &'a Histogram,
+    begun: Instant,
+    failed: bool,
+}
+
+impl<'a> Timing<'a> {
+    fn of(histogram: &'a Histogram) -> Self {
+        Timing { histogram, begun: Instant::now(), failed: true }
+    }
+
+    fn succeeded(mut self) {
+        self.failed = false;
+    }
+}
+
+impl Drop for Timing<'_> {
+    fn drop(&mut self) {
+        self.histogram.note(self.begun.elapsed(), self.failed);
+    }
 }
 
 /// What a bucket was asked since it was opened. Tries count one by one.
@@ -130,6 +156,12 @@ impl Bucket {
         }
     }
 
+    /// How long writing and reading whole objects took, with all tries.
+    #[must_use]
+    pub fn times(&self) -> [(&'static str, &Histogram); 2] {
+        [("put", &self.shared.stats.put_time), ("get", &self.shared.stats.get_time)]
+    }
+
     /// Writes the whole object, durably.
     pub async fn put(&self, object: &Object, data: Bytes) -> Result<()> {
         self.put_pieces(object, &[data]).await
@@ -137,6 +169,7 @@ impl Bucket {
 
     /// The same for bytes in several pieces, without joining them.
     pub async fn put_pieces(&self, object: &Object, data: &[Bytes]) -> Result<()> {
+        let timing = Timing::of(&self.shared.stats.put_time);
         let data = PutPayload::from_iter(data.iter().cloned());
         let len = data.content_length();
         let path = self.path(object);
@@ -151,6 +184,7 @@ impl Bucket {
             let error = match timeout(bound, put).await {
                 Ok(Ok(_)) => {
                     self.shared.stats.bytes_up.fetch_add(len as u64, Relaxed);
+                    timing.succeeded();
                     return Ok(());
                 }
                 // "No such file" of a write means a folder that is gone, not an absent object.
@@ -172,12 +206,16 @@ impl Bucket {
         if range.as_ref().is_some_and(|r| r.is_empty()) {
             return Ok(Bytes::new());
         }
+        let timing = Timing::of(&self.shared.stats.get_time);
         let mut got = BytesMut::new();
         let mut backoff = Backoff::new(&self.patience);
         loop {
             let before = got.len();
             match self.get_once(object, range.as_ref(), &mut got).await {
-                Ok(()) => return Ok(got.freeze()),
+                Ok(()) => {
+                    timing.succeeded();
+                    return Ok(got.freeze());
+                }
                 Err(e) => {
                     // Bytes came: the line works, the next break is not the fault of this one.
                     if got.len() > before {

@@ -9,6 +9,7 @@ use super::super::index::{BLOB_TAG, Record, Tag, record_offset};
 use super::super::{lock, read, write};
 use super::{ACCOUNT_EVERY, CacheFile, Presence};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::source::Provider;
 
 impl CacheFile {
     /// Writes at `offset`; records of the chunks touched are cleared first. [`Kind::NoSpace`] when the disk is full:
@@ -54,21 +55,23 @@ impl CacheFile {
     /// Says that chunk `idx` now holds `len` bytes with this hash. The data must have been written before.
     pub fn record(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32) -> Result<()> {
         let epoch = self.dir.epochs().current();
-        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: false }, None)
+        let from = Provider::Unknown;
+        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: false, from }, None)
     }
 
-    /// The same for a blob's chunk that was written while [`CacheFile::is_in_memory`] said `in_memory`; `stored`: it came
-    /// from the bucket. [`Kind::Unavailable`] if the content has left the disk since: its data is not here.
+    /// The same for a blob's chunk that came from `from` and was written while [`CacheFile::is_in_memory`] said `in_memory`;
+    /// `stored`: the bucket has it. [`Kind::Unavailable`] if the content has left the disk since: its data is not here.
     pub fn record_poured(
         &self,
         idx: u64,
         hash: &[u8; 32],
         len: u32,
         stored: bool,
+        from: Provider,
         in_memory: bool,
     ) -> Result<()> {
         let epoch = self.dir.epochs().current();
-        let record = Record { tag: BLOB_TAG, hash: *hash, len, epoch, stored };
+        let record = Record { tag: BLOB_TAG, hash: *hash, len, epoch, stored, from };
         self.put_record(idx, &record, Some(in_memory))
     }
 
@@ -211,6 +214,7 @@ impl CacheFile {
             if self.presence(idx) == Presence::Absent || read(&self.bits).take_used(idx) {
                 continue;
             }
+            self.dir.leaving(&self.key, Some(idx..idx + 1));
             let _going = lock(&self.punching);
             if self.is_dirty() || self.is_passthrough() {
                 break;

@@ -1,0 +1,151 @@
+//! What the tracker says of a run of chunks, cut where it says different things.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Holder, may_fetch};
+use crate::chunk::blob::Blob;
+use crate::chunk::lock;
+use crate::error::Result;
+use crate::peer::{Claim, Decision, Peers, Stripes};
+
+/// A part of a run, and what is to be done about it.
+#[derive(Debug)]
+pub(in crate::chunk) struct Part {
+    pub run: Range<u64>,
+    pub(super) step: Step,
+}
+
+#[derive(Debug)]
+pub(super) enum Step {
+    /// This node fetches it.
+    Ours(Lease),
+    /// For each chunk, who has it.
+    Held(Vec<Arc<[Holder]>>),
+    /// Another one is fetching it.
+    Leased { owner: Holder, left: Duration },
+    /// Nobody has it, and this node may not fetch it.
+    Free,
+    /// Too long for one question.
+    Unasked,
+}
+
+impl Part {
+    /// The part, if it is known what is to be done about it.
+    pub(super) fn decided(self) -> Option<Self> {
+        Some(self).filter(|part| !matches!(part.step, Step::Unasked))
+    }
+}
+
+/// The leases of a run of chunks. What has not landed when it is dropped is given up, and others may fetch it.
+#[derive(Debug)]
+pub(super) struct Lease {
+    blob: Arc<Blob>,
+    peers: Arc<Peers>,
+    run: Range<u64>,
+}
+
+impl Lease {
+    /// Ends when another node may have the last of the chunks, which is the last to land.
+    pub(super) async fn lost(&self, look: Duration) {
+        loop {
+            sleep(look).await;
+            if !self.peers.leases().is_ours(self.blob.id, self.run.end - 1) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.peers.give_up(self.blob.id, self.run.clone());
+    }
+}
+
+/// Asks the tracker about a run, and takes the leases of what nobody has if this node may fetch it.
+pub(super) async fn ask(blob: &Arc<Blob>, peers: &Arc<Peers>, run: Range<u64>) -> Result<Vec<Part>> {
+    let first = run.start..run.end.min(run.start + Claim::MOST as u64);
+    let wanted: Vec<u64> = first.clone().collect();
+    let most = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+    let fetches = may_fetch(blob);
+    let claim = match fetches {
+        true => Claim::fill(blob.id, wanted, most),
+        false => Claim::look(blob.id, wanted),
+    };
+    let claimed = peers.claim(&claim).await?;
+    let stripes = Stripes::new(blob.id, blob.file.chunks(), peers.me(), &claimed.participants);
+    lock(&blob.state).stripes = stripes;
+    let mut decisions = claimed.decisions;
+    if !fetches && decisions.contains(&Decision::Free) {
+        take_stored(blob, peers, &first, &mut decisions).await?;
+    }
+    let mut parts: Vec<Part> = Vec::new();
+    for (idx, decision) in first.clone().zip(decisions) {
+        add(&mut parts, blob, peers, idx, decision);
+    }
+    if first.end < run.end {
+        parts.push(Part { run: first.end..run.end, step: Step::Unasked });
+    }
+    Ok(parts)
+}
+
+/// What the bucket has this node may fetch in any case.
+async fn take_stored(
+    blob: &Arc<Blob>,
+    peers: &Arc<Peers>,
+    run: &Range<u64>,
+    decisions: &mut [Decision],
+) -> Result<()> {
+    let rows = blob.shared.blobs.chunks(blob.id, run.start, run.end - run.start).await?;
+    let free = (run.clone().zip(&rows).zip(decisions.iter()))
+        .filter(|((_, row), decision)| row.stored && **decision == Decision::Free);
+    let wanted: Vec<u64> = free.map(|((idx, _), _)| idx).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let most = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+    let claimed = peers.claim(&Claim::fill(blob.id, wanted.clone(), most)).await?;
+    for (idx, decision) in wanted.into_iter().zip(claimed.decisions) {
+        decisions[(idx - run.start) as usize] = decision;
+    }
+    Ok(())
+}
+
+fn add(parts: &mut Vec<Part>, blob: &Arc<Blob>, peers: &Arc<Peers>, idx: u64, decision: Decision) {
+    if let Some(Part { run, step }) = parts.last_mut() {
+        let same = match (&mut *step, &decision) {
+            (Step::Ours(lease), Decision::Granted(_)) => {
+                lease.run.end = idx + 1;
+                true
+            }
+            (Step::Held(holders), Decision::Held(more)) => {
+                holders.push(more.clone().into());
+                true
+            }
+            (Step::Leased { owner, left }, Decision::Leased { owner: other, left: longer }) => {
+                *left = (*left).max(*longer);
+                owner.node == other.node
+            }
+            (Step::Free, Decision::Free) => true,
+            _ => false,
+        };
+        if same {
+            run.end = idx + 1;
+            return;
+        }
+    }
+    let run = idx..idx + 1;
+    let step = match decision {
+        Decision::Granted(_) => {
+            Step::Ours(Lease { blob: blob.clone(), peers: peers.clone(), run: run.clone() })
+        }
+        Decision::Held(holders) => Step::Held(vec![holders.into()]),
+        Decision::Leased { owner, left } => Step::Leased { owner, left },
+        Decision::Free => Step::Free,
+    };
+    parts.push(Part { run, step });
+}

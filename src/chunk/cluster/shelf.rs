@@ -1,0 +1,162 @@
+//! What the other nodes are served from: the chunks on the disk of this one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, StreamExt};
+
+use crate::blocking::blocking;
+use crate::chunk::blob::BlobContent;
+use crate::chunk::cache::{CacheFile, ContentKey, Presence};
+use crate::chunk::flight::Landing;
+use crate::chunk::lock;
+use crate::chunk::shared::{PIECE, Shared};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::peer::{Shelf, Shelved};
+use crate::types::BlobId;
+
+/// Blobs kept open for those who fetch them chunk by chunk.
+const MOST_OPEN: usize = 32;
+/// How long after the last request.
+const OPEN_FOR: Duration = Duration::from_secs(20);
+
+/// The chunks of one store, for other nodes. Does not keep the store alive.
+#[derive(Debug)]
+pub struct BlobShelf {
+    shared: Weak<Shared>,
+    /// The latest last.
+    open: Mutex<VecDeque<(Instant, Arc<BlobContent>)>>,
+}
+
+impl BlobShelf {
+    pub(in crate::chunk) fn new(shared: &Arc<Shared>) -> Self {
+        BlobShelf { shared: Arc::downgrade(shared), open: Mutex::default() }
+    }
+
+    fn shared(&self) -> Result<Arc<Shared>> {
+        let shared = self.shared.upgrade().filter(|shared| !shared.is_closing());
+        shared.ok_or_else(|| Error::new(Kind::Unavailable, "the store of chunks is closed"))
+    }
+
+    /// The blob, if there is anything of it here.
+    async fn blob(&self, shared: &Arc<Shared>, id: BlobId) -> Result<Option<Arc<BlobContent>>> {
+        let old = self.let_go(Instant::now());
+        let known = lock(&self.open).iter().find(|(_, blob)| blob.id() == id).map(|(_, blob)| blob.clone());
+        drop(old);
+        let content = match known {
+            Some(content) => content,
+            None => {
+                let key = ContentKey::Blob(id);
+                if !shared.cache.knows(&key) {
+                    return Ok(None);
+                }
+                let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
+                let found = blocking(move || match cache.size_of(&key)? {
+                    Some(size) => Ok(Some((size, cache.open_content(key, size, chunk_size)?))),
+                    None => Ok(None),
+                });
+                let Some((size, file)) = found.await? else { return Ok(None) };
+                shared.open(id, size, file)?
+            }
+        };
+        let _oldest = {
+            let mut open = lock(&self.open);
+            open.retain(|(_, blob)| blob.id() != id);
+            open.push_back((Instant::now(), content.clone()));
+            if open.len() > MOST_OPEN { open.pop_front() } else { None }
+        };
+        Ok(Some(content))
+    }
+
+    /// What nobody asked for any more. To be dropped without a lock.
+    fn let_go(&self, now: Instant) -> Vec<Arc<BlobContent>> {
+        let mut open = lock(&self.open);
+        let fresh = open.iter().position(|(at, _)| now.duration_since(*at) < OPEN_FOR).unwrap_or(open.len());
+        open.drain(..fresh).map(|(_, blob)| blob).collect()
+    }
+}
+
+#[async_trait]
+impl Shelf for BlobShelf {
+    async fn chunk(&self, id: BlobId, idx: u64) -> Result<Option<Shelved>> {
+        let shared = self.shared()?;
+        let Some(content) = self.blob(&shared, id).await? else { return Ok(None) };
+        let blob = content.blob();
+        // What differs from the cluster's records is dropped before anybody sees it.
+        blob.compare().await;
+        let file = blob.file.clone();
+        let verified = file.is_verified();
+        if let Some(held) = shared.overflow.get(id, idx) {
+            let (len, hash) = (held.bytes.len() as u32, *blake3::hash(&held.bytes).as_bytes());
+            let bytes = stream::once(async move { Ok(held.bytes.clone()) }).boxed();
+            return Ok(Some(Shelved { len, hash, verified, bytes }));
+        }
+        let record = blocking(move || match file.presence(idx) {
+            Presence::Absent => Ok(None),
+            Presence::Suspect if !file.verify(idx)? => Ok(None),
+            Presence::Suspect | Presence::Present => Ok(file.record_of(idx)?.map(|record| (file, record))),
+        });
+        let Some((file, record)) = record.await.context(|| format!("blob {id} chunk {idx}"))? else {
+            return Ok(None);
+        };
+        let bytes = Pieces {
+            _content: content,
+            file,
+            at: idx * u64::from(shared.options.chunk_size),
+            left: record.len,
+        };
+        let bytes = stream::try_unfold(bytes, Pieces::next).boxed();
+        Ok(Some(Shelved { len: record.len, hash: record.hash, verified, bytes }))
+    }
+
+    async fn wait(&self, id: BlobId, idx: u64) -> bool {
+        let Ok(shared) = self.shared() else { return false };
+        let Some(wait) = shared.find(id).and_then(|blob| blob.wait_for(idx)) else { return false };
+        matches!(wait.landing().await, Landing::Cached | Landing::Memory(_))
+    }
+
+    async fn fill(&self, id: BlobId, size: u64, idx: u64) -> Result<()> {
+        let shared = self.shared()?;
+        let content = match shared.reopen(id, size)? {
+            Some(content) => content,
+            None => {
+                let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
+                let key = ContentKey::Blob(id);
+                let file = blocking(move || cache.open_or_memory(key, size, chunk_size)).await?;
+                shared.open(id, size, file)?
+            }
+        };
+        content.fetch(idx).await
+    }
+}
+
+/// A chunk on its way out, a piece of it in memory at a time.
+struct Pieces {
+    /// While it lives, the content as a whole is not evicted.
+    _content: Arc<BlobContent>,
+    file: Arc<CacheFile>,
+    at: u64,
+    left: u32,
+}
+
+impl Pieces {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let len = (self.left as usize).min(PIECE);
+        let (file, at) = (self.file.clone(), self.at);
+        let piece = blocking(move || {
+            let mut piece = BytesMut::zeroed(len);
+            let n = file.read_present(at, &mut piece)?;
+            Ok((n == Some(len)).then(|| piece.freeze()))
+        });
+        let piece = piece.await?.ok_or_else(|| Error::new(Kind::NotFound, "evicted meanwhile"))?;
+        self.at += len as u64;
+        self.left -= len as u32;
+        Ok(Some((piece, self)))
+    }
+}

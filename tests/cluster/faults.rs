@@ -1,0 +1,119 @@
+//! Nodes that die, freeze, lie and forget; a tracker that goes away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use hfmount::peer::{Claim, Decision, PeerOptions, RedisDown};
+
+use crate::source::Memory;
+use crate::world::{CHUNK, Cluster, Setup, same};
+
+/// A Hub of its own for one node, which never answers: that node takes leases and does nothing with them.
+fn stuck() -> Arc<Memory> {
+    let hub = Memory::new("hub");
+    hub.set_always(crate::source::Fault::Hang);
+    Arc::new(hub)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_was_fetching_another_one_fetches() {
+    let cluster = Cluster::new();
+    let mut doomed = cluster.node_apart(Setup { hub: Some(stuck()), ..Setup::brief("a") }).await;
+    let other = cluster.node_with(Setup::brief("b")).await;
+    let (id, bytes) = cluster.blob(&other, 20 * CHUNK, 1).await;
+    let blob = doomed.node().open(id, &bytes).await;
+    let reader = tokio::spawn({
+        let blob = blob.clone();
+        async move { blob.read(0, 10).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let claimed = other.peers.tracker().claim(&Claim::look(id, vec![0])).await.expect("claim");
+    assert!(matches!(claimed.decisions[0], Decision::Leased { .. }), "{:?}", claimed.decisions);
+    // Killed: no farewell, its server is gone.
+    let begun = std::time::Instant::now();
+    reader.abort();
+    doomed.kill();
+    other.read(id, &bytes).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let times = cluster.hub.times();
+    assert!(times.len() == 20 && times.iter().all(|t| *t == 1), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_tracker_what_known_nodes_hold_is_still_read() {
+    let mut cluster = Cluster::new();
+    let nodes = cluster.nodes(2).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 30 * CHUNK, 1).await;
+    nodes[0].read(id, &bytes).await;
+    let blob = nodes[1].open(id, &bytes).await;
+    same(&blob.read(0, 100).await.expect("read"), &bytes[..100]);
+    let asked = cluster.hub.chunks_asked();
+    cluster.redis.kill();
+    let at = 20 * CHUNK;
+    let got = tokio::time::timeout(Duration::from_secs(25), blob.read(at as u64, 1000)).await;
+    same(&got.expect("in time").expect("read"), &bytes[at..at + 1000]);
+    assert_eq!(cluster.hub.chunks_asked(), asked);
+    // What is here is read in any case.
+    same(&blob.read(0, 100).await.expect("read"), &bytes[..100]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_tracker_new_fills_wait_or_go_on_as_told() {
+    let mut cluster = Cluster::new();
+    let peers = PeerOptions { redis_down: RedisDown::Direct, ..Setup::new("a").peers };
+    let direct = cluster.node_with(Setup { peers, ..Setup::new("a") }).await;
+    let waits = cluster.node("b").await;
+    let (id, bytes) = cluster.blob(&direct, 30 * CHUNK, 1).await;
+    let (one, two) = (direct.open(id, &bytes).await, waits.open(id, &bytes).await);
+    // The first read makes the blob known to both.
+    join_all([one.read(0, 10), two.read(0, 10)]).await.into_iter().for_each(|r| _ = r.expect("read"));
+    cluster.redis.kill();
+    let at = 20 * CHUNK;
+    let got = tokio::time::timeout(Duration::from_secs(25), one.read(at as u64, 1000)).await;
+    same(&got.expect("in time").expect("direct"), &bytes[at..at + 1000]);
+    let far = 25 * CHUNK as u64;
+    assert!(tokio::time::timeout(Duration::from_secs(6), two.read(far, 10)).await.is_err(), "it waits");
+    cluster.redis.restart();
+    let got = tokio::time::timeout(Duration::from_secs(25), two.read(far, 10)).await;
+    same(&got.expect("in time").expect("read"), &bytes[far as usize..far as usize + 10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_that_forgot_everything_is_told_again() {
+    let cluster = Cluster::new();
+    let nodes = [cluster.node_with(Setup::brief("a")).await, cluster.node_with(Setup::brief("b")).await];
+    let (id, bytes) = cluster.blob(&nodes[0], 30 * CHUNK, 1).await;
+    nodes[0].read(id, &bytes).await;
+    let asked = cluster.hub.chunks_asked();
+    // All that the tracker keeps, and nothing of the metadata.
+    let forget =
+        "for _, key in ipairs(redis.call('KEYS', '*@p:*')) do redis.call('DEL', key) end return 'done'";
+    assert_eq!(cluster.redis.ask(&["EVAL", forget, "0"]), "done");
+    let mut held = 0;
+    for _ in 0..300 {
+        held = nodes[1].peers.tracker().holdings(id).await.map_or(0, |h| h.iter().map(|h| h.chunks).sum());
+        if held == 30 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(held, 30);
+    nodes[1].read(id, &bytes).await;
+    assert_eq!(cluster.hub.chunks_asked(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_advertisement_without_its_bytes_is_taken_back() {
+    let cluster = Cluster::new();
+    let nodes = cluster.nodes(2).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 10 * CHUNK, 1).await;
+    // It says that it holds all of it, and has nothing.
+    nodes[1].peers.tell(id, vec![0..10]).await.expect("told");
+    nodes[0].read(id, &bytes).await;
+    let times = cluster.hub.times();
+    assert!(times.len() == 10 && times.iter().all(|t| *t == 1), "{times:?}");
+    let claimed = nodes[0].peers.tracker().claim(&Claim::look(id, (0..10).collect())).await.expect("claim");
+    let held = claimed.decisions.iter().filter(|d| matches!(d, Decision::Held(_))).count();
+    assert_eq!(held, 0, "nobody else is said to hold it: {:?}", claimed.decisions);
+}

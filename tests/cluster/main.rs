@@ -1,0 +1,10 @@
+//! Several nodes of one volume in one process: real Redis, real connections between them, one Hub in memory that counts.
+
+#[path = "../support/redis.rs"]
+mod redis;
+#[path = "../chunk_fill/source.rs"]
+mod source;
+
+mod faults;
+mod together;
+mod world;
