@@ -233,10 +233,16 @@ impl<'a> Run<'a> {
     fn either_order(&self, steps: [&Step; 2], got: &[Answer]) -> (Vec<World>, Vec<Wrong>) {
         let (mut next, mut wrong) = (Vec::new(), Vec::new());
         for world in &self.worlds {
-            for order in [[0, 1], [1, 0]] {
+            // The second may have looked at the file before the first was done with it, or after.
+            for (order, after) in [([0, 1], false), ([1, 0], false), ([0, 1], true), ([1, 0], true)] {
                 let mut world = world.clone();
-                let taken =
-                    order.iter().try_for_each(|&n| world.take(steps[n], Some(&got[n]), &self.known.inos));
+                let taken = order.iter().try_for_each(|&n| {
+                    world.take(steps[n], Some(&got[n]), &self.known.inos)?;
+                    if after {
+                        world.settle();
+                    }
+                    Ok(())
+                });
                 match taken {
                     Ok(()) => next.push(world),
                     Err(w) => wrong.push(w),
