@@ -7,6 +7,7 @@
 #     mount          fuse3
 #     redis          redis-server, which the tests start themselves
 #     python         the client libraries, of today and of before, and real weights, each in a venv of its own
+#     network        ip, tc and nsenter, for scripts/bench-peers.sh
 #     curl           the benchmark compares with it, the quickstart asks it whether the Hub is there
 #     suites         fio, stress-ng, git and CPython's own tests, for scripts/suites.sh
 #     transformers   a venv with transformers and torch (several GB); only scripts/test-transformers.sh wants it
@@ -91,6 +92,11 @@ for part in "$@"; do
         [ -e /dev/fuse ] || note "there is no /dev/fuse: mounting will fail (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
         ;;
     redis) have redis-server redis-server ;;
+    network)
+        have ip iproute2
+        have tc iproute2
+        have nsenter util-linux
+        ;;
     curl) have curl curl ca-certificates ;;
     python)
         python_for_venvs

@@ -6,7 +6,8 @@
 #   scripts/test.sh --posix               only pjdfstest on SQLite and a folder, then on Redis and S3 (root; left out of
 #                                         "everything" for others); scripts/suites.sh has many more
 #   scripts/test.sh --clients [SUITE...]  only real Hub libraries: on SQLite and a folder, then on Redis and S3 with two
-#                                         mounts; SUITE as in `test_lazy` or `test_users.Tokens`
+#                                         mounts; SUITE as in `test_lazy` or `test_users.Tokens`. Without a SUITE also
+#                                         nodes with networks of their own (scripts/bench-peers.sh --quick; root)
 #   --no-setup                            install nothing: fail if something is missing
 #   --release                             test the release build (slower to build, faster to run)
 #
@@ -69,7 +70,7 @@ run() {
 }
 
 if [ -n "$setup" ]; then
-    scripts/setup.sh build mount redis ${clients:+python}
+    scripts/setup.sh build mount redis ${clients:+python network}
 fi
 need_cargo
 mounting=1
@@ -118,6 +119,19 @@ if [ -n "$clients" ] && [ -n "$mounting" ]; then
     read -r p f < <(sed -n 's/^clients: \([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$log" | tail -1) || p=0 f=1
     if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
     passed=$((passed + p)) failed=$((failed + f))
+fi
+
+if [ -n "$clients" ] && [ -n "$mounting" ] && [ "$#" -eq 0 ]; then
+    if unshare --net true 2>/dev/null; then
+        say "nodes with networks of their own: each byte leaves the Hub once"
+        status=0
+        run scripts/bench-peers.sh --quick || status=$?
+        read -r p f < <(sed -n 's/^peers: \([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$log" | tail -1) || p=0 f=1
+        if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+        passed=$((passed + p)) failed=$((failed + f))
+    else
+        skipped="$skipped (nodes with networks of their own left out: they need root)"
+    fi
 fi
 
 echo "$passed passed, $failed failed$skipped"

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -24,6 +23,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
 
 import rates  # noqa: E402
 from hub import Hub  # noqa: E402
+from machine import machine  # noqa: E402
 from process import built  # noqa: E402
 from volume import Volume  # noqa: E402
 
@@ -256,23 +256,8 @@ class Bench:
     # --- the answer
 
     def machine(self):
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-        device = subprocess.run(
-            ["df", "--output=fstype,source", self.dir], capture_output=True, text=True
-        ).stdout.splitlines()
-        version = subprocess.run([built("", "hfmount"), "--version"], capture_output=True, text=True).stdout.strip()
-        return {
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "kernel": platform.release(),
-            "cpu": f"{len(models)} x {models[0] if models else platform.machine()}",
-            "memory": f"{memory} GiB",
-            "disk": device[-1].split()[0] if device else "?",
-            "version": version,
-            "rounds": self.options.rounds,
-            "size": self.options.size,
-        }
+        about = machine(self.dir, built("", "hfmount"))
+        return about | {"rounds": self.options.rounds, "size": self.options.size}
 
 
 def drop_caches_if_root():
@@ -289,9 +274,9 @@ def warm_source(path):
             pass
 
 
-def table(machine, rows):
-    lines = [f"{machine['version']} on {machine['cpu']}, {machine['memory']}, Linux {machine['kernel']}, {machine['disk']}, "
-             f"{machine['date']}; medians of {machine['rounds']} interleaved rounds", ""]  # fmt: skip
+def table(about, rows):
+    lines = [f"{about['version']} on {about['cpu']}, {about['memory']}, Linux {about['kernel']}, {about['disk']}, "
+             f"{about['date']}; medians of {about['rounds']} interleaved rounds", ""]  # fmt: skip
     lines += ["| what | hfmount | native | ratio | |", "|---|---|---|---|---|"]
     for row in rows:
         native = "" if row["native"] is None else f"{row['native']:.4g} {row['unit']}"
@@ -347,12 +332,12 @@ def main():
     # Of the operations that a full run counts.
     options.share = 0.5 if options.quick else 1.0
     bench = Bench(options)
-    machine = bench.machine()
+    about = bench.machine()
     bench.run()
-    print(table(machine, bench.rows))
+    print(table(about, bench.rows))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine, "figures": bench.rows}, file, indent=1)
+            json.dump({"machine": about, "figures": bench.rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,22 @@ async fn work(shared: Arc<Shared>, bucket: Bucket) {
 async fn put(shared: &Arc<Shared>, bucket: &Bucket, upload: &Upload) -> Result<bool> {
     let Upload { blob, size, idx, hash, .. } = *upload;
     let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
+    if let Some(peers) = &shared.peers {
+        let rows = shared.blobs.chunks(blob, idx, 1).await?;
+        if rows.first().is_some_and(|row| row.stored && row.hash == Some(hash)) {
+            let key = ContentKey::Blob(blob);
+            let noted = blocking(move || match cache.knows(&key) {
+                true => cache.open_content(key, size, chunk_size)?.set_stored(idx, &hash),
+                false => Ok(()),
+            });
+            noted.await?;
+            return Ok(false);
+        }
+        // Another node is about to: that it did is found when the blob is next opened.
+        if !peers.may_store(blob, idx).await {
+            return Ok(false);
+        }
+    }
     let read = blocking(move || {
         let key = ContentKey::Blob(blob);
         if !cache.knows(&key) {
@@ -179,17 +195,6 @@ async fn put(shared: &Arc<Shared>, bucket: &Bucket, upload: &Upload) -> Result<b
         Ok(right.then_some((file, bytes)))
     });
     let Some((file, bytes)) = read.await? else { return Ok(false) };
-    if let Some(peers) = &shared.peers {
-        let rows = shared.blobs.chunks(blob, idx, 1).await?;
-        if rows.first().is_some_and(|row| row.stored && row.hash == Some(hash)) {
-            blocking(move || file.set_stored(idx, &hash)).await?;
-            return Ok(false);
-        }
-        // Another node is about to: that it did is found when the blob is next opened.
-        if !peers.may_store(blob, idx).await {
-            return Ok(false);
-        }
-    }
     bucket.put_blob_chunk(blob, idx, hash, bytes).await?;
     shared.blobs.mark_stored(blob, idx).await?;
     blocking(move || file.set_stored(idx, &hash)).await?;

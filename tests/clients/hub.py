@@ -16,16 +16,16 @@ CONTENT = ("resolve_get", "resolve_cache", "cdn_get")
 class Hub:
     """`standin hub` as a child process, on ports that it keeps over a restart."""
 
-    def __init__(self, root, *options):
-        self.root, self.options = root, options
+    def __init__(self, root, *options, host="127.0.0.1"):
+        self.root, self.options, self.host = root, options, host
         self.port, self.cdn_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         os.makedirs(root, exist_ok=True)
         self.start()
 
     def start(self):
         command = [built("examples", "standin"), "hub", "--root", self.root, *self.options]
-        command += ["--listen", f"127.0.0.1:{self.port}", "--cdn-listen", f"127.0.0.1:{self.cdn_port}"]
+        command += ["--listen", f"{self.host}:{self.port}", "--cdn-listen", f"{self.host}:{self.cdn_port}"]
         self.process = Process("standin hub", command, self.root + ".log")
         self.process.until(self._answers, 20, "answers")
 
@@ -221,9 +221,9 @@ HEALTHY = {
 }  # fmt: skip
 
 
-def s3_command(root, port):
+def s3_command(root, port, host="127.0.0.1"):
     """`standin s3`: its one bucket is `volumes`; each object is a file below `root`."""
-    return [built("examples", "standin"), "s3", "--root", root, "--bucket", "volumes", "--listen", f"127.0.0.1:{port}"]
+    return [built("examples", "standin"), "s3", "--root", root, "--bucket", "volumes", "--listen", f"{host}:{port}"]
 
 
 def difference(now, before):

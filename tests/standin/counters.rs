@@ -1,7 +1,9 @@
 //! What the stand-ins were asked for: so that a test can say "one tree call, no byte twice".
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderMap, header};
 use serde::Serialize;
@@ -49,6 +51,8 @@ impl Counts {
 pub struct PathCounts {
     pub requests: u64,
     pub bytes: u64,
+    /// How often its place at the CDN was asked for (HEAD and GET of `/resolve/…`).
+    pub resolves: u64,
 }
 
 /// One request for bytes: what was to be sent (end exclusive) and what was.
@@ -57,6 +61,10 @@ pub struct Ranged {
     pub path: String,
     /// Who asked ([`agent`]).
     pub agent: String,
+    /// The address that asked; nothing if it was not told.
+    pub from: String,
+    /// Milliseconds since 1970 when it began.
+    pub millis: u64,
     pub start: u64,
     pub end: u64,
     pub sent: u64,
@@ -105,14 +113,21 @@ impl Counters {
         self.with(|c| c.bytes_in += bytes);
     }
 
+    /// Counts one answer that says where the file lies.
+    pub fn resolved(&self, path: &str) {
+        self.with(|c| c.paths.entry(path.to_owned()).or_default().resolves += 1);
+    }
+
     /// Opens the account of one transfer.
     pub fn transfer(&self, path: &str, start: u64, end: u64, headers: &HeaderMap) -> Meter {
-        let agent = agent(headers);
+        let (agent, from) = (agent(headers), String::new());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let index = self.with(|c| {
             c.paths.entry(path.to_owned()).or_default().requests += 1;
             let room = c.ranges.len() < MAX_RANGES;
             room.then(|| {
-                c.ranges.push(Ranged { path: path.to_owned(), agent, start, end, sent: 0 });
+                c.ranges.push(Ranged { path: path.to_owned(), agent, from, millis, start, end, sent: 0 });
                 c.ranges.len() - 1
             })
         });
@@ -140,6 +155,16 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// Tells who asked.
+    pub fn from(self, address: Option<IpAddr>) -> Self {
+        self.counters.with(|c| {
+            if let (Some(range), Some(address)) = (self.index.and_then(|i| c.ranges.get_mut(i)), address) {
+                range.from = address.to_string();
+            }
+        });
+        self
+    }
+
     /// Adds bytes that were handed to the connection.
     pub fn sent(&self, bytes: u64) {
         self.counters.with(|c| {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use super::throttle::Bucket;
 /// A request's connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
+    /// Who is at its other end.
+    pub peer: Option<IpAddr>,
     /// The cap on this connection.
     pub bucket: Option<Arc<Bucket>>,
 }
@@ -51,7 +54,7 @@ pub async fn serve<H: Handler>(
     conn_rate: Option<u64>,
 ) -> Infallible {
     loop {
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok((socket, peer)) = listener.accept().await else {
             // Out of descriptors: the others must finish first.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
@@ -59,7 +62,8 @@ pub async fn serve<H: Handler>(
         counters.connection();
         // Without it a small answer waits for the client's delayed acknowledgement.
         socket.set_nodelay(true).ok();
-        let connection = Connection { bucket: conn_rate.map(|rate| Arc::new(Bucket::new(rate))) };
+        let connection =
+            Connection { peer: Some(peer.ip()), bucket: conn_rate.map(|rate| Arc::new(Bucket::new(rate))) };
         let handler = handler.clone();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request| {

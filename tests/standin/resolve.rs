@@ -107,6 +107,7 @@ fn redirect(
 ) -> Result<Response<Body>, No> {
     let Some(lfs) = &entry.lfs else { return Err(No::Entry(tree.commit.clone())) };
     let label = format!("{}/{}", repo.label(), entry.path);
+    shared.counters.resolved(&label);
     let query = lock(&shared.signer).sign(&lfs.sha256, &label, shared.options.signed_for);
     let location = format!("{}/xet-bridge/{}?{query}", shared.cdn, lfs.sha256);
     let mut response = json(StatusCode::FOUND, &serde_json::json!({}));
@@ -220,7 +221,10 @@ pub fn send(
         let flow = Flow {
             buckets: shared.buckets(connection),
             spoil: shared.switches.body(served.target),
-            meter: shared.counters.transfer(served.label, range.start, range.end, request.headers()),
+            meter: shared
+                .counters
+                .transfer(served.label, range.start, range.end, request.headers())
+                .from(connection.peer),
         };
         body::file(std::fs::File::open(disk).map_err(gone)?, range.clone(), flow)
     };

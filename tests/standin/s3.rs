@@ -241,7 +241,8 @@ impl Store {
             Some(range) => range,
             None => (0, length),
         };
-        let meter = self.counters.transfer(key, start, start + length, &HeaderMap::new());
+        let meter =
+            self.counters.transfer(key, start, start + length, &HeaderMap::new()).from(connection.peer);
         let spoil = self.switches.body(Target::Get);
         let buckets: Vec<_> = self.bucket.iter().chain(&connection.bucket).cloned().collect();
         let plain = buckets.is_empty() && spoil == Default::default();

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::{Holder, may_fetch};
 use crate::chunk::blob::Blob;
+use crate::chunk::cache::Presence;
 use crate::chunk::lock;
 use crate::error::Result;
 use crate::peer::{Claim, Decision, Peers, Stripes};
@@ -49,11 +50,13 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Ends when another node may have the last of the chunks, which is the last to land.
+    /// Ends when another node may have the last of the chunks, which is the last to land. One that has landed is leased no more.
     pub(super) async fn lost(&self, look: Duration) {
+        let last = self.run.end - 1;
         loop {
             sleep(look).await;
-            if !self.peers.leases().is_ours(self.blob.id, self.run.end - 1) {
+            let landed = self.blob.file.presence(last) == Presence::Present;
+            if !landed && !self.peers.leases().is_ours(self.blob.id, last) {
                 return;
             }
         }

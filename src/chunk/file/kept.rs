@@ -3,61 +3,15 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
 
-/// Bytes kept for all files together, uploads that are under way included: as much as one file may have of those, and half of
-/// that again, which is written meanwhile.
-pub(super) const KEPT_BYTES: usize = 48 << 20;
-/// A write of so many bytes is worth waiting for room, and how long.
-const LARGE: usize = 64 << 10;
-const PATIENCE: Duration = Duration::from_millis(100);
-/// So long nobody waits after somebody did in vain: the bucket is slow, or files that nobody goes on with have the room.
-const IN_VAIN: Duration = Duration::from_secs(5);
+/// Bytes kept for all files together, uploads that are under way included.
+pub(super) const KEPT_BYTES: usize = 32 << 20;
 /// A chunk that comes in more pieces than this is not worth the bookkeeping.
 const PIECES: usize = 1024;
-
-/// The room for what is kept.
-#[derive(Debug)]
-pub(super) struct Room {
-    /// In KiB.
-    free: Arc<Semaphore>,
-    /// Until when nobody waits.
-    in_vain: Mutex<Option<Instant>>,
-}
-
-impl Room {
-    pub fn new(bytes: usize) -> Self {
-        Room { free: Arc::new(Semaphore::new(bytes / 1024)), in_vain: Mutex::default() }
-    }
-
-    /// Waits a moment until there is room for `bytes`: who writes faster than the bucket takes it has to wait sooner or later, and
-    /// what is kept need not be read back from the disk.
-    pub async fn wait_for(&self, bytes: usize) {
-        let kib = bytes.div_ceil(1024);
-        if bytes < LARGE || self.free.available_permits() >= kib {
-            return;
-        }
-        let now = Instant::now();
-        let in_vain = *self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_vain.is_some_and(|until| now < until) {
-            return;
-        }
-        let Ok(kib) = u32::try_from(kib) else { return };
-        // Not held on to: it is taken for what was really written, which may be less.
-        if timeout(PATIENCE, self.free.acquire_many(kib)).await.is_err() {
-            *self.in_vain.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + PATIENCE + IN_VAIN);
-        }
-    }
-
-    fn take(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
-        self.free.clone().try_acquire_many_owned(kib).ok()
-    }
-}
 
 /// What is kept of one file.
 #[derive(Debug, Default)]
@@ -92,7 +46,7 @@ impl Kept {
     }
 
     /// `data` was written at `start` of chunk `idx` just now.
-    pub fn wrote(&mut self, idx: u64, start: u32, data: Bytes, room: &Room) {
+    pub fn wrote(&mut self, idx: u64, start: u32, data: Bytes, room: &Arc<Semaphore>) {
         let run = match self.runs.remove(&idx) {
             // What goes over bytes that are kept makes them old; a chunk begins anew at its beginning.
             Some(run) if run.len != start => Run::default(),
@@ -105,7 +59,7 @@ impl Kept {
         if run.len != start || run.pieces.len() >= PIECES {
             return;
         }
-        let Some(more) = room.take(kib) else { return };
+        let Ok(more) = room.clone().try_acquire_many_owned(kib) else { return };
         let Run { mut pieces, len: before, room } = run;
         let room = match room {
             Some(mut room) => {
@@ -156,18 +110,17 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::FutureExt;
 
     fn bytes(run: Option<Run>) -> Option<Vec<u8>> {
         run.map(|run| run.pieces().concat())
     }
 
     /// A file's changes and what is kept of it.
-    struct File(Kept, u64, Room);
+    struct File(Kept, u64, Arc<Semaphore>);
 
     impl File {
         fn with_room(kib: usize) -> Self {
-            File(Kept::default(), 0, Room::new(kib * 1024))
+            File(Kept::default(), 0, Arc::new(Semaphore::new(kib)))
         }
 
         fn write(&mut self, idx: u64, start: u32, data: &'static [u8]) {
@@ -192,7 +145,7 @@ mod tests {
         assert_eq!(file.take(0, 0..6).expect("kept"), b"abcdef");
         assert_eq!(file.take(0, 0..6), None);
         assert_eq!(file.take(1, 0..3).expect("kept"), b"xyz");
-        assert_eq!(file.2.free.available_permits(), 64, "the room is free again");
+        assert_eq!(file.2.available_permits(), 64, "the room is free again");
     }
 
     #[test]
@@ -205,7 +158,7 @@ mod tests {
         assert_eq!(file.take(0, 0..6), None, "no beginning");
         file.write(0, 0, b"new");
         assert_eq!(file.take(0, 0..3).expect("from its beginning"), b"new");
-        assert_eq!(file.2.free.available_permits(), 64);
+        assert_eq!(file.2.available_permits(), 64);
     }
 
     #[test]
@@ -218,7 +171,7 @@ mod tests {
         file.1 += 1;
         file.write(0, 3, b"def");
         assert_eq!(file.take(0, 0..6), None);
-        assert_eq!(file.2.free.available_permits(), 64);
+        assert_eq!(file.2.available_permits(), 64);
     }
 
     #[test]
@@ -232,24 +185,6 @@ mod tests {
         file.write(0, 3, b"def");
         file.write(0, 6, b"ghi");
         assert_eq!(file.take(0, 0..9), None, "no room for the rest: read from the disk");
-        assert_eq!(file.2.free.available_permits(), 2);
-    }
-
-    #[tokio::test]
-    async fn who_is_faster_than_the_bucket_waits_a_moment_and_not_again_and_again() {
-        let room = Room::new(1 << 20);
-        assert!(room.wait_for(1 << 20).now_or_never().is_some(), "free");
-        let taken = room.take(1000).expect("free");
-        assert!(room.wait_for(1000).now_or_never().is_some(), "small writes are read back");
-        let began = Instant::now();
-        room.wait_for(1 << 20).await;
-        assert!(began.elapsed() >= PATIENCE);
-        assert!(room.wait_for(1 << 20).now_or_never().is_some(), "it was in vain just now");
-        *room.in_vain.lock().expect("not poisoned") = Some(Instant::now());
-        let mut wait = Box::pin(room.wait_for(1 << 20));
-        assert!(wait.as_mut().now_or_never().is_none());
-        drop(taken);
-        wait.await;
-        assert!(*room.in_vain.lock().expect("not poisoned") <= Some(Instant::now()), "it got it");
+        assert_eq!(file.2.available_permits(), 2);
     }
 }

@@ -145,8 +145,8 @@ struct Shared {
     stalled: Semaphore,
     /// In KiB.
     fetches: Semaphore,
-    /// Room for what is kept of chunks that are being written.
-    kept: kept::Room,
+    /// Room for what is kept of chunks that are being written, in KiB.
+    kept: Arc<Semaphore>,
     drains: Semaphore,
     /// Those who wait before they upload what is journalled shall not.
     hurry: Notify,
@@ -220,7 +220,7 @@ impl Files {
             uploads: Semaphore::new(uploads / 1024),
             stalled: Semaphore::new(share / 1024),
             fetches: Semaphore::new(FETCH_BYTES / 1024),
-            kept: kept::Room::new(kept::KEPT_BYTES),
+            kept: Arc::new(Semaphore::new(kept::KEPT_BYTES / 1024)),
             drains: Semaphore::new(DRAINS),
             hurry: Notify::new(),
             drained: Notify::new(),

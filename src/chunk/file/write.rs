@@ -65,10 +65,6 @@ impl FileContent {
         }
         self.claim(near + data.len() as u64).await.context(|| self.what())?;
         self.keep_known(near..near + data.len() as u64).await?;
-        // With writeback nothing is uploaded that fast.
-        if !self.shared.options.writeback {
-            self.shared.kept.wait_for(data.len()).await;
-        }
         let len = data.len() as u64;
         let mut reliefs = 0;
         let mut left_disk = false;

@@ -79,7 +79,7 @@ impl Chase {
     pub fn holders(mut self, holders: &[Holder]) -> Self {
         for holder in self.inner.choose(holders, self.len) {
             self.told.insert(holder.node);
-            self.add(holder, false, false);
+            self.add(holder, false);
         }
         self
     }
@@ -87,12 +87,14 @@ impl Chase {
     /// Adds the node that is fetching the chunk.
     pub fn owner(mut self, owner: &Holder) -> Self {
         for holder in self.inner.choose(std::slice::from_ref(owner), self.len) {
-            self.add(holder, true, false);
+            self.add(holder, true);
         }
         self
     }
 
-    fn add(&mut self, holder: Holder, waits: bool, first: bool) {
+    /// Those that can answer at once go before those that are to let us wait; of these, whom a busy node has just named
+    /// before busy ones.
+    fn add(&mut self, holder: Holder, waits: bool) {
         let new = holder.node != self.inner.node && !self.dead.contains(&holder.node);
         if !new || self.known.len() >= MOST_NODES && !self.known.contains(&holder.node) {
             return;
@@ -101,12 +103,7 @@ impl Chase {
             return;
         }
         self.known.insert(holder.node);
-        let candidate = Candidate { holder, waits };
-        if first {
-            self.queue.push_front(candidate);
-        } else {
-            self.queue.push_back(candidate);
-        }
+        self.queue.push_back(Candidate { holder, waits });
     }
 
     fn attempt(&self, candidate: Candidate) -> BoxFuture<'static, (Candidate, Result<Answered>)> {
@@ -168,8 +165,10 @@ impl Chase {
             Ok(Answered::Elsewhere(others)) => {
                 self.busy.push(holder.clone());
                 let others = self.inner.choose(&others, self.len);
-                // The best of them is asked next.
-                others.into_iter().rev().for_each(|h| self.add(h, true, true));
+                let later = self.queue.iter().position(|c| c.waits).unwrap_or(self.queue.len());
+                let later = self.queue.split_off(later);
+                others.into_iter().for_each(|h| self.add(h, true));
+                self.queue.extend(later);
             }
             Ok(Answered::Underway) => self.busy.push(holder.clone()),
             Ok(Answered::Absent) => {
@@ -215,7 +214,7 @@ impl Chase {
         self.seen.clear();
         let busy = std::mem::take(&mut self.busy);
         for holder in busy {
-            self.add(holder, true, false);
+            self.add(holder, true);
         }
         Ok(())
     }

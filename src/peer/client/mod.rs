@@ -254,6 +254,7 @@ impl Client {
         let ask = FillAsk { blob: blob.to_string(), size, chunk: idx };
         let body = serde_json::to_vec(&ask)
             .map_err(|e| Error::with_source(Kind::Internal, "a request to a peer", e))?;
+        let body = Bytes::from(body);
         let until = Instant::now() + limit;
         loop {
             // In slices, so that a node that is frozen is found out.

@@ -46,7 +46,7 @@ pub(super) struct Opened {
     pub from: u32,
     /// Bytes that are still to come.
     pub left: u32,
-    response: Response,
+    response: Box<Response>,
 }
 
 impl Opened {
@@ -127,7 +127,7 @@ impl Inner {
                     let why = format!("{} bytes instead of {left}", answer.len);
                     return Err(Error::with_source(Kind::Corrupt, "a chunk of another length", why));
                 }
-                let response = answer.response;
+                let response = Box::new(answer.response);
                 Ok(Answered::Chunk(Opened {
                     holder: holder.clone(),
                     hash,
@@ -154,27 +154,36 @@ impl Inner {
         addr: SocketAddr,
         to: NodeId,
         route: &Route,
-        body: Option<Vec<u8>>,
+        body: Option<Bytes>,
         limit: Duration,
     ) -> Result<Checked> {
         let target = route.target();
         let method = if body.is_some() { Method::POST } else { Method::GET };
         let hash = body.as_ref().map(|b| *blake3::hash(b).as_bytes());
         let signed = Signed { method: method.as_str(), target: &target, body: hash };
-        let pass = Pass::issue(&self.key, self.node, to, self.directory.now_ms(), &signed);
-        let mut authorization = HeaderValue::try_from(pass.header())
-            .map_err(|e| Error::with_source(Kind::Internal, "a request to a peer", e))?;
-        authorization.set_sensitive(true);
-        let mut request =
-            self.http.request(method, format!("http://{addr}{target}")).header(AUTHORIZATION, authorization);
-        if let (Some(body), Some(hash)) = (body, hash) {
-            request = request.header(BODY, hex::encode(hash)).body(body);
+        let mut again = true;
+        loop {
+            let pass = Pass::issue(&self.key, self.node, to, self.directory.now_ms(), &signed);
+            let mut authorization = HeaderValue::try_from(pass.header())
+                .map_err(|e| Error::with_source(Kind::Internal, "a request to a peer", e))?;
+            authorization.set_sensitive(true);
+            let mut request = self
+                .http
+                .request(method.clone(), format!("http://{addr}{target}"))
+                .header(AUTHORIZATION, authorization);
+            if let (Some(body), Some(hash)) = (&body, hash) {
+                request = request.header(BODY, hex::encode(hash)).body(body.clone());
+            }
+            let sent = timeout(limit, request.send()).await;
+            match sent
+                .map_err(|_| Error::new(Kind::TimedOut, format!("no answer for {} s", limit.as_secs_f32())))?
+            {
+                Ok(response) => return self.check(response, &pass),
+                // A kept connection may have been closed there just when it was used here.
+                Err(e) if again && e.is_request() && !e.is_connect() && !e.is_timeout() => again = false,
+                Err(e) => return Err(translate(e)),
+            }
         }
-        let sent = timeout(limit, request.send()).await;
-        let response = sent
-            .map_err(|_| Error::new(Kind::TimedOut, format!("no answer for {} s", limit.as_secs_f32())))?
-            .map_err(translate)?;
-        self.check(response, &pass)
     }
 
     fn check(&self, response: Response, pass: &Pass) -> Result<Checked> {
@@ -238,7 +247,7 @@ impl Inner {
     }
 
     /// Asks a node to fetch a chunk from the Hub, and waits for it so long.
-    pub async fn fill(&self, holder: &Holder, body: Vec<u8>, limit: Duration) -> Result<Filled> {
+    pub async fn fill(&self, holder: &Holder, body: Bytes, limit: Duration) -> Result<Filled> {
         let route = Route::Fill(limit);
         let answer =
             self.send(holder.addr, holder.node, &route, Some(body), limit + self.times.answer).await?;

@@ -178,7 +178,8 @@ async fn answers_without_the_key_are_not_believed() {
         });
         // A client of its own: after a failure the node would be asked last, not anew.
         let asker = Node::new(&town, Plan::default()).await;
-        let e = asker.client.fetch(BLOB, 0, 4, &[holder.clone()], SOON).await.expect_err("a liar");
+        let e =
+            asker.client.fetch(BLOB, 0, 4, std::slice::from_ref(&holder), SOON).await.expect_err("a liar");
         assert_eq!(e.kind(), Kind::Unavailable, "{said:.60}: {e}");
         let e = asker.client.ask_fill(&holder, BLOB, 4, 0, SOON).await.expect_err("a liar");
         assert_eq!(e.kind(), Kind::Unavailable, "{said:.60}: {e}");

@@ -200,3 +200,37 @@ async fn many_chunks_come_from_many_nodes() {
     let sent: Vec<u64> = n.iter().map(|n| n.server.stats().chunks).collect();
     assert!(sent.iter().filter(|s| **s >= 5).count() >= 2, "not all from one: {sent:?}");
 }
+
+#[tokio::test]
+async fn a_holder_that_is_free_goes_before_those_that_a_busy_one_names() {
+    let town = Arc::new(Town::default());
+    let busy = Node::new(&town, Plan { slots: 1, ..Plan::default() }).await;
+    let (free, named) = (Node::new(&town, Plan::default()).await, Node::new(&town, Plan::default()).await);
+    let asker = Node::new(&town, Plan::default()).await;
+    busy.store.put(0, content(0, LEN));
+    free.store.put(0, content(0, LEN));
+    busy.store.manners(|m| m.stall_after = Some(PIECE));
+    named.store.begin(0);
+    let got = named.client.fetch(BLOB, 0, LEN as u32, &[busy.holder()], SOON).await.expect("the only slot");
+    // The better one by its word is asked first.
+    let all = [busy.holder(), Holder { slots_free: 0, ..free.holder() }];
+    let other = asker.client.fetch(BLOB, 0, LEN as u32, &all, SOON).await.expect("from the free one");
+    assert_eq!((other.from, busy.server.stats().busy), (free.id, 1));
+    drop(got);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_is_no_failure() {
+    let town = Arc::new(Town::default());
+    let server = Node::new(&town, Plan { connections: Some(1), ..Plan::default() }).await;
+    let (one, two) = (Node::new(&town, Plan::default()).await, Node::new(&town, Plan::default()).await);
+    server.store.put(0, content(0, LEN));
+    // Each takes the place of the other's connection.
+    for _ in 0..20 {
+        for asker in [&one, &two] {
+            until("the connection may be cut", || server.server.slots_free() == 16).await;
+            assert_eq!(fetch(asker, std::slice::from_ref(&server)).await.expect("served"), content(0, LEN));
+        }
+    }
+    assert!([&one, &two].iter().all(|n| stats(n, &server).failures == 0));
+}

@@ -114,10 +114,12 @@ pub struct Manners {
     pub fill_takes: Duration,
 }
 
+/// Bytes and their hash.
+type Hashed = (Bytes, [u8; 32]);
+
 #[derive(Debug, Default)]
 pub struct Store {
-    /// With their hashes.
-    chunks: Mutex<HashMap<(BlobId, u64), (Bytes, [u8; 32])>>,
+    chunks: Mutex<HashMap<(BlobId, u64), Hashed>>,
     flights: Mutex<HashMap<(BlobId, u64), watch::Sender<()>>>,
     pub manners: Mutex<Manners>,
     pub waiting: AtomicU32,

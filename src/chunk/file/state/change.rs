@@ -1,12 +1,14 @@
 //! What is new, and its way into the bucket.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::{Base, Chunk, Local, State};
 use crate::chunk::extents::{self, MAX_EXTENTS};
-use crate::chunk::file::kept::{Room, Run};
+use crate::chunk::file::kept::Run;
 use crate::chunk::ranges::Ranges;
 use crate::types::{Extent, ObjectId, SessionId, Timestamp};
 
@@ -55,7 +57,7 @@ impl State {
     }
 
     /// Keeps the bytes of the write at `offset` that [`State::wrote`] was just told of, while there is room for them.
-    pub fn keep(&mut self, offset: u64, data: &Bytes, room: &Room) {
+    pub fn keep(&mut self, offset: u64, data: &Bytes, room: &Arc<Semaphore>) {
         self.kept.count(self.changes);
         let size = u64::from(self.chunk_size);
         let end = offset + data.len() as u64;
