@@ -28,6 +28,8 @@ const FACTS_AGE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct BlobContent {
     blob: Arc<Blob>,
+    /// Of the blob when it was opened: another one means that all of it was dropped since.
+    generation: u64,
 }
 
 /// What lasts while anybody reads or anything is on its way.
@@ -60,8 +62,22 @@ pub(super) struct Facts {
 
 impl BlobContent {
     pub(super) fn new(blob: Arc<Blob>) -> Arc<Self> {
-        lock(&blob.state).users += 1;
-        Arc::new(BlobContent { blob })
+        let generation = {
+            let mut state = lock(&blob.state);
+            state.users += 1;
+            state.generation
+        };
+        Arc::new(BlobContent { blob, generation })
+    }
+
+    /// With `strict`: the blob was found to be wrong since this was opened. Who read from it must not come to its end.
+    pub(super) fn is_spoilt(&self) -> bool {
+        self.blob.shared.options.strict && lock(&self.blob.state).generation != self.generation
+    }
+
+    /// Whether a read up to `end` is refused for that.
+    fn refuses(&self, end: u64) -> bool {
+        self.blob.shared.options.strict && self.blob.reaches_end(end) && self.is_spoilt()
     }
 
     /// What it is called.
@@ -114,7 +130,8 @@ impl BlobContent {
     #[must_use]
     pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
         let blob = &self.blob;
-        if !blob.trusted.load(SeqCst) || blob.holds_back(offset + buf.len() as u64) {
+        let end = offset + buf.len() as u64;
+        if !blob.trusted.load(SeqCst) || blob.holds_back(end) || self.refuses(end) {
             return None;
         }
         let n = blob.file.try_read(offset, buf)?;
@@ -131,6 +148,10 @@ impl BlobContent {
         let len = u64::from(len).min(blob.size.saturating_sub(offset));
         if len == 0 {
             return Ok(Bytes::new());
+        }
+        if self.refuses(offset + len) {
+            let why = "it was read before its bytes were found to be wrong: open it again";
+            return Err(Error::new(Kind::Corrupt, format!("blob {}: {why}", blob.id)));
         }
         let limit = blob.shared.options.io_timeout;
         match tokio::time::timeout(limit, blob.read(offset, len)).await {

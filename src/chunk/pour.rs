@@ -74,6 +74,7 @@ pub(super) async fn pour(
     place: &mut AheadPlace,
 ) -> Result<()> {
     let begun = Instant::now();
+    flights.blob.transfer_begins();
     let mut last = None;
     let result = stream(flights, task, from, place, &mut last).await;
     // The chunk before the one that failed may just be settling.
@@ -191,6 +192,7 @@ async fn show(
         return Err(Error::new(Kind::Unavailable, format!("chunk {idx} was dropped meanwhile")));
     }
     let shared = &blob.shared;
+    blob.came_from(from, len);
     if memory.is_none() {
         let file = blob.file.clone();
         let stored = from == Provider::Bucket || (from == Provider::Peer && finding.stored);
@@ -206,7 +208,6 @@ async fn show(
         }
     }
     shared.counters.filled.fetch_add(1, Relaxed);
-    blob.came_from(from, len);
     let landing = match memory {
         Some(held) => {
             shared.counters.from_memory.fetch_add(1, Relaxed);
@@ -214,6 +215,7 @@ async fn show(
             Landing::Memory(held)
         }
         None => {
+            blob.tell_if_complete();
             if finding.whole == Some(true) {
                 blob.verified_at_once();
             } else {

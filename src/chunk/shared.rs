@@ -218,7 +218,7 @@ impl Shared {
             drop(blob);
             return Err(Error::new(Kind::Corrupt, text));
         }
-        Ok(Some(match entry.content.upgrade() {
+        Ok(Some(match entry.content.upgrade().filter(|content| !content.is_spoilt()) {
             Some(content) => content,
             None => {
                 let content = BlobContent::new(blob);

@@ -1,6 +1,5 @@
 //! Where the chunks of a blob came from: told once when it is complete, and whenever somebody asks.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::blob::Blob;
@@ -21,14 +20,23 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// A chunk came; `whole`: the blob is all here. What there is to tell then, once.
-    fn add(&mut self, from: Provider, len: u32, whole: Option<u64>) -> Option<String> {
-        let begun = *self.begun.get_or_insert_with(Instant::now);
+    /// The first bytes are on their way.
+    fn begin(&mut self) {
+        self.begun.get_or_insert_with(Instant::now);
+    }
+
+    /// A chunk came.
+    fn add(&mut self, from: Provider, len: u32) {
+        self.begin();
         self.bytes += u64::from(len);
         if let Some(chunks) = self.chunks.get_mut(from as usize) {
             *chunks += 1;
         }
-        let all = whole.filter(|_| !std::mem::replace(&mut self.told, whole.is_some()))?;
+    }
+
+    /// All chunks are here, so many: what there is to tell, once.
+    fn complete(&mut self, all: u64) -> Option<String> {
+        let begun = self.begun.filter(|_| !std::mem::replace(&mut self.told, true))?;
         Some(self.words(begun.elapsed(), all))
     }
 
@@ -104,10 +112,22 @@ impl Whereabouts {
 }
 
 impl Blob {
-    /// A chunk came in. When it was the last one, one line in the log tells where all of them came from.
-    pub(super) fn came_from(self: &Arc<Self>, from: Provider, len: u32) {
-        let whole = self.file.is_complete().then(|| self.file.chunks());
-        let words = lock(&self.state).tally.add(from, len, whole);
+    /// A transfer begins.
+    pub(super) fn transfer_begins(&self) {
+        lock(&self.state).tally.begin();
+    }
+
+    /// A chunk came in. To be told before it is recorded, so that all are counted when the blob is complete.
+    pub(super) fn came_from(&self, from: Provider, len: u32) {
+        lock(&self.state).tally.add(from, len);
+    }
+
+    /// One line in the log tells where the chunks came from, if all of them are here.
+    pub(super) fn tell_if_complete(&self) {
+        if !self.file.is_complete() {
+            return;
+        }
+        let words = lock(&self.state).tally.complete(self.file.chunks());
         if let Some(words) = words {
             tracing::info!("blob {} complete: {words}", self.id);
         }
@@ -121,11 +141,14 @@ mod tests {
     #[test]
     fn one_line_when_all_is_there() {
         let mut tally = Tally::default();
-        assert_eq!(tally.add(Provider::Hub, 1 << 20, None), None);
-        assert_eq!(tally.add(Provider::Peer, 1 << 20, None), None);
-        let line = tally.add(Provider::Peer, 512 << 10, Some(5)).expect("told");
+        assert_eq!(tally.complete(5), None, "nothing came");
+        tally.add(Provider::Hub, 1 << 20);
+        tally.add(Provider::Peer, 1 << 20);
+        tally.add(Provider::Peer, 512 << 10);
+        let line = tally.complete(5).expect("told");
         assert!(line.starts_with("2.5 MiB in 0.0 s: "), "{line}");
         assert!(line.ends_with("2 chunks from peers, 1 chunks from the Hub, 2 were here"), "{line}");
-        assert_eq!(tally.add(Provider::Hub, 1, Some(5)), None, "once");
+        tally.add(Provider::Hub, 1);
+        assert_eq!(tally.complete(5), None, "once");
     }
 }

@@ -158,8 +158,10 @@ impl Figures {
         let mut family = text
             .histogram("hfmount_fuse_request_seconds", "Time from a request of the kernel to its answer.");
         requests.by_op().for_each(|(op, time)| _ = family.durations(&[("op", op)], time));
-        let mut family =
-            text.counter("hfmount_fuse_errors_total", "Requests answered with an error, ENOENT included.");
+        let mut family = text.counter(
+            "hfmount_fuse_errors_total",
+            "Requests answered with an error; a name that is not there is none.",
+        );
         requests.by_op().for_each(|(op, time)| _ = family.sample(&[("op", op)], time.failed()));
     }
 

@@ -21,24 +21,27 @@ const AT_ONCE: u64 = 8;
 /// How often it is looked whether the check has come to its end, beside being told.
 const LOOK: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(50);
-/// After so many times that the whole was not what its name says, the reader is told.
-const MISMATCHES: u32 = 2;
 
 impl Blob {
-    /// Whether a read up to `end` has to wait for the check of the whole. A blob of one chunk was checked as it came.
-    pub(in crate::chunk) fn holds_back(&self, end: u64) -> bool {
+    /// Whether a read up to `end` has something of the last chunk. A blob of one chunk was checked as it came.
+    pub(super) fn reaches_end(&self, end: u64) -> bool {
+        let chunks = self.file.chunks();
+        chunks > 1 && end > (chunks - 1) * self.chunk_size()
+    }
+
+    /// Whether such a read has to wait for the check of the whole.
+    pub(super) fn holds_back(&self, end: u64) -> bool {
         self.shared.options.strict
-            && self.file.chunks() > 1
-            && end > (self.file.chunks() - 1) * self.chunk_size()
+            && self.reaches_end(end)
             && !self.file.is_verified()
             && !self.let_go.load(SeqCst)
     }
 
     /// Returns when all of it was checked: here; or by another mount, with which all that is here agrees.
-    /// [`Kind::Corrupt`] if what can be had is not what the name says.
+    /// [`Kind::Corrupt`] if it is not what its name says: who has read from it must not go on.
     pub(super) async fn whole(self: &Arc<Self>) -> Result<()> {
         let mut events = self.shared.events.subscribe();
-        let (mut mismatches, mut passes) = (0, 0);
+        let mut passes = 0;
         loop {
             passes += 1;
             if self.file.is_verified() {
@@ -65,10 +68,7 @@ impl Blob {
             };
             // What the cache cannot keep until it is checked must not be fetched all the time.
             if timeout(LOOK * passes.min(20), ended).await == Ok(true) {
-                mismatches += 1;
-                if mismatches >= MISMATCHES {
-                    return Err(Error::new(Kind::Corrupt, "its bytes are not what its name says"));
-                }
+                return Err(Error::new(Kind::Corrupt, "its bytes were not what its name says"));
             }
         }
     }
