@@ -122,6 +122,16 @@ async fn take(
 ) -> Result<(), Missed> {
     match step {
         Step::Ours(lease) => {
+            // Nobody can say what nodes hold that the tracker does not know.
+            let added = peers.registry().added();
+            if !added.is_empty() {
+                let added: Arc<[Holder]> = added.into();
+                let holders = flights.left.clone().map(|_| added.clone()).collect();
+                let source = PeerSource::new(peers.client().clone(), Duration::ZERO);
+                if from_peers(flights, place, peers, &source, holders).await.is_ok() {
+                    return Ok(());
+                }
+            }
             let lost = || Error::new(Kind::Unavailable, "the lease went to another node");
             let ended = tokio::select! {
                 ended = fill::from_sources(flights, place) => ended.map_err(Missed::Failed),
