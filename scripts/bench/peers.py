@@ -71,7 +71,7 @@ class Bench:
         if nodes == 1:
             self.alone[kind] = figures["seconds"]
             peers = figures["peers"] = cluster.has_peers
-        link = min(options.link, options.hub_link) if slow else options.link
+        link = min(options.link, options.connection_rate, options.hub_link if slow else options.link)
         figures |= {
             "scenario": name,
             "alone": self.alone.get(kind),

@@ -19,6 +19,9 @@ use crate::peer::Stripes;
 
 /// How long the origin's refusal (no rights, it has no such blob) is taken as its answer for all chunks.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// While others read the same: how far ahead of a reader chunks are asked for that others begin with. They have them by
+/// then, or are fetching them; otherwise this node does.
+const NEAR: u64 = 6;
 /// How long nothing is fetched ahead after a failure.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -164,9 +167,15 @@ impl Blob {
                 }
                 let missing =
                     |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
-                let mine =
-                    stripes.as_ref().and_then(|s| readahead.next_mine(segment, missing, |i| s.is_mine(i)));
-                let Some(run) = mine.or_else(|| readahead.next(segment, missing)) else { return };
+                let next = match stripes {
+                    // What others begin with is left to them until a reader is near it. Otherwise whoever is ahead would
+                    // take all of it, and his one link would have to bring it to all the others.
+                    Some(stripes) => readahead
+                        .next_mine(segment, missing, |idx| stripes.is_mine(idx))
+                        .or_else(|| readahead.next_within(NEAR, segment, missing)),
+                    None => readahead.next(segment, missing),
+                };
+                let Some(run) = next else { return };
                 run.clone().for_each(|idx| _ = flights.insert(idx, watch::channel(None).0));
                 run
             };

@@ -103,9 +103,19 @@ impl Readahead {
 
     /// The next run of chunks to fetch ahead, of at most `segment` chunks, all of them `missing`; each chunk is given out
     /// once for a reader. Small windows are cut finer, so that what is fetched is fetched in parallel.
-    pub fn next(&mut self, segment: u64, mut missing: impl FnMut(u64) -> bool) -> Option<Range<u64>> {
+    pub fn next(&mut self, segment: u64, missing: impl FnMut(u64) -> bool) -> Option<Range<u64>> {
+        self.next_within(u64::MAX, segment, missing)
+    }
+
+    /// The same no further than `near` chunks ahead of a reader.
+    pub fn next_within(
+        &mut self,
+        near: u64,
+        segment: u64,
+        mut missing: impl FnMut(u64) -> bool,
+    ) -> Option<Range<u64>> {
         for stream in &mut self.streams {
-            let end = stream.end().min(self.chunks);
+            let end = stream.end().min(stream.frontier.saturating_add(near)).min(self.chunks);
             let longest = (stream.window / 8).clamp(1, segment.max(1));
             while stream.next < end {
                 let first = stream.next;
@@ -324,6 +334,23 @@ mod tests {
         assert_eq!(w.readahead.next_mine(4, missing, |idx| idx >= end + 64), None);
         assert_eq!(w.readahead.next_mine(4, |_| false, |_| true), None);
         assert_eq!(w.readahead.next(4, missing), Some(next..next + 4), "the order of the rest is as it was");
+    }
+
+    #[test]
+    fn what_is_not_near_is_given_out_when_it_is() {
+        let mut w = World::new(400);
+        w.sequential(0, 5 * CHUNK + 1, MIB);
+        let mut r = w.readahead.clone();
+        let frontier = r.streams[0].frontier;
+        (r.streams[0].next, r.streams[0].window) = (frontier, 64);
+        let mut given = BTreeSet::new();
+        while let Some(run) = r.next_within(4, 4, |_| true) {
+            given.extend(run);
+        }
+        assert_eq!(given, (frontier..frontier + 4).collect());
+        r.access(frontier * CHUNK, MIB);
+        assert_eq!(r.next_within(4, 4, |_| true), Some(frontier + 4..frontier + 5));
+        assert_eq!(r.next(4, |_| true), Some(frontier + 5..frontier + 9), "alone it is all the window");
     }
 
     #[test]

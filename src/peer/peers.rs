@@ -18,6 +18,8 @@ use crate::types::BlobId;
 
 /// Blobs that this node checks at a time, at most: what is forgotten is asked for again.
 const MAX_VERIFYING: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Chunks that are tried again as this node's; the others wait until the minute is over.
+const MAX_STORING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// How long a node may be silent about a blob that it checks, or a chunk that it puts into the bucket.
 const VERIFY_TTL: Duration = Duration::from_secs(30);
 const STORE_TTL: Duration = Duration::from_secs(60);
@@ -32,6 +34,8 @@ pub struct Peers {
     options: PeerOptions,
     adverts: Arc<Adverts>,
     verifying: Mutex<LruCache<BlobId, (Instant, Token)>>,
+    /// Chunks that this node puts into the bucket, or did lately.
+    storing: Mutex<LruCache<(BlobId, u64), Token>>,
     runtime: Handle,
     task: JoinHandle<()>,
 }
@@ -63,6 +67,7 @@ impl Peers {
             options,
             adverts,
             verifying: Mutex::new(LruCache::new(MAX_VERIFYING)),
+            storing: Mutex::new(LruCache::new(MAX_STORING)),
             runtime: Handle::current(),
             task,
         })
@@ -201,10 +206,27 @@ impl Peers {
         }
     }
 
-    /// Whether this node is the one to put the chunk into the bucket; for a minute. Without the tracker everybody is.
+    /// Whether this node is the one to put the chunk into the bucket; for a minute, and again when it tries again. Without the
+    /// tracker everybody is.
     pub async fn may_store(&self, blob: BlobId, idx: u64) -> bool {
-        let lock = Lock::named(&format!("store {blob} {idx}"));
-        self.tracker.lock(&lock, STORE_TTL).await.map_or(true, |token| token.is_some())
+        let name = Lock::named(&format!("store {blob} {idx}"));
+        let before = lock(&self.storing).pop(&(blob, idx));
+        let token = match before {
+            Some(token) => match self.tracker.relock(&name, token, STORE_TTL).await {
+                Ok(true) => Ok(Some(token)),
+                Ok(false) => self.tracker.lock(&name, STORE_TTL).await,
+                Err(e) => Err(e),
+            },
+            None => self.tracker.lock(&name, STORE_TTL).await,
+        };
+        match token {
+            Ok(Some(token)) => {
+                lock(&self.storing).put((blob, idx), token);
+                true
+            }
+            Ok(None) => false,
+            Err(_) => true,
+        }
     }
 
     /// Whether this node is the one to check the blob as a whole. Without the tracker everybody is.
