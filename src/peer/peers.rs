@@ -142,7 +142,7 @@ impl Peers {
     }
 
     /// Tells that these chunks are on the disk here.
-    pub async fn tell(&self, blob: BlobId, runs: Vec<Range<u64>>) -> Result<()> {
+    pub async fn tell(&self, blob: BlobId, runs: impl IntoIterator<Item = Range<u64>>) -> Result<()> {
         self.tracker.advertise(&[(blob, bitmap(runs.into_iter().flatten()))]).await
     }
 

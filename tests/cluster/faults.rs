@@ -1,5 +1,6 @@
 //! Nodes that die, freeze, lie and forget; a tracker that goes away.
 
+use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +110,7 @@ async fn an_advertisement_without_its_bytes_is_taken_back() {
     let nodes = cluster.nodes(2).await;
     let (id, bytes) = cluster.blob(&nodes[0], 10 * CHUNK, 1).await;
     // It says that it holds all of it, and has nothing.
-    nodes[1].peers.tell(id, vec![0..10]).await.expect("told");
+    nodes[1].peers.tell(id, once(0..10)).await.expect("told");
     nodes[0].read(id, &bytes).await;
     let times = cluster.hub.times();
     assert!(times.len() == 10 && times.iter().all(|t| *t == 1), "{times:?}");
@@ -133,7 +134,7 @@ async fn who_gives_other_bytes_than_verified_ones_is_found_out_and_put_out() {
         for other in &nodes[1..4] {
             other.peers.withdraw(id, None).await;
         }
-        nodes[0].peers.tell(id, vec![0..8]).await.expect("told");
+        nodes[0].peers.tell(id, once(0..8)).await.expect("told");
         node.read(id, &bytes).await;
         let stats = node.chunks.stats();
         assert!(stats.chunks_wrong >= 1, "it was noticed");
@@ -149,10 +150,10 @@ async fn who_gives_other_bytes_than_verified_ones_is_found_out_and_put_out() {
     for node in &nodes[1..4] {
         node.peers.withdraw(id, None).await;
     }
-    nodes[0].peers.tell(id, vec![0..8]).await.expect("told");
+    nodes[0].peers.tell(id, once(0..8)).await.expect("told");
     let asked = cluster.hub.chunks_asked();
     nodes[4].read(id, &bytes).await;
-    assert_eq!(nodes[4].from_peers(), 0);
+    assert_eq!(nodes[4].given_by_peers(), 0);
     assert_eq!(cluster.hub.chunks_asked(), asked + 8);
 }
 

@@ -154,7 +154,7 @@ impl Node {
         file.write_all_at(&[byte[0] ^ 1], at).expect("write");
     }
 
-    pub fn from_peers(&self) -> u64 {
+    pub fn given_by_peers(&self) -> u64 {
         self.chunks.stats().sources.iter().find(|s| s.name == "peer").expect("counted").bytes
     }
 }
@@ -176,7 +176,7 @@ async fn build(redis: u16, hub: Arc<Memory>, dir: PathBuf, setup: Setup) -> Node
     assert_eq!(cache.path(), cache_path, "the directory is free");
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
     if setup.peers.hub {
-        sources.push(setup.hub.unwrap_or_else(|| hub));
+        sources.push(setup.hub.unwrap_or(hub));
     }
 
     let me = NodeId::random();
