@@ -20,6 +20,9 @@ use crate::types::BlobId;
 const MAX_VERIFYING: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Chunks that are tried again as this node's; the others wait until the minute is over.
 const MAX_STORING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// Nodes that are remembered to have given nothing, and for how long.
+const MAX_SILENT: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const SILENT_FOR: Duration = Duration::from_secs(60);
 /// How long a node may be silent about a blob that it checks, or a chunk that it puts into the bucket.
 const VERIFY_TTL: Duration = Duration::from_secs(30);
 const STORE_TTL: Duration = Duration::from_secs(60);
@@ -36,6 +39,8 @@ pub struct Peers {
     verifying: Mutex<LruCache<BlobId, (Instant, Token)>>,
     /// Chunks that this node puts into the bucket, or did lately.
     storing: Mutex<LruCache<(BlobId, u64), Token>>,
+    /// Nodes that gave nothing though they should, and when.
+    silent: Mutex<LruCache<NodeId, Instant>>,
     runtime: Handle,
     task: JoinHandle<()>,
 }
@@ -68,6 +73,7 @@ impl Peers {
             adverts,
             verifying: Mutex::new(LruCache::new(MAX_VERIFYING)),
             storing: Mutex::new(LruCache::new(MAX_STORING)),
+            silent: Mutex::new(LruCache::new(MAX_SILENT)),
             runtime: Handle::current(),
             task,
         })
@@ -199,6 +205,20 @@ impl Peers {
     #[must_use]
     pub fn last_seen(&self, blob: BlobId, idx: u64) -> Vec<Holder> {
         self.registry.live(blob, idx, |node| node.role.serves())
+    }
+
+    /// These nodes gave nothing for long, though they live and hold what was asked for: for a while they are not waited for.
+    pub fn gave_nothing(&self, nodes: &[Holder]) {
+        let mut silent = lock(&self.silent);
+        nodes.iter().for_each(|holder| _ = silent.put(holder.node, Instant::now()));
+    }
+
+    /// Whether all of these are such nodes.
+    #[must_use]
+    pub fn give_nothing(&self, nodes: &[Holder]) -> bool {
+        let mut silent = lock(&self.silent);
+        let mut is_silent = |node| silent.get(&node).is_some_and(|at| at.elapsed() < SILENT_FOR);
+        !nodes.is_empty() && nodes.iter().all(|holder| is_silent(holder.node))
     }
 
     /// No node is there that may call the Hub: the next one to come shall fetch this.

@@ -188,3 +188,17 @@ async fn wrong_bytes_from_outside_that_many_nodes_have_are_dropped_everywhere() 
     }
     assert_eq!(nodes.iter().map(|node| node.chunks.stats().mismatches).sum::<u64>(), 1, "found out once");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_had_over_a_cut_network_is_fetched_alone() {
+    let cluster = Cluster::new();
+    let mut nodes = cluster.nodes(2).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 10 * CHUNK, 1).await;
+    nodes[0].read(id, &bytes).await;
+    // It goes on saying that it lives and what it holds.
+    nodes[0].cut_off().await;
+    let begun = std::time::Instant::now();
+    nodes[1].read(id, &bytes).await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    assert_eq!(cluster.hub.chunks_asked(), 20);
+}

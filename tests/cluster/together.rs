@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use hfmount::chunk::ChunksOptions;
 use hfmount::peer::PeerOptions;
+use hfmount::source::bucket::Bucket;
 
 use crate::source::Memory;
-use crate::world::{CHUNK, Cluster, Setup, eventually};
+use crate::world::{CHUNK, Cluster, Node, Setup, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_read_the_same_at_once_cost_the_hub_one_copy() {
@@ -69,6 +71,45 @@ async fn what_an_earlier_run_left_is_told_to_the_others() {
     other.read(id, &bytes).await;
     assert_eq!(cluster.hub.chunks_asked(), asked, "not fetched again");
     drop(again);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_chunk_is_put_into_the_bucket_once_and_leaves_it_once() {
+    let cluster = Cluster::new();
+    let bucket = Bucket::in_memory("volume");
+    let setup = |name, hub| {
+        let setup = Setup::new(name);
+        let options = ChunksOptions { store_hub_blobs: true, ..setup.options.clone() };
+        let peers = PeerOptions { hub, ..setup.peers.clone() };
+        Setup { options, peers, bucket: Some(bucket.clone()), ..setup }
+    };
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"] {
+        nodes.push(cluster.node_with(setup(name, true)).await);
+    }
+    for node in &nodes {
+        node.peers.registry().refresh().await.expect("roster");
+    }
+    let (id, bytes) = cluster.blob(&nodes[0], 50 * CHUNK, 1).await;
+    join_all(nodes.iter().map(|node| node.read(id, &bytes))).await;
+    let done = || nodes.iter().map(|node| node.chunks.stats().uploads_done).sum::<u64>();
+    eventually("all stored", || done() == 50).await;
+    assert_eq!(bucket.stats().puts, 50);
+
+    // Those who have it go; who comes next may not even call the Hub.
+    for node in nodes {
+        node.chunks.shutdown(Duration::from_secs(5)).await.expect("end");
+        node.peers.leave().await;
+    }
+    let (one, two) = (cluster.node_with(setup("d", false)).await, cluster.node_with(setup("e", false)).await);
+    one.peers.registry().refresh().await.expect("roster");
+    tokio::join!(one.read(id, &bytes), two.read(id, &bytes));
+    let from_bucket = |node: &Node| {
+        let stats = node.chunks.stats();
+        stats.sources.iter().find(|s| s.name == "bucket").expect("counted").bytes
+    };
+    assert_eq!(from_bucket(&one) + from_bucket(&two), bytes.len() as u64, "one copy for both");
+    assert_eq!(bucket.stats().puts, 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]

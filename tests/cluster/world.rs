@@ -19,7 +19,7 @@ use hfmount::peer::{
     ServerOptions, Shelf, Timing,
 };
 use hfmount::source::Source;
-use hfmount::source::bucket::Bucket;
+use hfmount::source::bucket::{Bucket, BucketSource};
 use hfmount::types::{BlobId, SessionId, Timestamp};
 use tempfile::TempDir;
 
@@ -50,7 +50,7 @@ pub struct Node {
     pub chunks: Arc<Chunks>,
     pub peers: Arc<Peers>,
     pub blobs: Blobs,
-    _server: Server,
+    server: Option<Server>,
     pub cache: PathBuf,
     _shelf: Arc<BlobShelf>,
 }
@@ -142,6 +142,11 @@ impl Node {
         }
     }
 
+    /// Nobody reaches it any more, though it lives and says so.
+    pub async fn cut_off(&mut self) {
+        self.server.take().expect("not yet").stop().await;
+    }
+
     /// Changes a byte of a chunk on the disk, as a bad disk or a bad hand does.
     pub fn spoil(&self, id: BlobId, chunk: usize) {
         use std::os::unix::fs::FileExt;
@@ -175,6 +180,9 @@ async fn build(redis: u16, hub: Arc<Memory>, dir: PathBuf, setup: Setup) -> Node
     let cache = CacheDir::open(&cache_path, "volume", limits).expect("cache directory");
     assert_eq!(cache.path(), cache_path, "the directory is free");
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+    if let Some(bucket) = &setup.bucket {
+        sources.push(Arc::new(BucketSource::new(bucket)));
+    }
     if setup.peers.hub {
         sources.push(setup.hub.unwrap_or(hub));
     }
@@ -211,7 +219,7 @@ async fn build(redis: u16, hub: Arc<Memory>, dir: PathBuf, setup: Setup) -> Node
         started: Timestamp::now(),
     };
     registry.start(info, Arc::new(|| Beat { slots_free: 16, ..Beat::default() }), None).await;
-    Node { chunks, peers, blobs, _server: server, cache: cache_path, _shelf: shelf }
+    Node { chunks, peers, blobs, server: Some(server), cache: cache_path, _shelf: shelf }
 }
 
 /// A node that can be killed.

@@ -80,11 +80,17 @@ pub(super) async fn round(
         };
         let before = flights.left.start;
         let step = match step {
-            Step::Held(_)
-                if may_fetch(&flights.blob) && (nobody >= NOBODY || flights.stuck_for() > STUCK) =>
-            {
-                tracing::debug!(blob = %flights.blob.id, "other nodes have it, and do not give it to this one");
-                Step::Alone
+            Step::Held(holders) if may_fetch(&flights.blob) => {
+                let first = holders.first().cloned().unwrap_or_else(|| Arc::from([]));
+                let stuck = flights.stuck_for() > STUCK;
+                if stuck {
+                    tracing::info!(blob = %flights.blob.id, "other nodes have it, and do not give it to this one");
+                    peers.gave_nothing(&first);
+                }
+                match stuck || nobody >= NOBODY || peers.give_nothing(&first) {
+                    true => Step::Alone,
+                    false => Step::Held(holders),
+                }
             }
             step => step,
         };
