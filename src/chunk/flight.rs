@@ -220,11 +220,13 @@ pub(super) struct Flights {
     /// Those still up.
     pub left: Range<u64>,
     error: Option<Arc<Error>>,
+    /// Since when other nodes have not given the first of them.
+    stuck: Option<Instant>,
 }
 
 impl Flights {
     fn new(blob: &Arc<Blob>, run: Range<u64>) -> Self {
-        Flights { blob: blob.clone(), left: run, error: None }
+        Flights { blob: blob.clone(), left: run, error: None, stuck: None }
     }
 
     /// The first of the run is there.
@@ -235,12 +237,22 @@ impl Flights {
         }
     }
 
+    /// Other nodes gave something just now, or did not.
+    pub(super) fn note_stuck(&mut self, stuck: bool) {
+        self.stuck = stuck.then(|| self.stuck.unwrap_or_else(Instant::now));
+    }
+
+    /// For how long they have given nothing.
+    pub(super) fn stuck_for(&self) -> Duration {
+        self.stuck.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Gives the duty for the chunks from `idx` on away.
     pub(super) fn split_off(&mut self, idx: u64) -> Self {
         let at = idx.clamp(self.left.start, self.left.end);
         let rest = at..self.left.end;
         self.left.end = at;
-        Flights { blob: self.blob.clone(), left: rest, error: None }
+        Flights { blob: self.blob.clone(), left: rest, error: None, stuck: None }
     }
 
     /// The rest has failed, for this reason.

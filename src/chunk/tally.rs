@@ -146,7 +146,7 @@ mod tests {
         tally.add(Provider::Peer, 1 << 20);
         tally.add(Provider::Peer, 512 << 10);
         let line = tally.complete(5).expect("told");
-        assert!(line.starts_with("2.5 MiB in 0.0 s: "), "{line}");
+        assert!(line.starts_with("2.50 MiB in 0.0 s: "), "{line}");
         assert!(line.ends_with("2 chunks from peers, 1 chunks from the Hub, 2 were here"), "{line}");
         tally.add(Provider::Hub, 1);
         assert_eq!(tally.complete(5), None, "once");

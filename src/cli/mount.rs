@@ -238,6 +238,8 @@ impl MountArgs {
         let meta = self.meta.url(home)?.with_timeout(self.meta_timeout);
         let shared = matches!(meta, MetaUrl::Redis(_));
         Ok(MountOptions {
+            hub_fetch: self.peer.hub_fetch(),
+            hub_limit: self.peer.hub_limit(),
             peer: self.peer.options(self.offline).filter(|_| shared),
             meta,
             dir: self.dir.clone(),

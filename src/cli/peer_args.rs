@@ -118,6 +118,16 @@ pub(super) fn advertised_address(text: &str) -> Result<Advertise, String> {
 }
 
 impl PeerArgs {
+    /// Whether content may be fetched from the Hub, with other nodes or without.
+    pub(super) fn hub_fetch(&self) -> bool {
+        self.hub == HubUse::Allow
+    }
+
+    /// Bytes a second from the Hub, with other nodes or without; `None`: as many as there are.
+    pub(super) fn hub_limit(&self) -> Option<u64> {
+        self.hub_limit.0
+    }
+
     /// `None`: no peers. `offline`: the Hub is not called either way.
     pub(super) fn options(&self, offline: bool) -> Option<PeerOptions> {
         if self.no_peers {

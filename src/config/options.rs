@@ -53,6 +53,9 @@ pub struct MountOptions {
     pub uid: u32,
     pub gid: u32,
     pub umask: u16,
+    /// Whether content may be fetched from the Hub, and how much of it in a second (bytes; `None`: as much as there is).
+    pub hub_fetch: bool,
+    pub hub_limit: Option<u64>,
     /// What to do with the other nodes of the volume. `None`: nothing.
     pub peer: Option<PeerOptions>,
 }

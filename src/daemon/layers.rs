@@ -24,10 +24,12 @@ use crate::meta::kv::Kv;
 use crate::meta::metered::MeteredKv;
 use crate::meta::url::MetaUrl;
 use crate::meta::{Meta, SessionInfo};
+use crate::peer::limits::Limit;
 use crate::secrets;
 use crate::source::Source;
 use crate::source::bucket::{Bucket, BucketSource, Patience};
 use crate::source::hub::HubSource;
+use crate::source::limited::Limited;
 use crate::source::mirror::{Mirror, MirrorOptions};
 use crate::source::seed::Seed;
 use crate::source::storage::StorageUrl;
@@ -118,13 +120,12 @@ impl Layers {
             ..HubOptions::default()
         })?;
         let peers = nodes::known(&*kv, &volume, options.peer.as_ref())?;
-        let may_call = options.peer.as_ref().is_none_or(|peer| peer.hub) || peers.is_none();
         if let Some(peers) = &peers {
             let scope = Token::scope(hub_token.as_ref(), hub.endpoint(), &scope_key);
             hub.share(SharedHub::new(peers.tracker().clone(), hub.endpoint(), scope));
         }
         let mirrors = mirrors(options)?;
-        let sources = sources(options, seeds, &bucket, &mirrors, may_call.then_some(&hub));
+        let sources = sources(options, seeds, &bucket, &mirrors, options.hub_fetch.then_some(&hub));
         let chunks_options = ChunksOptions {
             chunk_size: volume.chunk_size,
             io_timeout: options.io_timeout,
@@ -277,7 +278,11 @@ fn sources(
         sources.push(mirror.clone());
     }
     if let Some(hub) = hub.filter(|_| !options.offline) {
-        sources.push(Arc::new(HubSource::new(hub.clone())));
+        let hub = HubSource::new(hub.clone());
+        match options.hub_limit {
+            Some(rate) => sources.push(Arc::new(Limited::new(hub, Arc::new(Limit::new(rate))))),
+            None => sources.push(Arc::new(hub)),
+        }
     }
     sources
 }

@@ -1,6 +1,7 @@
 //! Telling the tracker what has come: what somebody may wait for at once, the rest a few together.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,12 @@ impl Adverts {
             self.now.notify_one();
         }
         self.first.notify_one();
+    }
+
+    /// These chunks of a blob, or all, are not to be told of any more; ends of leases are.
+    pub(super) fn forget(&self, blob: BlobId, chunks: Option<&Range<u64>>) {
+        let goes = |idx| chunks.is_none_or(|chunks| chunks.contains(&idx));
+        self.waiting().retain(|(of, idx, token)| *of != blob || token.is_some() || !goes(*idx));
     }
 
     /// Tells until it is dropped.

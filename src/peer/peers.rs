@@ -130,6 +130,8 @@ impl Peers {
 
     /// These chunks, or all, are about to leave the disk.
     pub async fn withdraw(&self, blob: BlobId, chunks: Option<Range<u64>>) {
+        // What is still to be told of them would follow otherwise.
+        self.adverts.forget(blob, chunks.as_ref());
         let gone = match chunks {
             Some(run) => self.tracker.withdraw(blob, &run.collect::<Vec<_>>()).await,
             None => self.tracker.withdraw_all(blob).await,
@@ -140,7 +142,7 @@ impl Peers {
     }
 
     /// Tells that these chunks are on the disk here.
-    pub async fn tell(&self, blob: BlobId, runs: Vec<Range<u64>>) -> Result<()> {
+    pub async fn tell(&self, blob: BlobId, runs: impl IntoIterator<Item = Range<u64>>) -> Result<()> {
         self.tracker.advertise(&[(blob, bitmap(runs.into_iter().flatten()))]).await
     }
 

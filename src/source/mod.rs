@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod bucket;
 pub mod hub;
+pub mod limited;
 pub mod mirror;
 pub mod peer;
 mod provider;

@@ -1,18 +1,19 @@
 //! Nodes that die, freeze, lie and forget; a tracker that goes away.
 
+use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use hfmount::peer::{Claim, Decision, PeerOptions, RedisDown};
 
-use crate::source::Memory;
-use crate::world::{CHUNK, Cluster, Setup, same};
+use crate::source::{Fault, Memory};
+use crate::world::{CHUNK, Cluster, Setup, eventually, same};
 
 /// A Hub of its own for one node, which never answers: that node takes leases and does nothing with them.
 fn stuck() -> Arc<Memory> {
     let hub = Memory::new("hub");
-    hub.set_always(crate::source::Fault::Hang);
+    hub.set_always(Fault::Hang);
     Arc::new(hub)
 }
 
@@ -109,11 +110,81 @@ async fn an_advertisement_without_its_bytes_is_taken_back() {
     let nodes = cluster.nodes(2).await;
     let (id, bytes) = cluster.blob(&nodes[0], 10 * CHUNK, 1).await;
     // It says that it holds all of it, and has nothing.
-    nodes[1].peers.tell(id, vec![0..10]).await.expect("told");
+    nodes[1].peers.tell(id, once(0..10)).await.expect("told");
     nodes[0].read(id, &bytes).await;
     let times = cluster.hub.times();
     assert!(times.len() == 10 && times.iter().all(|t| *t == 1), "{times:?}");
     let claimed = nodes[0].peers.tracker().claim(&Claim::look(id, (0..10).collect())).await.expect("claim");
     let held = claimed.decisions.iter().filter(|d| matches!(d, Decision::Held(_))).count();
     assert_eq!(held, 0, "nobody else is said to hold it: {:?}", claimed.decisions);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gives_other_bytes_than_verified_ones_is_found_out_and_put_out() {
+    let cluster = Cluster::new();
+    let nodes = cluster.nodes(5).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 8 * CHUNK, 1).await;
+    nodes[0].read(id, &bytes).await;
+    let first = nodes[0].open(id, &bytes).await;
+    eventually("verified", || first.is_verified()).await;
+    // All of them have it from a node whose disk is bad, or who lies.
+    nodes[0].spoil(id, 3);
+    for node in &nodes[1..4] {
+        // Nobody else is to have it.
+        for other in &nodes[1..4] {
+            other.peers.withdraw(id, None).await;
+        }
+        nodes[0].peers.tell(id, once(0..8)).await.expect("told");
+        node.read(id, &bytes).await;
+        let stats = node.chunks.stats();
+        assert!(stats.chunks_wrong >= 1, "it was noticed");
+    }
+    let me = nodes[4].peers.registry();
+    me.refresh().await.expect("roster");
+    let blocked = &me.roster().blocks;
+    assert!(
+        blocked.iter().any(|b| b.target.to_string() == nodes[0].peers.me().to_string()),
+        "three different nodes said so: {blocked:?}"
+    );
+    // From now on it is asked for nothing.
+    for node in &nodes[1..4] {
+        node.peers.withdraw(id, None).await;
+    }
+    nodes[0].peers.tell(id, once(0..8)).await.expect("told");
+    let asked = cluster.hub.chunks_asked();
+    nodes[4].read(id, &bytes).await;
+    assert_eq!(nodes[4].given_by_peers(), 0);
+    assert_eq!(cluster.hub.chunks_asked(), asked + 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_from_outside_that_many_nodes_have_are_dropped_everywhere() {
+    let cluster = Cluster::new();
+    let nodes = cluster.nodes(3).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 12 * CHUNK, 1).await;
+    // The first to bring it in is given something else, and nobody can tell before the whole is here.
+    cluster.hub.fault(&[Fault::Wrong(77)]);
+    let first = nodes[0].open(id, &bytes).await;
+    let wrong = first.read(0, 1000).await.expect("read");
+    assert_ne!(wrong[..], bytes[..1000], "the fault was used");
+    for node in &nodes {
+        let blob = node.open(id, &bytes).await;
+        for at in (0..bytes.len() as u64).step_by(CHUNK) {
+            blob.read(at, 100).await.expect("read");
+        }
+    }
+    for node in &nodes {
+        let blob = node.open(id, &bytes).await;
+        let begun = std::time::Instant::now();
+        while !blob.is_verified() {
+            assert!(begun.elapsed() < Duration::from_secs(40), "right in the end");
+            // Readers go on; what was dropped comes again.
+            for at in (0..bytes.len() as u64).step_by(CHUNK) {
+                blob.read(at, 100).await.expect("read");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        node.read(id, &bytes).await;
+    }
+    assert_eq!(nodes.iter().map(|node| node.chunks.stats().mismatches).sum::<u64>(), 1, "found out once");
 }

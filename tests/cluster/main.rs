@@ -2,6 +2,7 @@
 
 #[path = "../support/redis.rs"]
 mod redis;
+#[allow(dead_code, reason = "tests of one node use the rest of it")]
 #[path = "../chunk_fill/source.rs"]
 mod source;
 

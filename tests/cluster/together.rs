@@ -24,9 +24,9 @@ async fn nodes_that_read_the_same_at_once_cost_the_hub_one_copy() {
             let stats = node.chunks.stats();
             assert_eq!((stats.chunks_filled, stats.chunks_wrong, stats.mismatches), (101, 0, 0));
         }
-        let given: u64 = nodes.iter().map(|node| node.from_peers()).sum();
+        let given: u64 = nodes.iter().map(|node| node.given_by_peers()).sum();
         assert_eq!(given, (n as u64 - 1) * bytes.len() as u64, "all else came from the others, once");
-        let fetched = nodes.iter().filter(|node| node.from_peers() < bytes.len() as u64).count();
+        let fetched = nodes.iter().filter(|node| node.given_by_peers() < bytes.len() as u64).count();
         assert!(fetched > 1, "more than one node took part in fetching");
     }
 }
@@ -42,7 +42,7 @@ async fn a_cold_node_beside_a_warm_one_asks_the_hub_for_nothing() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     nodes[1].read(id, &bytes).await;
     assert_eq!(cluster.hub.requests().len(), before);
-    assert_eq!(nodes[1].from_peers(), bytes.len() as u64);
+    assert_eq!(nodes[1].given_by_peers(), bytes.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]

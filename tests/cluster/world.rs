@@ -50,7 +50,7 @@ pub struct Node {
     pub chunks: Arc<Chunks>,
     pub peers: Arc<Peers>,
     pub blobs: Blobs,
-    pub server: Server,
+    _server: Server,
     pub cache: PathBuf,
     _shelf: Arc<BlobShelf>,
 }
@@ -142,7 +142,19 @@ impl Node {
         }
     }
 
-    pub fn from_peers(&self) -> u64 {
+    /// Changes a byte of a chunk on the disk, as a bad disk or a bad hand does.
+    pub fn spoil(&self, id: BlobId, chunk: usize) {
+        use std::os::unix::fs::FileExt;
+        let etag = id.etag();
+        let path = self.cache.join("blobs").join(&etag[..2]).join(&etag);
+        let file = std::fs::File::options().read(true).write(true).open(path).expect("cached");
+        let at = (chunk * CHUNK + 1000) as u64;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("read");
+        file.write_all_at(&[byte[0] ^ 1], at).expect("write");
+    }
+
+    pub fn given_by_peers(&self) -> u64 {
         self.chunks.stats().sources.iter().find(|s| s.name == "peer").expect("counted").bytes
     }
 }
@@ -164,7 +176,7 @@ async fn build(redis: u16, hub: Arc<Memory>, dir: PathBuf, setup: Setup) -> Node
     assert_eq!(cache.path(), cache_path, "the directory is free");
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
     if setup.peers.hub {
-        sources.push(setup.hub.unwrap_or_else(|| hub));
+        sources.push(setup.hub.unwrap_or(hub));
     }
 
     let me = NodeId::random();
@@ -199,7 +211,7 @@ async fn build(redis: u16, hub: Arc<Memory>, dir: PathBuf, setup: Setup) -> Node
         started: Timestamp::now(),
     };
     registry.start(info, Arc::new(|| Beat { slots_free: 16, ..Beat::default() }), None).await;
-    Node { chunks, peers, blobs, server, cache: cache_path, _shelf: shelf }
+    Node { chunks, peers, blobs, _server: server, cache: cache_path, _shelf: shelf }
 }
 
 /// A node that can be killed.

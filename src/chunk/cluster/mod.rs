@@ -44,6 +44,11 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// How long another node's transfer is waited for before the tracker is asked anew: as long as its lease lasts, within these.
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// How often nobody of those who are said to have a chunk may be asked or has it, before this node fetches it for itself. The
+/// first time is often a stale advertisement, which is gone the next time.
+const NOBODY: u32 = 3;
+/// The same for nodes that have it and do not give it: they are busy, or cannot be reached from here.
+const STUCK: Duration = Duration::from_secs(10);
 /// How often a fetch from elsewhere looks whether its lease is still its own.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -63,7 +68,7 @@ pub(super) async fn round(
     peers: &Arc<Peers>,
     mut part: Option<Part>,
 ) -> Result<()> {
-    let mut tries = 0;
+    let (mut tries, mut nobody) = (0, 0);
     loop {
         let step = match part.take() {
             Some(part) => part.step,
@@ -74,11 +79,26 @@ pub(super) async fn round(
             },
         };
         let before = flights.left.start;
+        let step = match step {
+            Step::Held(_)
+                if may_fetch(&flights.blob) && (nobody >= NOBODY || flights.stuck_for() > STUCK) =>
+            {
+                tracing::debug!(blob = %flights.blob.id, "other nodes have it, and do not give it to this one");
+                Step::Alone
+            }
+            step => step,
+        };
         let ended = take(flights, place, peers, step).await;
         let Err(Missed::Others(e)) = ended else { return ended.map_err(Missed::error) };
-        tries = if flights.left.start > before { 0 } else { tries + 1 };
+        let moved = flights.left.start > before;
+        flights.note_stuck(!moved);
+        (tries, nobody) = match (moved, e.kind()) {
+            (true, _) => (0, 0),
+            (false, Kind::NotFound) => (tries + 1, nobody + 1),
+            (false, _) => (tries + 1, 0),
+        };
         if tries >= TRIES {
-            return Err(e);
+            return Err(e.with_kind(Kind::Unavailable));
         }
         tracing::debug!(blob = %flights.blob.id, error = %e, "asking anew");
         sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
@@ -122,6 +142,16 @@ async fn take(
 ) -> Result<(), Missed> {
     match step {
         Step::Ours(lease) => {
+            // Nobody can say what nodes hold that the tracker does not know.
+            let added = peers.registry().added();
+            if !added.is_empty() {
+                let added: Arc<[Holder]> = added.into();
+                let holders = flights.left.clone().map(|_| added.clone()).collect();
+                let source = PeerSource::new(peers.client().clone(), Duration::ZERO);
+                if from_peers(flights, place, peers, &source, holders).await.is_ok() {
+                    return Ok(());
+                }
+            }
             let lost = || Error::new(Kind::Unavailable, "the lease went to another node");
             let ended = tokio::select! {
                 ended = fill::from_sources(flights, place) => ended.map_err(Missed::Failed),
@@ -149,6 +179,7 @@ async fn take(
             from_peers(flights, place, peers, &source, holders).await.map_err(Missed::Others)
         }
         Step::Free => filled(flights, peers, None).await,
+        Step::Alone => fill::from_sources(flights, place).await.map_err(Missed::Failed),
         Step::Unasked => Ok(()),
     }
 }
@@ -175,9 +206,9 @@ async fn from_peers(
         peers.gave_wrong(blob.id, flights.left.start, task.facts.verified).await;
     }
     tracing::debug!(blob = %blob.id, error = %e, "no bytes from a peer");
-    // That a peer has nothing, refuses or lies says nothing about the blob.
+    // That a peer refuses or lies says nothing about the blob.
     Err(match e.kind() {
-        Kind::NotFound | Kind::Access | Kind::Corrupt => e.with_kind(Kind::Unavailable),
+        Kind::Access | Kind::Corrupt => e.with_kind(Kind::Unavailable),
         _ => e,
     }
     .context("peer"))

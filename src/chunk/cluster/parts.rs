@@ -30,6 +30,8 @@ pub(super) enum Step {
     Leased { owner: Holder, left: Duration },
     /// Nobody has it, and this node may not fetch it.
     Free,
+    /// Others have it, and this node gets it from none of them: it fetches it for itself, without a lease.
+    Alone,
     /// Too long for one question.
     Unasked,
 }
