@@ -171,7 +171,7 @@ impl Blob {
                     // What others begin with is left to them until a reader is near it. Otherwise whoever is ahead would
                     // take all of it, and his one link would have to bring it to all the others.
                     Some(stripes) => readahead
-                        .next_mine(segment, missing, |idx| stripes.is_mine(idx))
+                        .next_mine(stripes.nodes(), segment, missing, |idx| stripes.is_mine(idx))
                         .or_else(|| readahead.next_within(NEAR, segment, missing)),
                     None => readahead.next(segment, missing),
                 };

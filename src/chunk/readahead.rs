@@ -133,15 +133,18 @@ impl Readahead {
     }
 
     /// The same among chunks that are `mine`, wherever they lie in the next part of a reader's window: several nodes that
-    /// read the same begin each with other chunks. What is given out here has to be not `missing` from then on.
+    /// read the same begin each with other chunks. They look as many times as far as there are `nodes`, for each of them
+    /// fetches a share of that. What is given out here has to be not `missing` from then on.
     pub fn next_mine(
         &self,
+        nodes: u64,
         segment: u64,
         mut missing: impl FnMut(u64) -> bool,
         mine: impl Fn(u64) -> bool,
     ) -> Option<Range<u64>> {
         for stream in &self.streams {
-            let end = stream.end().min(self.chunks).min(stream.next.saturating_add(MINE_WITHIN));
+            let end = stream.frontier.saturating_add(stream.window.saturating_mul(nodes));
+            let end = end.min(self.chunks).min(stream.next.saturating_add(MINE_WITHIN));
             let longest = (stream.window / 8).clamp(1, segment.max(1));
             let mut wanted = |idx| mine(idx) && missing(idx);
             if let Some(first) = (stream.next..end).find(|idx| wanted(*idx)) {
@@ -329,10 +332,12 @@ mod tests {
         let (next, end) = (w.readahead.streams[0].next, w.readahead.streams[0].end());
         w.readahead.streams[0].window = 64;
         let missing = |idx: u64| !there.contains(&idx);
-        let run = w.readahead.next_mine(4, missing, |idx| idx >= next + 10).expect("a run");
+        let run = w.readahead.next_mine(1, 4, missing, |idx| idx >= next + 10).expect("a run");
         assert_eq!(run, next + 10..next + 14);
-        assert_eq!(w.readahead.next_mine(4, missing, |idx| idx >= end + 64), None);
-        assert_eq!(w.readahead.next_mine(4, |_| false, |_| true), None);
+        let end = end.max(w.readahead.streams[0].end());
+        assert_eq!(w.readahead.next_mine(1, 4, missing, |idx| idx >= end), None);
+        assert_eq!(w.readahead.next_mine(3, 4, missing, |idx| idx >= end), Some(end..end + 4));
+        assert_eq!(w.readahead.next_mine(3, 4, |_| false, |_| true), None);
         assert_eq!(w.readahead.next(4, missing), Some(next..next + 4), "the order of the rest is as it was");
     }
 

@@ -27,6 +27,11 @@ const MEMORY: u64 = 16 << 20;
 const MAX_WORKERS: u64 = 4;
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(2);
+/// While other nodes take chunks from this one, the bucket waits: they have somebody who waits for them, and there is one
+/// link for both. How long it does at most, after what time without a taker it does not, and how often that is looked at.
+const GIVE_WAY: Duration = Duration::from_secs(30);
+const LATELY: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug)]
 struct Upload {
@@ -35,6 +40,7 @@ struct Upload {
     idx: u64,
     hash: [u8; 32],
     tries: u32,
+    since: Instant,
 }
 
 /// The chunks that wait to be put into the bucket.
@@ -48,6 +54,8 @@ pub(super) struct Uploads {
     open: AtomicU64,
     pub done: AtomicU64,
     pub failed: AtomicU64,
+    /// When another node was given something last.
+    gave: Mutex<Option<Instant>>,
 }
 
 impl Uploads {
@@ -55,12 +63,23 @@ impl Uploads {
         self.open.load(Relaxed)
     }
 
+    /// Another node is being given something.
+    pub(super) fn give_way(&self) {
+        *lock(&self.gave) = Some(Instant::now());
+    }
+
+    /// Whether an upload that waits since then is to wait on.
+    fn is_to_wait(&self, since: Instant) -> bool {
+        let lately = lock(&self.gave).is_some_and(|at| at.elapsed() < LATELY);
+        lately && since.elapsed() < GIVE_WAY
+    }
+
     /// A chunk came from elsewhere.
     pub(super) fn add(&self, blob: &Blob, idx: u64, hash: [u8; 32]) {
         if !blob.shared.stores() {
             return;
         }
-        self.push(Upload { blob: blob.id, size: blob.size, idx, hash, tries: 0 });
+        self.push(Upload { blob: blob.id, size: blob.size, idx, hash, tries: 0, since: Instant::now() });
     }
 
     fn push(&self, upload: Upload) {
@@ -144,6 +163,9 @@ async fn work(shared: Arc<Shared>, bucket: Bucket) {
     let uploads = &shared.uploads;
     loop {
         let upload = uploads.next().await;
+        while uploads.is_to_wait(upload.since) && !shared.is_closing() {
+            sleep(LOOK).await;
+        }
         match put(&shared, &bucket, &upload).await {
             Ok(true) => _ = uploads.done.fetch_add(1, Relaxed),
             // Gone or changed meanwhile.

@@ -32,6 +32,12 @@ impl Stripes {
         Some(Stripes { blob, len, me, others })
     }
 
+    /// How many nodes share the blob, this one among them.
+    #[must_use]
+    pub fn nodes(&self) -> u64 {
+        self.others.len() as u64 + 1
+    }
+
     /// Whether this node is the one to begin with chunk `idx`: of all it has the highest weight for it.
     #[must_use]
     pub fn is_mine(&self, idx: u64) -> bool {

@@ -85,6 +85,7 @@ impl Shelf for BlobShelf {
         let shared = self.shared()?;
         let Some(content) = self.blob(&shared, id).await? else { return Ok(None) };
         let blob = content.blob();
+        shared.uploads.give_way();
         // What differs from the cluster's records is dropped before anybody sees it.
         blob.compare().await;
         let file = blob.file.clone();
@@ -102,12 +103,8 @@ impl Shelf for BlobShelf {
         let Some((file, record)) = record.await.context(|| format!("blob {id} chunk {idx}"))? else {
             return Ok(None);
         };
-        let bytes = Pieces {
-            _content: content,
-            file,
-            at: idx * u64::from(shared.options.chunk_size),
-            left: record.len,
-        };
+        let bytes =
+            Pieces { content, file, at: idx * u64::from(shared.options.chunk_size), left: record.len };
         let bytes = stream::try_unfold(bytes, Pieces::next).boxed();
         Ok(Some(Shelved { len: record.len, hash: record.hash, verified, bytes }))
     }
@@ -136,7 +133,7 @@ impl Shelf for BlobShelf {
 /// A chunk on its way out, a piece of it in memory at a time.
 struct Pieces {
     /// While it lives, the content as a whole is not evicted.
-    _content: Arc<BlobContent>,
+    content: Arc<BlobContent>,
     file: Arc<CacheFile>,
     at: u64,
     left: u32,
@@ -147,6 +144,7 @@ impl Pieces {
         if self.left == 0 {
             return Ok(None);
         }
+        self.content.blob().shared.uploads.give_way();
         let len = (self.left as usize).min(PIECE);
         let (file, at) = (self.file.clone(), self.at);
         let piece = blocking(move || {
