@@ -1,6 +1,6 @@
 //! Who waits for which chunk: one transfer for each, however many readers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,6 +73,8 @@ pub(super) struct State {
     pub tally: Tally,
     /// Hashes that the origin gave although others are recorded.
     pub claims: HashMap<u64, [u8; 32]>,
+    /// Chunks that other nodes are just asked to fetch, since this one may not.
+    pub asking: HashSet<u64>,
     refused: Option<(Instant, Error)>,
     /// When a transfer failed last: nothing is fetched ahead for a moment.
     hold: Option<Instant>,
@@ -90,6 +92,7 @@ impl State {
             gave: BTreeSet::new(),
             tally: Tally::default(),
             claims: HashMap::new(),
+            asking: HashSet::new(),
             refused: None,
             hold: None,
         }

@@ -141,12 +141,21 @@ async fn who_is_refused_by_the_hub_gets_it_from_one_who_is_not() {
     let times = cluster.hub.times();
     assert!(times.len() == 20 && times.iter().all(|t| *t == 1), "{times:?}");
 
-    // Alone it is refused, and that is what the reader hears.
+    // Where all are refused, the reader hears of it, alone or not.
+    let closed = Memory::new("hub");
+    closed.set_always(Fault::Refuse(Kind::Access));
+    let another = cluster.node_with(Setup { hub: Some(closed.into()), ..Setup::new("c") }).await;
     let (other, other_bytes) = cluster.blob(&member, 5 * CHUNK, 2).await;
     member.chunks.shutdown(Duration::from_secs(1)).await.expect("end");
     member.peers.leave().await;
     drop(member);
-    stranger.peers.registry().refresh().await.expect("roster");
-    let blob = stranger.open(other, &other_bytes).await;
-    assert_eq!(blob.read(0, 10).await.expect_err("refused").kind(), Kind::Access);
+    for node in [&stranger, &another] {
+        node.peers.registry().refresh().await.expect("roster");
+    }
+    let (one, two) = (stranger.open(other, &other_bytes).await, another.open(other, &other_bytes).await);
+    let begun = std::time::Instant::now();
+    let (one, two) = tokio::join!(one.read(0, 10), two.read(0, 10));
+    assert_eq!(one.expect_err("refused").kind(), Kind::Access);
+    assert_eq!(two.expect_err("refused").kind(), Kind::Access);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 
 use crate::blocking::blocking;
-use crate::chunk::blob::BlobContent;
+use crate::chunk::blob::{Blob, BlobContent};
 use crate::chunk::cache::{CacheFile, ContentKey, Presence};
 use crate::chunk::flight::Landing;
 use crate::chunk::lock;
@@ -117,6 +117,13 @@ impl Shelf for BlobShelf {
 
     async fn fill(&self, id: BlobId, size: u64, idx: u64) -> Result<()> {
         let shared = self.shared()?;
+        if !shared.reaches_origin() {
+            return Err(Error::new(Kind::NotPermitted, "this node may not call the Hub either"));
+        }
+        let asking = |blob: Arc<Blob>| lock(&blob.state).asking.contains(&idx);
+        if shared.find(id).is_some_and(asking) {
+            return Err(Error::new(Kind::Access, format!("blob {id}: the Hub refuses this node too")));
+        }
         let content = match shared.reopen(id, size)? {
             Some(content) => content,
             None => {
