@@ -166,7 +166,7 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     directory = tempfile.mkdtemp(prefix="hfmount-bench-peers-", dir=options.dir)
-    bench, began = Bench(options), time.monotonic()
+    bench, began, ended = Bench(options), time.monotonic(), 0
     about = machine(directory, built("", "hfmount"))
     try:
         with contextlib.closing(Net(max(options.nodes))) as net:
@@ -178,6 +178,9 @@ def main():
     except (Failed, subprocess.SubprocessError, OSError) as trouble:
         print(f"error: {trouble}", file=sys.stderr)
         bench.failed += 1
+    except SystemExit as signalled:
+        # What was measured until then is shown all the same.
+        ended = signalled.code
     finally:
         if options.keep:
             print(f"kept: {directory}", file=sys.stderr)
@@ -191,7 +194,7 @@ def main():
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
     if options.check:
         print(f"peers: {bench.passed} passed, {bench.failed} failed")
-    return bench.failed > 0
+    return ended or bench.failed > 0
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ impl Readahead {
         self.next_within(u64::MAX, segment, missing)
     }
 
-    /// The same no further than `near` chunks ahead of a reader.
+    /// The same no further than `near` chunks ahead of a reader, or half as many as it has behind it.
     pub fn next_within(
         &mut self,
         near: u64,
@@ -115,6 +115,7 @@ impl Readahead {
         mut missing: impl FnMut(u64) -> bool,
     ) -> Option<Range<u64>> {
         for stream in &mut self.streams {
+            let near = near.max(stream.frontier / 2);
             let end = stream.end().min(stream.frontier.saturating_add(near)).min(self.chunks);
             let longest = (stream.window / 8).clamp(1, segment.max(1));
             while stream.next < end {

@@ -2,7 +2,7 @@
 //! as stored is found again when its blob is next opened, and can be had from the Hub meanwhile. Of several nodes one puts
 //! a chunk: whoever brought it into the cluster, and if that did not come about, whoever finds that it is not there.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,6 +47,8 @@ struct Upload {
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     queue: Mutex<VecDeque<Upload>>,
+    /// What waits or is being put: a blob that is opened anew is looked through while its chunks still wait.
+    known: Mutex<HashSet<(BlobId, u64)>>,
     added: Notify,
     /// One fewer to do.
     ended: Notify,
@@ -85,7 +87,7 @@ impl Uploads {
     fn push(&self, upload: Upload) {
         {
             let mut queue = lock(&self.queue);
-            if queue.len() >= MAX_WAITING {
+            if queue.len() >= MAX_WAITING || !lock(&self.known).insert((upload.blob, upload.idx)) {
                 return;
             }
             queue.push_back(upload);
@@ -166,7 +168,9 @@ async fn work(shared: Arc<Shared>, bucket: Bucket) {
         while uploads.is_to_wait(upload.since) && !shared.is_closing() {
             sleep(LOOK).await;
         }
-        match put(&shared, &bucket, &upload).await {
+        let ended = put(&shared, &bucket, &upload).await;
+        lock(&uploads.known).remove(&(upload.blob, upload.idx));
+        match ended {
             Ok(true) => _ = uploads.done.fetch_add(1, Relaxed),
             // Gone or changed meanwhile.
             Ok(false) => {}
