@@ -22,6 +22,8 @@ const SLICE: Duration = Duration::from_secs(2);
 /// Between two rounds of asking those that are busy.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// With less time than this left, nobody is asked again.
+const LEAST: Duration = Duration::from_millis(20);
 /// The most nodes that are asked for one chunk, however many are named.
 const MOST_NODES: usize = 32;
 
@@ -205,12 +207,13 @@ impl Chase {
                 (None, None) => Error::new(Kind::NotFound, "no peer that may be asked"),
             });
         }
-        if now >= self.until {
+        // Who is asked with no time to wait says that a chunk that is just coming is not there.
+        if now + LEAST >= self.until {
             let names: Vec<String> = self.busy.iter().map(name).collect();
             let kind = if self.told.is_empty() { Kind::TimedOut } else { Kind::Unavailable };
             return Err(Error::with_source(kind, names.join(", "), "busy"));
         }
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5)).min(self.until - now)).await;
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5)).min((self.until - now) / 2)).await;
         self.seen.clear();
         let busy = std::mem::take(&mut self.busy);
         for holder in busy {
