@@ -194,7 +194,7 @@ pub(super) async fn from_bucket(flights: &mut Flights, task: &Task, place: &mut 
         return Err(Error::new(Kind::NotFound, "there is no bucket"));
     };
     let (source, counters) = (shared.sources[n].as_ref(), &shared.counters.fetched[n]);
-    pour::pour(flights, task, &From::outside(source, counters, false), place).await
+    from_source(flights, task, n, &From::outside(source, counters, false), place).await
 }
 
 /// What has to be known before a round.
@@ -207,7 +207,7 @@ pub(super) async fn task(blob: &Blob, flights: &Flights) -> Result<Task> {
 }
 
 /// The same while the metadata do not answer: what was known of the blob last, and nothing of its chunks.
-pub(super) async fn task_without_records(blob: &Blob, flights: &Flights) -> Task {
+pub(super) fn task_without_records(blob: &Blob, flights: &Flights) -> Task {
     let generation = super::lock(&blob.state).generation;
     Task { facts: blob.known_facts(), rows: None, base: flights.left.start, generation }
 }

@@ -167,9 +167,7 @@ impl Chunks {
             }
             return Ok(open);
         }
-        let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
-        let file = blocking(move || cache.open_or_memory(ContentKey::Blob(id), size, chunk_size)).await?;
-        let content = shared.open(id, size, file)?;
+        let content = shared.open_file(id, size).await?;
         if size <= SMALL {
             // Dropped outside of the lock: the last holder's end is work.
             let _oldest = lock(&self.small).push(id, content.clone());

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::cache::{CacheDir, CacheFile, CacheStats};
+use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
 use super::overflow::Overflow;
 use super::store::Uploads;
 use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
@@ -226,6 +226,13 @@ impl Shared {
                 content
             }
         }))
+    }
+
+    /// The blob, which nobody has open: over its file on the disk, or in memory if there is no room for one.
+    pub(super) async fn open_file(self: &Arc<Self>, id: BlobId, size: u64) -> Result<Arc<BlobContent>> {
+        let (cache, chunk_size) = (self.cache.clone(), self.options.chunk_size);
+        let file = blocking(move || cache.open_or_memory(ContentKey::Blob(id), size, chunk_size)).await?;
+        self.open(id, size, file)
     }
 
     /// Puts a blob over its cache file, unless another caller was faster.

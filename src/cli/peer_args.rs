@@ -146,7 +146,6 @@ impl PeerArgs {
             upload_slots: self.upload_slots.unwrap_or(role.default_slots()),
             upload_limit: self.upload_limit.0,
             download_limit: self.download_limit.0,
-            hub_limit: self.hub_limit.0,
             hub: self.hub == HubUse::Allow && !offline,
             redis_down: match self.redis_down {
                 WithoutRedis::Wait => RedisDown::Wait,
@@ -168,9 +167,13 @@ mod tests {
         peer: PeerArgs,
     }
 
-    fn parse(words: &str) -> Option<PeerOptions> {
+    fn args(words: &str) -> PeerArgs {
         let line = Line::try_parse_from(std::iter::once("x").chain(words.split_whitespace()));
-        line.expect("a right command line").peer.options(false)
+        line.expect("a right command line").peer
+    }
+
+    fn parse(words: &str) -> Option<PeerOptions> {
+        args(words).options(false)
     }
 
     #[test]
@@ -189,7 +192,7 @@ mod tests {
         assert_eq!((options.role, options.upload_slots, &*options.zone), (Role::Seed, 64, "rack/7"));
         assert_eq!((options.upload_limit, options.download_limit), (Some(10 << 20), None));
         assert_eq!(
-            (options.hub_limit, options.hub, options.redis_down),
+            (args(all).hub_limit(), options.hub, options.redis_down),
             (Some(1024), false, RedisDown::Direct)
         );
         assert_eq!(parse("--upload-slots 3 --role seed").expect("peers").upload_slots, 3);

@@ -1,7 +1,6 @@
 //! This mount as one node of the volume: what it takes from the others, and what it serves them.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::{Arc, Weak};
 
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -108,14 +107,6 @@ pub(super) struct Serving {
     helping: Option<JoinHandle<()>>,
 }
 
-/// Bytes a second since the last time.
-fn rate(last: &Mutex<(Instant, u64)>, bytes: u64) -> u64 {
-    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-    let (at, before) = std::mem::replace(&mut *last, (Instant::now(), bytes));
-    let seconds = at.elapsed().as_secs_f64().max(0.001);
-    (bytes.saturating_sub(before) as f64 / seconds) as u64
-}
-
 /// Fetches what nodes asked for that may not call the Hub, when nobody was there who may.
 async fn help(peers: Weak<Peers>, shelf: Weak<BlobShelf>) {
     loop {
@@ -162,13 +153,11 @@ impl Serving {
         let beat = {
             let (server, client) = (Arc::downgrade(&server), peers.client().clone());
             let chunks = Arc::downgrade(chunks);
-            let last = Mutex::new((Instant::now(), 0));
             move || {
                 let stats = server.upgrade().map(|server| server.stats());
-                let up = stats.as_ref().map_or(0, |stats| stats.bytes_up);
                 Beat {
-                    slots_free: stats.map_or(0, |stats| stats.slots_free),
-                    up_bps: rate(&last, up),
+                    slots_free: stats.as_ref().map_or(0, |stats| stats.slots_free),
+                    up_bps: stats.as_ref().map_or(0, |stats| stats.up_bps),
                     down_bps: client.received().1,
                     held_bytes: chunks.upgrade().map_or(0, |chunks| chunks.cache().blob_bytes()),
                 }

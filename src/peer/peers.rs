@@ -164,15 +164,11 @@ impl Peers {
         for node in &nodes {
             self.not_held(blob, idx, *node).await;
         }
-        let alone = nodes.len() == 1;
-        for node in nodes {
-            // If they were several it is not known which.
-            if verified
-                && alone
-                && let Err(e) = self.registry.report(node, blob, idx).await
-            {
-                tracing::debug!(%node, error = %e, "not reported");
-            }
+        // If they were several it is not known which.
+        if let ([node], true) = (&nodes[..], verified)
+            && let Err(e) = self.registry.report(*node, blob, idx).await
+        {
+            tracing::debug!(%node, error = %e, "not reported");
         }
     }
 

@@ -309,10 +309,9 @@ pub struct PeerOptions {
     pub zone: String,
     /// How many chunks at most are sent at one time.
     pub upload_slots: u32,
-    /// Bytes a second to other nodes, from other nodes, and from the Hub. `None`: as much as there is.
+    /// Bytes a second to other nodes, and from other nodes. `None`: as much as there is.
     pub upload_limit: Option<u64>,
     pub download_limit: Option<u64>,
-    pub hub_limit: Option<u64>,
     /// Whether this node may call the Hub.
     pub hub: bool,
     pub redis_down: RedisDown,
@@ -329,7 +328,6 @@ impl Default for PeerOptions {
             upload_slots: Role::Normal.default_slots(),
             upload_limit: None,
             download_limit: None,
-            hub_limit: None,
             hub: true,
             redis_down: RedisDown::Wait,
             timing: Timing::default(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::PATIENCE;
+use super::{PATIENCE, for_each_chunk};
 use crate::chunk::fill;
 use crate::chunk::flight::{AheadPlace, Flights};
 use crate::chunk::pour::{self, From};
@@ -24,14 +24,12 @@ pub(super) async fn round(
     let blob = flights.blob.clone();
     let nodes: Vec<Holder> =
         peers.last_seen(blob.id, flights.left.start).into_iter().take(MOST_ASKED).collect();
-    let task = fill::task_without_records(&blob, flights).await;
+    let task = fill::task_without_records(&blob, flights);
     if !nodes.is_empty() {
-        let count = flights.left.end - flights.left.start;
-        let nodes: Arc<[Holder]> = nodes.into();
-        let holders: Vec<Arc<[Holder]>> = (0..count).map(|_| nodes.clone()).collect();
+        let holders = for_each_chunk(flights, nodes);
         let source = PeerSource::new(peers.client().clone(), PATIENCE);
         let counters = &blob.shared.counters.peers;
-        let from = From { source: &source, counters, is_origin: false, holders: holders.into() };
+        let from = From { source: &source, counters, is_origin: false, holders };
         match pour::pour(flights, &task, &from, place).await {
             Ok(()) => return Ok(()),
             Err(e) => {

@@ -151,8 +151,7 @@ async fn take(
             // Nobody can say what nodes hold that the tracker does not know.
             let added = peers.registry().added();
             if !added.is_empty() {
-                let added: Arc<[Holder]> = added.into();
-                let holders = flights.left.clone().map(|_| added.clone()).collect();
+                let holders = for_each_chunk(flights, added);
                 let source = PeerSource::new(peers.client().clone(), Duration::ZERO);
                 if from_peers(flights, place, peers, &source, holders).await.is_ok() {
                     return Ok(());
@@ -179,9 +178,7 @@ async fn take(
         }
         Step::Leased { owner, left } => {
             let source = WaitSource::new(peers.client().clone(), left.clamp(SHORTEST_WAIT, LONGEST_WAIT));
-            let run = flights.left.end - flights.left.start;
-            let owner: Arc<[Holder]> = Arc::from([owner]);
-            let holders = (0..run).map(|_| owner.clone()).collect();
+            let holders = for_each_chunk(flights, vec![owner]);
             from_peers(flights, place, peers, &source, holders).await.map_err(Missed::Others)
         }
         Step::Free => filled(flights, peers, None).await,
@@ -233,6 +230,12 @@ async fn or_bucket(flights: &mut Flights, place: &mut AheadPlace, error: Error) 
         fill::begin(rest, place.clone(), None);
     }
     fill::from_bucket(flights, &task, place).await.map_err(|_| error)
+}
+
+/// The same nodes for every chunk of the run.
+fn for_each_chunk(flights: &Flights, nodes: Vec<Holder>) -> Arc<[Arc<[Holder]>]> {
+    let nodes: Arc<[Holder]> = nodes.into();
+    flights.left.clone().map(|_| nodes.clone()).collect()
 }
 
 /// Whether this node could fetch the blob's bytes from elsewhere than the bucket and the others.

@@ -126,12 +126,7 @@ impl Shelf for BlobShelf {
         }
         let content = match shared.reopen(id, size)? {
             Some(content) => content,
-            None => {
-                let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
-                let key = ContentKey::Blob(id);
-                let file = blocking(move || cache.open_or_memory(key, size, chunk_size)).await?;
-                shared.open(id, size, file)?
-            }
+            None => shared.open_file(id, size).await?,
         };
         content.fetch(idx).await
     }
