@@ -13,8 +13,9 @@ impl State {
     /// out of it. The size stays.
     pub fn clear(&mut self, range: Range<u64>, now: Timestamp) {
         let unit = u64::from(self.chunk_size);
-        let hidden = range.start..range.end.min(self.floor());
-        self.delta.cleared.insert(hidden);
+        // Also what is not committed yet, for all that is known here: a commit that is on its way brings it, and so may one
+        // that was not heard of again.
+        self.delta.cleared.insert(range.start..range.end.min(self.delta.floor));
         let touched = range.start / unit..range.end.div_ceil(unit);
         let known: Vec<u64> = self.chunks.keys().copied().filter(|idx| touched.contains(idx)).collect();
         for idx in known {

@@ -17,6 +17,8 @@ pub struct FaultyKv {
     inner: Arc<MemoryKv>,
     fail: AtomicU32,
     lose: AtomicU32,
+    /// While a test holds it, commits are on their way.
+    pub gate: tokio::sync::Mutex<()>,
 }
 
 fn broken() -> Error {
@@ -29,7 +31,12 @@ fn take(n: &AtomicU32) -> bool {
 
 impl FaultyKv {
     pub fn new() -> Arc<Self> {
-        Arc::new(FaultyKv { inner: MemoryKv::new(), fail: AtomicU32::new(0), lose: AtomicU32::new(0) })
+        Arc::new(FaultyKv {
+            inner: MemoryKv::new(),
+            fail: AtomicU32::new(0),
+            lose: AtomicU32::new(0),
+            gate: tokio::sync::Mutex::default(),
+        })
     }
 
     /// This many next commits fail and change nothing.
@@ -58,6 +65,7 @@ impl Kv for FaultyKv {
         if take(&self.fail) {
             return Err(broken());
         }
+        let _gate = self.gate.lock().await;
         let outcome = self.inner.commit(txn).await?;
         if take(&self.lose) { Err(broken()) } else { Ok(outcome) }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -52,6 +53,44 @@ async fn a_punched_hole_gives_its_objects_back() {
     expected[2 * C as usize..][..100].copy_from_slice(&pattern(2, 100));
     expected.resize(5 * C as usize + 7, 0);
     same(&b.contents(ino).await, &expected, "grown");
+}
+
+/// The commit brings bytes that the file did not have before; the hole in them is nowhere but in the bookkeeping.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_hole_made_while_a_commit_is_on_its_way_stays() {
+    let world = World::new();
+    let (a, b) = (world.node().await, world.node().await);
+    for (name, len, hole) in [("row", 100, 10..50), ("chunk", C, 10..50), ("chunks", 3 * C, C / 2..2 * C + 7)]
+    {
+        for heard in [true, false] {
+            let ino = a.create(&format!("{name}-{heard}")).await;
+            let file = a.open(ino).await;
+            let mut expected = pattern(3, len as usize).to_vec();
+            file.write(0, Bytes::copy_from_slice(&expected)).await.expect("write");
+            let gate = world.kv.gate.lock().await;
+            world.kv.lose_replies(u32::from(!heard));
+            let flush = tokio::spawn({
+                let file = Arc::clone(&file);
+                async move { file.flush().await }
+            });
+            while file.state().committing.is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            if heard {
+                file.allocate(hole.start, hole.end - hole.start, PUNCH).await.expect("punch");
+            }
+            drop(gate);
+            assert_eq!(flush.await.expect("task").is_ok(), heard);
+            if !heard {
+                file.allocate(hole.start, hole.end - hole.start, PUNCH).await.expect("punch");
+            }
+            expected[hole.start as usize..hole.end as usize].fill(0);
+            same(&a.read_all(&file).await, &expected, name);
+            file.flush().await.expect("flush");
+            same(&a.read_all(&file).await, &expected, name);
+            same(&b.contents(ino).await, &expected, name);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
