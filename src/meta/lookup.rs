@@ -1,5 +1,7 @@
 //! Reading names.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::Meta;
@@ -99,7 +101,12 @@ impl Meta {
         let (ino, _) = schema::parse_entry(&entry)?;
         let Some(raw) = self.hints().row(ino) else { return Ok(None) };
         let row = schema::decode_row(ino, &raw)?;
-        let attr = Attr::new(ino, row.clone(), None, 0);
+        let mut attr = Attr::new(ino, row.clone(), None, 0);
+        if row.kind == FileType::Dir {
+            // When names in it last changed, its row does not say.
+            let Some((recent, _)) = self.recent(ino, Duration::MAX) else { return Ok(None) };
+            attr.mtime = attr.mtime.max(recent.mtime);
+        }
         Ok(Some(Found { ino, entry, raw, row, attr, guessed: true }))
     }
 

@@ -126,6 +126,7 @@ impl Meta {
         }
         let mut attr = Attr::new(ino, row, None, 0);
         attr.nlink = if last { 0 } else { attr.nlink };
+        attr.mtime = found.attr.mtime;
         Ok(Removed { attr, binned })
     }
 

@@ -49,6 +49,7 @@ on_all_engines! {
         links_are_counted,
         removing_the_wrong_kind,
         directories_must_be_empty,
+        a_removed_directory_keeps_its_time,
         set_group_id_is_handed_down,
         locks_are_for_everybody,
         times_of_directories,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hfmount::error::Kind;
+use hfmount::meta::kv::Change;
 use hfmount::meta::{Content, New, Role, SetAttr};
 use hfmount::types::{FileType, Ino, Timestamp};
 
@@ -129,6 +130,27 @@ pub async fn directories_must_be_empty(world: &World) {
     meta.unlink(d, b"f").await.expect("unlink");
     meta.rmdir(ROOT, b"d").await.expect("rmdir");
     assert_eq!(nlink(&meta, ROOT).await, 2);
+}
+
+/// Who has it open sees when its last name went, whatever this mount knew of it.
+pub async fn a_removed_directory_keeps_its_time(world: &World) {
+    let meta = world.mount().await;
+    let old = Timestamp(1_000_000_000);
+    for known in [true, false] {
+        let d = dir(&meta, ROOT, "d").await;
+        file(&meta, d, "f").await;
+        meta.setattr(d, SetAttr { mtime: Some(old), ..SetAttr::default() }).await.expect("utimens");
+        let remover = if known { meta.clone() } else { world.mount().await };
+        assert_eq!(find(&meta, ROOT, "d").await.mtime, old);
+        remover.unlink(d, b"f").await.expect("unlink");
+        let changed = find(&remover, ROOT, "d").await.mtime;
+        assert!(changed > old);
+        if known {
+            // The row is known, and when its names changed is not any more.
+            meta.heard(&[Change::Entry { parent: d, name: Bytes::from_static(b"other") }]);
+        }
+        assert_eq!(remover.rmdir(ROOT, b"d").await.expect("rmdir").attr.mtime, changed);
+    }
 }
 
 pub async fn set_group_id_is_handed_down(world: &World) {
