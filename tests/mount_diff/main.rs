@@ -18,7 +18,7 @@ use op::Op;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::io::Errno;
-use side::{Side, counts_dirs};
+use side::{Side, Value, counts_dirs};
 
 const OPS: usize = 400;
 
@@ -59,6 +59,20 @@ fn disagree(seed: u64, done: &[Done], ours: &dyn std::fmt::Debug, plain: &dyn st
     panic!("HFMOUNT_TEST_SEED={seed}, operation {}:\n mount: {ours}\n plain: {plain}", done.len() - 1);
 }
 
+/// Where two contents differ, and the first byte of each there.
+fn differences(a: &[u8], b: &[u8]) -> Vec<(usize, usize, Option<u8>, Option<u8>)> {
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    for at in (0..a.len().max(b.len())).filter(|at| a.get(*at) != b.get(*at)) {
+        match found.last_mut() {
+            // Bytes in between that are alike by chance.
+            Some((_, end)) if at - *end < 16 => *end = at + 1,
+            _ => found.push((at, at + 1)),
+        }
+    }
+    let first = |(from, to): (usize, usize)| (from, to, a.get(from).copied(), b.get(from).copied());
+    found.into_iter().map(first).collect()
+}
+
 fn compare_trees(seed: u64, done: &[Done], ours: &Side, plain: &Side) {
     let (ours, plain) = (ours.tree().expect("nobody else"), plain.tree().expect("nobody else"));
     for path in ours.keys().chain(plain.keys()) {
@@ -68,6 +82,9 @@ fn compare_trees(seed: u64, done: &[Done], ours: &Side, plain: &Side) {
             let stats = (a.map(|a| &a.0), b.map(|b| &b.0));
             if stats.0 != stats.1 {
                 disagree(seed, done, &stats.0, &stats.1);
+            }
+            if let (Some((_, Some(Value::Bytes(ours)))), Some((_, Some(Value::Bytes(plain))))) = (a, b) {
+                eprintln!("different (from, to, mount's first, plain's first): {:?}", differences(ours, plain));
             }
             disagree(seed, done, &a, &b);
         }
