@@ -84,7 +84,10 @@ fn compare_trees(seed: u64, done: &[Done], ours: &Side, plain: &Side) {
                 disagree(seed, done, &stats.0, &stats.1);
             }
             if let (Some((_, Some(Value::Bytes(ours)))), Some((_, Some(Value::Bytes(plain))))) = (a, b) {
-                eprintln!("different (from, to, mount's first, plain's first): {:?}", differences(ours, plain));
+                eprintln!(
+                    "different (from, to, mount's first, plain's first): {:?}",
+                    differences(ours, plain)
+                );
             }
             disagree(seed, done, &a, &b);
         }
