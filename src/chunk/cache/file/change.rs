@@ -28,14 +28,14 @@ impl CacheFile {
         if len == 0 {
             return Ok(());
         }
-        if self.passthrough.load(Relaxed) {
-            return Err(Error::new(Kind::Busy, self.what()));
-        }
         self.dir.check_file_size(offset + len).context(|| self.what())?;
         let size = u64::from(self.chunk_size);
         {
-            // What has no record is not punched: from here on the bytes are safe.
+            // What has no record is not punched, nor given to the kernel: from here on the bytes are safe.
             let _none_going = lock(&self.punching);
+            if self.is_passthrough() && !self.is_in_memory() {
+                return Err(Error::new(Kind::Busy, self.what()));
+            }
             self.clear(offset / size, (offset + len).div_ceil(size))?;
         }
         self.check_memory(len)?;
