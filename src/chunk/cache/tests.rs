@@ -26,7 +26,7 @@ fn open_with(path: &Path, limits: CacheLimits) -> Arc<CacheDir> {
 fn fill(file: &CacheFile, idx: u64, byte: u8) {
     let data = vec![byte; file.chunk_len(idx) as usize];
     file.write_at(idx * u64::from(CHUNK), &data).expect("write");
-    file.record(idx, &BLOB_TAG, blake3::hash(&data).as_bytes(), data.len() as u32).expect("record");
+    file.record(idx, &BLOB_TAG, blake3::hash(&data).as_bytes(), data.len() as u32, || ()).expect("record");
 }
 
 fn read_chunk(file: &CacheFile, idx: u64) -> Option<Vec<u8>> {
