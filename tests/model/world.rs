@@ -398,6 +398,10 @@ impl World {
         if flags == 0 {
             match dirs {
                 (false, Some(true)) => return fail(Kind::IsDirectory),
+                // Which of the two is told is anybody's choice.
+                (true, Some(false)) if self.is_below(source, to) => {
+                    return Err(vec![Kind::NotDirectory, Kind::Invalid]);
+                }
                 (true, Some(false)) => return fail(Kind::NotDirectory),
                 _ => {}
             }
@@ -462,7 +466,10 @@ impl World {
                 let Handle { file, .. } = self.handles[handle];
                 self.flush(*handle);
                 self.handles.remove(handle);
-                self.last_close(*node, file);
+                // As of one that may have had a lock: whoever gets that next sees all.
+                if !self.removed.contains(&(*node, file)) {
+                    self.commit(*node, file);
+                }
                 self.let_go(*node, file);
                 self.locks.entry(file).or_default().remove(handle);
                 done(got)
@@ -601,7 +608,7 @@ impl World {
         self.views.get_mut(&(node, file)).expect("open").truncate(size, &history);
     }
 
-    /// A close writes out what is new, though the file was opened for reading, unless somebody is writing it.
+    /// A close without a lock writes out what is new, though the file was opened for reading, unless somebody is writing it.
     fn last_close(&mut self, node: usize, file: Id) {
         let writing = self.handles.values().any(|h| (h.node, h.file) == (node, file) && h.may_change());
         if !writing && !self.removed.contains(&(node, file)) {
