@@ -7,6 +7,7 @@
 //! | 2 | the command line is wrong |
 
 mod background;
+mod colours;
 mod conceal;
 mod config;
 mod dump;
@@ -21,6 +22,7 @@ mod peer_args;
 mod progress;
 mod restore;
 mod show;
+mod stats;
 mod status;
 mod umount;
 mod volume;
@@ -73,6 +75,8 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// Show what a mount does, one line a second: requests, metadata, cache, object store, peers, Hub.
+    Stats(stats::StatsArgs),
     /// List the nodes that share a volume's content, block one, or name one.
     Peer(peer::PeerVerb),
     /// Tell where a file is: its inode, its chunks, and which of them are on this machine, in the storage, at the Hub.
@@ -134,6 +138,7 @@ pub fn run() -> ExitCode {
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Stats(args) => args.run(),
         Verb::Peer(args) => args.run(),
         Verb::Info(args) => args.run(),
         Verb::Gc(args) => args.run(),
