@@ -12,6 +12,7 @@ use clap::builder::RangedU64ValueParser;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::colours::Colours;
+use super::mounts::mount_of;
 use super::{Failure, small_runtime};
 use crate::config::Home;
 use crate::config::units::duration;
@@ -168,10 +169,10 @@ fn print(text: &str) -> Result<bool> {
     }
 }
 
-/// The note of the mount that is meant. The mount itself is not touched: its daemon may hang.
+/// The note of the mount that is meant.
 fn find(notes: &[RunFile], dir: Option<&Path>) -> Result<RunFile, Failure> {
-    let running: Vec<&RunFile> = notes.iter().filter(|note| note.is_running()).collect();
     let Some(dir) = dir else {
+        let running: Vec<&RunFile> = notes.iter().filter(|note| note.is_running()).collect();
         return match running[..] {
             [one] => Ok(one.clone()),
             [] => Err(Failure::said(
@@ -186,9 +187,8 @@ fn find(notes: &[RunFile], dir: Option<&Path>) -> Result<RunFile, Failure> {
         };
     };
     let dir = fuse::absolute(dir)?;
-    let own = running.into_iter().filter(|note| dir.starts_with(&note.mount_point));
-    if let Some(note) = own.max_by_key(|note| note.mount_point.as_os_str().len()) {
-        return Ok(note.clone());
+    if let Some(note) = mount_of(notes, &dir) {
+        return Ok(note);
     }
     let shown = dir.display();
     Err(Failure::said(match fuse::mounted_at(&dir)? {
