@@ -182,7 +182,6 @@ mod tests {
     use crate::meta::SessionInfo;
     use crate::meta::memory::MemoryKv;
     use crate::types::Timestamp;
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn objects_come_and_go() {
@@ -221,8 +220,7 @@ mod tests {
             version: "1".into(),
             read_only: false,
         };
-        let meta =
-            Meta::open(Arc::new(MemoryKv::new()), info, Duration::from_secs(30)).await.expect("opened");
+        let meta = Meta::open(MemoryKv::new(), info, Duration::from_secs(30)).await.expect("opened");
         let key = Key::new(SESSIONS, session_field(meta.session()));
         let before = meta.kv().get(std::slice::from_ref(&key)).await.expect("read");
         let rows = engine(&meta, 2, &CancellationToken::new(), &|_| ()).await.expect("done");
