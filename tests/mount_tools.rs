@@ -305,10 +305,7 @@ fn measures_everything(home: &Home, storage: &str) {
     assert_eq!((&report["caches"], &report["threads"]), (&"kept".into(), &2.into()));
     for row in report["rows"].as_array().expect("rows") {
         let of = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name}: {row}"));
-        assert!(
-            of("rate") > 0.0 && of("p50_ms") > 0.0 && of("p99_ms") >= of("p50_ms") && of("count") >= 2.0,
-            "{row}"
-        );
+        assert!(of("rate") > 0.0 && of("mean_ms") > 0.0 && of("count") >= 2.0, "{row}");
     }
     let left: Vec<_> =
         fs::read_dir(mount.path()).expect("list").map(|e| e.expect("entry").file_name()).collect();
@@ -441,7 +438,7 @@ fn a_service_manager_is_told() {
             text(&buf[..n])
         };
         home.set_env("NOTIFY_SOCKET", &name);
-        let mount = home.mount("mnt", &["--offline"]);
+        let mut mount = home.mount("mnt", &["--offline"]);
         let ready = hear();
         assert!(ready.starts_with("READY=1\nSTATUS=volume default on "), "{ready}");
         assert!((0..3).all(|_| hear() == "WATCHDOG=1"));
@@ -451,7 +448,7 @@ fn a_service_manager_is_told() {
             last = hear();
         }
         assert!(last.starts_with("STOPPING=1\nSTATUS=SIGTERM: "), "{last}");
-        assert!(mount.stop().success());
+        assert!(mount.wait().success());
     }
     // It is not there: that is no reason not to mount.
     home.set_env("NOTIFY_SOCKET", "/nowhere/notify");

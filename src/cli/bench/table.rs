@@ -20,11 +20,8 @@ pub(super) fn as_text(report: &Report, colours: Colours) -> String {
     text.push('\n');
     for row in &report.rows {
         let rate = format!("{} {}", figure(row.rate()), row.unit.word());
-        let (p50, p99) = match row.name {
-            // Of one or few.
-            "write_big" | "read_big" => ("-".to_owned(), "-".to_owned()),
-            _ => (time(row.p50), time(row.p99)),
-        };
+        let lap = |of: Duration| if row.has_laps() { time(of) } else { "-".to_owned() };
+        let (p50, p99) = (lap(row.p50), lap(row.p99));
         let look = match row.grade() {
             Grade::Good => Look::Good,
             Grade::Fair => Look::Fair,
@@ -117,8 +114,8 @@ fn row_json(row: &Row) -> Value {
         "bytes": (row.unit == Unit::Mib || row.bytes > 0).then_some(row.bytes),
         "seconds": row.took.as_secs_f64(),
         "mean_ms": millis(row.mean),
-        "p50_ms": millis(row.p50),
-        "p99_ms": millis(row.p99),
+        "p50_ms": row.has_laps().then(|| millis(row.p50)),
+        "p99_ms": row.has_laps().then(|| millis(row.p99)),
     })
 }
 
