@@ -345,6 +345,9 @@ fn bench_measures_redis_and_s3() {
 
     // Who has no keys measures the rest, and is told.
     let mount = home.mount("mnt", &["--offline"]);
+    let line: Value = serde_json::from_str(&home.run_ok(&["stats", "--count", "1", "--json"])).expect("JSON");
+    assert_eq!(line["peers"]["out_bytes_per_second"], 0.0, "{line}");
+    assert!(home.run_ok(&["stats", "--count", "1"]).contains(" peers "));
     home.set_env("AWS_SECRET_ACCESS_KEY", "wrong");
     let output = home.run(&[&FEW[..], &["--keep-caches", utf8(mount.path())]].concat());
     let (out, said) = (text(&output.stdout), text(&output.stderr));

@@ -17,7 +17,7 @@ const PIECE: usize = 1 << 20;
 /// What a piece begins with: where it belongs.
 const STAMP: usize = 16;
 /// Small files between two words about how far it is.
-pub(super) const TELL_EVERY: u64 = 16;
+const TELL_EVERY: u64 = 16;
 
 impl Bench<'_> {
     /// One file for each thread, written and synced, then read.
@@ -139,7 +139,7 @@ impl Bench<'_> {
                 work(n, index)?;
                 laps.note(begun.elapsed());
                 let done = done.fetch_add(1, Relaxed) + 1;
-                if done % TELL_EVERY == 0 || done == of {
+                if done.is_multiple_of(TELL_EVERY) || done == of {
                     (self.tell)(Progress { what, done, of, bytes: false });
                 }
             }

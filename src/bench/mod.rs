@@ -97,6 +97,7 @@ pub fn run(options: &Options, stop: &CancellationToken, tell: Tell<'_>) -> Resul
     match (outcome, place.remove()) {
         (Ok(outcome), Ok(())) => Ok(outcome),
         (Err(e), Ok(())) | (Ok(_), Err(e)) => Err(e),
+        (Err(e), Err(left)) if e.kind() == Kind::Interrupted => Err(left),
         (Err(e), Err(left)) => Err(e.context(left.to_string())),
     }
 }

@@ -1,7 +1,7 @@
 //! A bar on the terminal while something long goes on. Nothing is drawn where standard error is no terminal.
 
 use std::io::IsTerminal;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// What is waited for. Says so on the terminal if it takes longer than a second, until it is dropped.
 pub(super) struct Waiting {
-    end: Option<Sender<()>>,
+    end: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn waiting(what: impl Into<String>) -> Waiting {
     if !std::io::stderr().is_terminal() {
         return Waiting { end: None, thread: None };
     }
-    let (end, ended) = mpsc::channel::<()>();
+    let (end, ended) = mpsc::sync_channel::<()>(1);
     let what = what.into();
     let thread = thread::Builder::new().spawn(move || {
         if ended.recv_timeout(SOON) == Err(RecvTimeoutError::Timeout) {

@@ -80,15 +80,14 @@ fn interval(text: &str) -> Result<Duration, String> {
 impl StatsArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let note = find(&RunFile::all(&Home::from_env()?), self.dir.as_deref())?;
-        let ended = small_runtime()?.block_on(async {
+        small_runtime()?.block_on(async {
             tokio::select! {
                 ended = self.follow(&note) => ended,
                 interrupted = tokio::signal::ctrl_c() => {
                     interrupted.map_err(|e| Error::with_source(Kind::Internal, "catching signals", e).into())
                 }
             }
-        });
-        ended
+        })
     }
 
     async fn follow(&self, note: &RunFile) -> Result<(), Failure> {
