@@ -32,13 +32,14 @@ Examples:
   # Small files and metadata only, for a script
   hfmount bench --big-file-size 0 --json /mnt/hf | jq '.rows[] | {name, rate, p99_ms}'
 
-Every thread writes one large file (and syncs it) and many small ones (and closes them), then reads them; then
-come stat, list, create, rename and unlink. Before something is read the kernel's caches are dropped: all of
-them if this is root, else the pages of the files themselves. hfmount's own disk cache stays: what was written
-is read from there.
+Every thread writes one large file (and syncs it) and many small ones (and closes them), then reads
+them; then come stat, list, create, rename and unlink. Before something is read the kernel's caches
+are dropped: all of them if this is root, else the pages of the files themselves. hfmount's own disk
+cache stays: what was written is read from there.
 
-Of a mount of hfmount also its object store (objects of 4 MiB and 1 KiB) and its metadata engine are measured,
-from here and past the mount; the keys of the bucket are given as to mount.
+Of a mount of hfmount also its object store (objects of 4 MiB and 1 KiB) and its metadata engine are
+measured, from here and past the mount. The keys of the bucket and the engine's password are given as
+to mount.
 
 All that was made is removed, also after ^C. ^C twice ends it at once.")]
 pub(super) struct BenchArgs {

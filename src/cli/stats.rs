@@ -40,8 +40,8 @@ Examples:
   hfmount stats --interval 1m --count 10 --json /mnt/hf | jq .fuse.read_bytes_per_second
 
 A line tells what happened since the line before. MB are 1,000,000 bytes, a second.
-  fuse     requests of the kernel, the mean time to their answers in ms, and bytes read and written. What
-           the kernel has in its own memory, or reads past the daemon, it does not ask for
+  fuse     requests of the kernel, the mean time to their answers in ms, and bytes read and
+           written. What the kernel has in its own memory, or reads past the daemon, is not there
   meta     operations on the metadata engine and their mean time in ms
   cache    the share of what was read that was on this machine already, and how full the cache is
   storage  requests and bytes to (put, up) and from (get, down) the object store
@@ -51,7 +51,8 @@ A line tells what happened since the line before. MB are 1,000,000 bytes, a seco
 
 It works for mounts of the same user and HFMOUNT_HOME, and needs no --metrics. ^C ends it.
 
-Exit codes: 0 as many lines as asked for, or ^C; 1 nothing is mounted there, or the daemon ended; 2 wrong command line.")]
+Exit codes: 0 as many lines as asked for, or ^C; 1 nothing is mounted there, or the daemon ended;
+2 wrong command line.")]
 pub(super) struct StatsArgs {
     /// The directory that is mounted on, or one in it. Default: the one mount that there is.
     dir: Option<PathBuf>,
