@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
 use super::overflow::Overflow;
+use super::reads::Reads;
 use super::store::Uploads;
 use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
 use crate::blocking::blocking;
@@ -74,6 +75,7 @@ pub(super) struct Counters {
     pub wrong: AtomicU64,
     pub mismatches: AtomicU64,
     pub from_memory: AtomicU64,
+    pub reads: Reads,
 }
 
 #[derive(Debug, Default)]
