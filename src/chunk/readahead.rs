@@ -3,7 +3,8 @@
 //! The kernel cannot provide the parallelism that a distant source needs (it keeps two or three windows of 128 KiB in
 //! flight), so the daemon follows the readers of a content itself. They are told apart by place, not by handle, since
 //! mappings and threads share one. A reader begins with no window: who looks at one header gets the chunk it is in. As it
-//! makes its way through chunks its window doubles, until it is all the rest. Faults of a mapping come as small reads out
+//! makes its way through chunks its window doubles, until it is all the rest. Who has read the first chunk whole and goes on is
+//! a loader, and gets at once what fills a link. Faults of a mapping come as small reads out
 //! of order: a step back within the window changes nothing. What is nowhere near a known reader is a new one; random
 //! reads are many new ones, none of which ever makes its way.
 
@@ -19,6 +20,10 @@ const STEPS: u32 = 3;
 const MINE_WITHIN: u64 = 256;
 /// The window that a new reader may inherit from others of the same content, in chunks.
 const MAX_TRUST: u64 = 8;
+/// The window of who begins at the start and leaves no more than a quarter of it out, in chunks.
+const LOADER: u64 = 16;
+/// Towards the end of a content so many transfers share what is left.
+const TAIL: u64 = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stream {
@@ -32,9 +37,34 @@ struct Stream {
     bytes: u64,
     /// Chunks entered in order since the window last grew.
     steps: u32,
+    /// The chunk it began with.
+    first: u64,
+    /// Bytes read since then.
+    total: u64,
+    /// Nobody reads here yet: a reader of what comes before is expected.
+    expected: bool,
 }
 
 impl Stream {
+    fn at(chunk: u64) -> Self {
+        Stream {
+            frontier: chunk,
+            next: chunk,
+            window: 0,
+            bytes: 0,
+            steps: 0,
+            first: chunk,
+            total: 0,
+            expected: false,
+        }
+    }
+
+    /// Whether it reads the content from its start, as far as it has come all of it but a quarter.
+    fn loads(&self, chunk_size: u64) -> bool {
+        let behind = self.frontier.saturating_mul(chunk_size);
+        self.first == 0 && self.frontier > 0 && self.total >= behind - behind / 4
+    }
+
     fn end(&self) -> u64 {
         self.frontier.saturating_add(self.window)
     }
@@ -76,13 +106,17 @@ impl Readahead {
                 let window = self.trust.min(self.max_window);
                 self.trust /= 2;
                 self.streams.truncate(MAX_STREAMS - 1);
-                Stream { frontier: first, next: first, window, bytes: 0, steps: 0 }
+                Stream { window, ..Stream::at(first) }
             }
         };
+        stream.expected = false;
         if last >= stream.frontier {
             // It enters a chunk. What counts is what it read before.
             if stream.bytes >= self.chunk_size / 4 || stream.steps >= STEPS {
                 self.grow(&mut stream);
+            }
+            if stream.loads(self.chunk_size) {
+                stream.window = stream.window.max(LOADER.min(self.max_window));
             }
             stream.steps += u32::from(first <= stream.frontier);
             stream.frontier = last + 1;
@@ -91,6 +125,7 @@ impl Readahead {
             self.grow(&mut stream);
         }
         stream.bytes = stream.bytes.saturating_add(len);
+        stream.total = stream.total.saturating_add(len);
         self.streams.insert(0, stream);
     }
 
@@ -117,13 +152,13 @@ impl Readahead {
         for stream in &mut self.streams {
             let near = near.max(stream.frontier / 2);
             let end = stream.end().min(stream.frontier.saturating_add(near)).min(self.chunks);
-            let longest = (stream.window / 8).clamp(1, segment.max(1));
             while stream.next < end {
                 let first = stream.next;
                 stream.next += 1;
                 if !missing(first) {
                     continue;
                 }
+                let longest = longest(stream.window, segment, self.chunks - first);
                 while stream.next < end && stream.next - first < longest && missing(stream.next) {
                     stream.next += 1;
                 }
@@ -146,10 +181,10 @@ impl Readahead {
         for stream in &self.streams {
             let end = stream.frontier.saturating_add(stream.window.saturating_mul(nodes));
             let end = end.min(self.chunks).min(stream.next.saturating_add(MINE_WITHIN));
-            let longest = (stream.window / 8).clamp(1, segment.max(1));
             let mut wanted = |idx| mine(idx) && missing(idx);
             if let Some(first) = (stream.next..end).find(|idx| wanted(*idx)) {
                 let mut run = first..first + 1;
+                let longest = longest(stream.window, segment, self.chunks - first);
                 while run.end < end && run.end - run.start < longest && wanted(run.end) {
                     run.end += 1;
                 }
@@ -157,6 +192,42 @@ impl Readahead {
             }
         }
         None
+    }
+
+    /// Somebody who reads something else is expected to read this next, from its start: `window` chunks of it are wanted
+    /// before.
+    pub fn expect(&mut self, window: u64) {
+        let window = window.min(self.max_window);
+        match self.streams.iter_mut().find(|s| s.covers(0)) {
+            // It had a look at the start.
+            Some(stream) => {
+                stream.expected |= stream.window == 0;
+                stream.window = stream.window.max(window.saturating_sub(stream.frontier));
+            }
+            None => {
+                self.streams.truncate(MAX_STREAMS - 1);
+                self.streams.push(Stream { window, expected: true, ..Stream::at(0) });
+            }
+        }
+    }
+
+    /// Whether all that expected readers may want was given out.
+    #[must_use]
+    pub fn expects_no_more(&self) -> bool {
+        self.streams.iter().all(|s| !s.expected || s.next >= s.end().min(self.chunks))
+    }
+
+    /// Whether all readers are only expected.
+    #[must_use]
+    pub fn is_expected(&self) -> bool {
+        self.streams.iter().all(|s| s.expected)
+    }
+
+    /// Whether a loader's window is all the rest, and all of that was given out: what it reads next is something else.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        let loads = |s: &&Stream| !s.expected && s.window >= LOADER && s.loads(self.chunk_size);
+        self.streams.iter().filter(loads).any(|s| s.next >= self.chunks)
     }
 
     /// Chunks from `first` on were given out and did not come: readers near there want them again.
@@ -171,6 +242,11 @@ impl Readahead {
         self.streams.clear();
         self.trust = 0;
     }
+}
+
+/// The length of a run: the smaller the window, and the less is left, the finer.
+fn longest(window: u64, segment: u64, left: u64) -> u64 {
+    (window / 8).min(left / TAIL).clamp(1, segment.max(1))
 }
 
 #[cfg(test)]

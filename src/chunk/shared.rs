@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
+use super::follow::{self, Expected, Sequel};
 use super::overflow::Overflow;
 use super::store::Uploads;
 use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
@@ -47,6 +48,13 @@ pub(super) struct Shared {
     pub pieces: Arc<Semaphore>,
     /// Places for transfers ahead of readers.
     pub ahead: Arc<Semaphore>,
+    /// How many there are.
+    ahead_places: usize,
+    /// Who knows what blobs are parts of, if somebody does.
+    pub sequel: OnceLock<Arc<dyn Sequel>>,
+    pub expected: Expected,
+    /// Places for readers who are followed.
+    pub followed: Arc<Semaphore>,
     /// Whole-blob checks at a time.
     pub verifying: Arc<Semaphore>,
     pub overflow: Overflow,
@@ -131,10 +139,10 @@ impl Shared {
         peers: Option<Arc<Peers>>,
     ) -> Arc<Self> {
         let memory = options.memory.max(8 << 20);
-        // Five eighths for transfers, of which those ahead of readers, with two pieces each, may take two fifths. The rest
+        // Five eighths for transfers, of which those ahead of readers, with two pieces each, may take four fifths. The rest
         // for a full disk.
         let pieces = (memory / 8 * 5 / PIECE as u64) as usize;
-        let ahead = pieces / 5;
+        let ahead_places = pieces * 2 / 5;
         let counters =
             Counters { fetched: sources.iter().map(|_| Fetched::default()).collect(), ..Counters::default() };
         Arc::new(Shared {
@@ -150,7 +158,11 @@ impl Shared {
             stop: CancellationToken::new(),
             closing: AtomicBool::new(false),
             pieces: Arc::new(Semaphore::new(pieces)),
-            ahead: Arc::new(Semaphore::new(ahead)),
+            ahead: Arc::new(Semaphore::new(ahead_places)),
+            ahead_places,
+            sequel: OnceLock::new(),
+            expected: Expected::default(),
+            followed: Arc::new(Semaphore::new(follow::MOST_READERS)),
             verifying: Arc::new(Semaphore::new(2)),
             uploads: Uploads::default(),
             open: Mutex::default(),
@@ -186,6 +198,17 @@ impl Shared {
     /// Whether the Hub, or what stands for it, can be asked at all.
     pub(super) fn reaches_origin(&self) -> bool {
         self.sources.iter().any(|source| is_origin(&**source))
+    }
+
+    /// Transfers ahead of readers that are under way.
+    pub(super) fn under_way_ahead(&self) -> usize {
+        self.ahead_places - self.ahead.available_permits()
+    }
+
+    /// How many of them are worth it, as far as the last of the sources knows.
+    pub(super) fn most_ahead(&self) -> usize {
+        let told = self.sources.last().and_then(|source| source.ahead());
+        told.map_or(self.ahead_places, |most| most.clamp(1, self.ahead_places))
     }
 
     /// The blob, if somebody has it open or something of it is on its way.
