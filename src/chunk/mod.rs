@@ -12,6 +12,7 @@
 
 mod blob;
 pub mod cache;
+mod checkers;
 mod cluster;
 pub mod digest;
 pub mod extents;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
+use super::checkers::{CHECKERS, Checkers};
 use super::follow::{self, Expected, Sequel};
 use super::overflow::Overflow;
 use super::store::Uploads;
@@ -55,8 +56,9 @@ pub(super) struct Shared {
     pub expected: Expected,
     /// Places for readers who are followed.
     pub followed: Arc<Semaphore>,
-    /// Whole-blob checks at a time.
+    /// Whole-blob checks at a time, and where they are done.
     pub verifying: Arc<Semaphore>,
+    pub checkers: Checkers,
     pub overflow: Overflow,
     pub uploads: Uploads,
     open: Mutex<HashMap<BlobId, Open>>,
@@ -143,6 +145,8 @@ impl Shared {
         // for a full disk.
         let pieces = (memory / 8 * 5 / PIECE as u64) as usize;
         let ahead_places = pieces * 2 / 5;
+        // With `strict` readers wait for them.
+        let checkers = Checkers::new(!options.strict);
         let counters =
             Counters { fetched: sources.iter().map(|_| Fetched::default()).collect(), ..Counters::default() };
         Arc::new(Shared {
@@ -163,7 +167,8 @@ impl Shared {
             sequel: OnceLock::new(),
             expected: Expected::default(),
             followed: Arc::new(Semaphore::new(follow::MOST_READERS)),
-            verifying: Arc::new(Semaphore::new(2)),
+            verifying: Arc::new(Semaphore::new(CHECKERS)),
+            checkers,
             uploads: Uploads::default(),
             open: Mutex::default(),
             full: Mutex::default(),
