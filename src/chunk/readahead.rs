@@ -306,14 +306,85 @@ mod tests {
 
     #[test]
     fn the_window_doubles_up_to_the_rest() {
-        let mut w = World::new(1000);
-        // Chunk entered, and what is there then: it, those before, the window.
+        let mut w = World::new(2000);
+        // Chunk entered, and what is there then beside the first thousand: it, those before, the window.
+        let begin = 1000;
         for (chunk, there) in [(1, 2 + 2), (2, 3 + 4), (3, 4 + 8), (4, 5 + 16), (5, 6 + 32), (6, 7 + 64)] {
-            w.sequential((chunk - 1) * CHUNK, chunk * CHUNK + 1, 128 << 10);
+            w.sequential((begin + chunk - 1) * CHUNK, (begin + chunk) * CHUNK + 1, 128 << 10);
             assert_eq!(w.count(), there, "chunk {chunk}");
         }
-        w.sequential(6 * CHUNK, 14 * CHUNK, MIB);
+        w.sequential((begin + 6) * CHUNK, (begin + 14) * CHUNK, MIB);
         assert_eq!(w.count(), 1000);
+    }
+
+    #[test]
+    fn a_loader_gets_what_fills_a_link_from_its_second_chunk_on() {
+        for step in [128 << 10, MIB, 16 * MIB] {
+            let mut w = World::new(1000);
+            w.sequential(0, CHUNK, step);
+            assert!(w.count() <= 2, "a long header may be a beginning: {step}");
+            for (chunk, window) in [(1, 16), (2, 32), (3, 64)] {
+                w.sequential(chunk * CHUNK, (chunk + 1) * CHUNK, step);
+                assert_eq!(w.count() as u64, chunk + 1 + window, "steps of {step}");
+            }
+        }
+        // Who leaves out half of it is none.
+        let mut w = World::new(1000);
+        (0..3 * CHUNK / (512 << 10)).for_each(|n| _ = w.read(n * (512 << 10), 256 << 10));
+        assert_eq!(w.count(), 3 + 4);
+    }
+
+    #[test]
+    fn who_is_expected_gets_a_window_and_no_more() {
+        let mut w = World::new(100);
+        assert!(w.readahead.is_expected() && w.readahead.expects_no_more() && !w.readahead.is_used_up());
+        w.readahead.expect(30);
+        assert!(w.readahead.is_expected() && !w.readahead.expects_no_more());
+        let mut given = Vec::new();
+        while let Some(run) = w.readahead.next(4, |_| true) {
+            given.extend(run);
+        }
+        assert_eq!(given, (0..30).collect::<Vec<_>>());
+        assert!(w.readahead.expects_no_more());
+        w.there.extend(given);
+        // He comes, and looks at the header first.
+        w.read(0, 8).read(8, 100_000);
+        assert!(!w.readahead.is_expected());
+        assert_eq!(w.count(), 31, "the window moves on by the chunk that he entered");
+        w.sequential(100_008, 5 * CHUNK, MIB);
+        assert_eq!(w.count(), 100);
+        assert!(w.readahead.is_used_up());
+
+        // Who had a look before.
+        let mut w = World::new(100);
+        w.read(0, 100);
+        w.readahead.expect(30);
+        assert!(w.readahead.is_expected());
+        w.read(100, 100);
+        assert!(!w.readahead.is_expected());
+        assert_eq!(w.count(), 30);
+    }
+
+    #[test]
+    fn what_is_used_up_was_read_by_a_loader() {
+        let mut w = World::new(100);
+        w.sequential(0, 4 * CHUNK, MIB);
+        assert!(!w.readahead.is_used_up());
+        w.sequential(4 * CHUNK, 7 * CHUNK, MIB);
+        assert!(w.readahead.is_used_up(), "all is given out");
+        let mut w = World::new(100);
+        w.sequential(50 * CHUNK, 100 * CHUNK, MIB);
+        assert!(!w.readahead.is_used_up(), "half of it is no whole");
+        let mut w = World::new(100);
+        (0..100).for_each(|c| _ = w.read(c * CHUNK, 4096));
+        assert!(!w.readahead.is_used_up(), "nor is a look at every chunk");
+    }
+
+    #[test]
+    fn the_end_is_cut_finer() {
+        assert_eq!([1, 8, 32, 64, 1000].map(|window| longest(window, 4, 1000)), [1, 1, 4, 4, 4]);
+        assert_eq!([64, 63, 33, 31, 16, 1].map(|left| longest(1000, 4, left)), [4, 3, 2, 1, 1, 1]);
+        assert_eq!(longest(1000, 0, 1000), 1);
     }
 
     #[test]
