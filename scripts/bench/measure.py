@@ -3,18 +3,13 @@
 Only what is measured is timed: the interpreter is up, and buffers are touched before.
 """
 
-import http.client
 import json
 import mmap
 import os
 import sys
-import threading
 import time
-import urllib.parse
 
 MIB = 1 << 20
-# Of the bare fetch by ranges.
-RANGE, CONNECTIONS = 16 << 20, 16
 
 
 def pread(path):
@@ -50,57 +45,6 @@ def first(path):
     ended = time.perf_counter()
     os.close(file)
     return {"seconds": ended - started, "bytes": got}
-
-
-def ranges(url, target):
-    """A file of the Hub by several connections at once, each piece written to its place in a file."""
-    host, path = place_of(url)
-    size = head(host, path)
-    file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    pieces = iter(range(0, size, RANGE))
-    turn = threading.Lock()
-
-    def work():
-        connection, buffer = http.client.HTTPConnection(host, timeout=60), memoryview(bytearray(MIB))
-        while True:
-            with turn:
-                start = next(pieces, None)
-            if start is None:
-                return connection.close()
-            end = min(start + RANGE, size)
-            connection.request("GET", path, headers={"Range": f"bytes={start}-{end - 1}"})
-            answer = connection.getresponse()
-            while got := answer.readinto(buffer):
-                os.pwrite(file, buffer[:got], start)
-                start += got
-            assert start == end, (start, end)
-
-    started = time.perf_counter()
-    threads = [threading.Thread(target=work) for _ in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    os.close(file)
-    return {"seconds": time.perf_counter() - started, "bytes": size}
-
-
-def place_of(url):
-    """Where the Hub sends for a file: host and path."""
-    parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
-    connection.request("HEAD", parts.path)
-    parts = urllib.parse.urlsplit(connection.getresponse().getheader("location"))
-    connection.close()
-    return parts.netloc, f"{parts.path}?{parts.query}"
-
-
-def head(host, path):
-    connection = http.client.HTTPConnection(host, timeout=60)
-    connection.request("HEAD", path)
-    size = int(connection.getresponse().getheader("content-length"))
-    connection.close()
-    return size
 
 
 def mapped(path):
@@ -171,5 +115,5 @@ def open_read(folder):
 
 if __name__ == "__main__":
     kind, *paths = sys.argv[1:]
-    kinds = {function.__name__: function for function in (pread, shards, first, ranges, mapped, write, stat, open_read)}
+    kinds = {function.__name__: function for function in (pread, shards, first, mapped, write, stat, open_read)}
     print(json.dumps(kinds[kind](*paths)))
