@@ -158,7 +158,11 @@ async fn mount(
     let Some(invalidations) = layers.invalidations.take() else {
         return (layers, Err(Error::new(Kind::Internal, "mounted twice")));
     };
-    let settings = MountSettings { allow_other: options.allow_other, read_only: options.read_only };
+    let settings = MountSettings {
+        allow_other: options.allow_other,
+        read_only: options.read_only,
+        native: options.passthrough.then(|| layers.places().1.to_owned()),
+    };
     let (vfs, handle, place) = (layers.vfs.clone(), runtime.handle().clone(), point.clone());
     let mounted = spawn_blocking(move || {
         let mounted = fuse::mount(vfs, invalidations, &place, settings, handle)?;

@@ -396,10 +396,13 @@ impl Pouring {
         if self.blob.file.is_in_memory() != sink.on_memory_file {
             return Err(error.with_kind(Kind::Unavailable));
         }
-        if !shared.was_full() && shared.cache.aside().is_none() {
-            tracing::warn!(blob = %self.blob.id, error = %error, "the cache has no room: reads go on without it");
+        // What the kernel was given is not written to; the next to open the blob begins another file.
+        if error.kind() != Kind::Busy {
+            if !shared.was_full() && shared.cache.aside().is_none() {
+                tracing::warn!(blob = %self.blob.id, error = %error, "the cache has no room: reads go on without it");
+            }
+            shared.disk_is_full();
         }
-        shared.disk_is_full();
         if !self.blob.is_awaited(self.idx..self.idx + 1) {
             return Err(error);
         }

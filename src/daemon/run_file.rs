@@ -36,6 +36,12 @@ pub struct RunFile {
     /// Why what is journalled cannot be uploaded now.
     #[serde(default)]
     pub upload_error: Option<String>,
+    /// Whether the kernel reads complete blobs by itself; `None`: an older daemon, which does not say.
+    #[serde(default)]
+    pub passthrough: Option<bool>,
+    /// Why it does not.
+    #[serde(default)]
+    pub passthrough_off: Option<String>,
 }
 
 impl RunFile {
@@ -64,6 +70,8 @@ impl RunFile {
             device: mounted.device().map(str::to_owned),
             disk_error: None,
             upload_error: None,
+            passthrough: Some(mounted.not_native().is_none()),
+            passthrough_off: mounted.not_native().map(str::to_owned),
         };
         let guard = RunGuard { path, note };
         guard.store()?;
@@ -160,6 +168,8 @@ mod tests {
             device: None,
             disk_error: None,
             upload_error: None,
+            passthrough: None,
+            passthrough_off: None,
         };
         assert!(run.is_running());
         assert!(

@@ -58,19 +58,7 @@ impl Drop for Open {
 impl Flow {
     /// For at most `most` transfers at a time.
     pub fn new(most: usize) -> Self {
-        let (now, most) = (Instant::now(), most.max(1));
-        Flow(Arc::new(Mutex::new(State {
-            limit: FIRST.min(most),
-            most,
-            open: 0,
-            busy: 0,
-            began: now,
-            bytes: 0,
-            before: None,
-            hold: now,
-            lowered: None,
-            quickest: None,
-        })))
+        Flow(Arc::new(Mutex::new(State::new(most, Instant::now()))))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -84,46 +72,72 @@ impl Flow {
 
     /// A body is asked for.
     pub fn open(&self) -> Open {
-        let mut state = self.state();
-        state.open += 1;
-        state.busy = state.busy.max(state.open);
+        self.state().open();
         Open(self.clone())
     }
 
     /// An answer began after so long.
     pub fn answered(&self, after: Duration) {
-        let (mut state, now) = (self.state(), Instant::now());
-        let quickest = match state.quickest {
-            Some((at, quickest)) if now - at < MEMORY && quickest <= after => quickest,
-            _ => {
-                state.quickest = Some((now, after));
-                after
-            }
-        };
-        if after > LATE && after > quickest * TIMES_LATER {
-            let fewer = state.limit - state.limit / 4;
-            state.lower(fewer, now);
-        }
+        self.state().answered(after, Instant::now());
     }
 
     /// The other side has too much to do, or cannot be reached.
     pub fn refused(&self) {
-        let (mut state, now) = (self.state(), Instant::now());
-        let fewer = state.limit / 2;
-        state.lower(fewer, now);
+        self.state().refused(Instant::now());
     }
 
     /// Bytes came.
     pub fn took(&self, bytes: usize) {
-        let (mut state, now) = (self.state(), Instant::now());
-        state.bytes += bytes as u64;
-        if now - state.began >= EPOCH {
-            state.judge(now);
-        }
+        self.state().took(bytes as u64, Instant::now());
     }
 }
 
 impl State {
+    fn new(most: usize, now: Instant) -> Self {
+        let most = most.max(1);
+        State {
+            limit: FIRST.min(most),
+            most,
+            open: 0,
+            busy: 0,
+            began: now,
+            bytes: 0,
+            before: None,
+            hold: now,
+            lowered: None,
+            quickest: None,
+        }
+    }
+
+    fn open(&mut self) {
+        self.open += 1;
+        self.busy = self.busy.max(self.open);
+    }
+
+    fn answered(&mut self, after: Duration, now: Instant) {
+        let quickest = match self.quickest {
+            Some((at, quickest)) if now - at < MEMORY && quickest <= after => quickest,
+            _ => {
+                self.quickest = Some((now, after));
+                after
+            }
+        };
+        if after > LATE && after > quickest * TIMES_LATER {
+            self.lower(self.limit - self.limit / 4, now);
+        }
+    }
+
+    fn refused(&mut self, now: Instant) {
+        self.lower(self.limit / 2, now);
+    }
+
+    fn took(&mut self, bytes: u64, now: Instant) {
+        self.bytes += bytes;
+        if now - self.began >= EPOCH {
+            self.judge(now);
+        }
+    }
+
     fn lower(&mut self, limit: usize, now: Instant) {
         if self.lowered.is_some_and(|at| now - at < ONE_EVENT) {
             return;
@@ -162,66 +176,85 @@ impl State {
 mod tests {
     use super::*;
 
-    /// Epochs of a place where a connection carries `each` bytes a second and all of them `total`.
-    async fn epochs(flow: &Flow, n: usize, each: f64, total: f64) {
-        for _ in 0..n {
-            let open: Vec<Open> = (0..flow.limit()).map(|_| flow.open()).collect();
-            let rate = (open.len() as f64 * each).min(total);
-            tokio::time::advance(EPOCH).await;
-            flow.took((rate * EPOCH.as_secs_f64()) as usize);
+    /// A place whose time goes as the test says.
+    struct Place {
+        state: State,
+        now: Instant,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let now = Instant::now();
+            Place { state: State::new(64, now), now }
+        }
+
+        /// `wanted` transfers at a time for one epoch, each of `each` bytes a second, and `total` together.
+        fn epoch(&mut self, wanted: usize, each: f64, total: f64) {
+            let under_way = wanted.min(self.state.limit);
+            (0..under_way).for_each(|_| self.state.open());
+            self.now += EPOCH;
+            let rate = (under_way as f64 * each).min(total);
+            self.state.took((rate * EPOCH.as_secs_f64()) as u64, self.now);
+            self.state.open -= under_way;
+        }
+
+        fn epochs(&mut self, n: usize, each: f64, total: f64) -> usize {
+            (0..n).for_each(|_| self.epoch(usize::MAX, each, total));
+            self.state.limit
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_grows_while_that_is_a_gain() {
-        let flow = Flow::new(64);
-        assert_eq!(flow.limit(), FIRST);
-        epochs(&flow, 30, 50e6, 10e9).await;
-        assert_eq!(flow.limit(), 64, "all of them are worth it");
-        let flow = Flow::new(64);
-        epochs(&flow, 30, 50e6, 1.5e9).await;
-        assert!((28..=40).contains(&flow.limit()), "the link is full: {}", flow.limit());
-        let flow = Flow::new(64);
-        epochs(&flow, 30, 100e6, 800e6).await;
-        assert!(flow.limit() <= FIRST + 3, "it was full before: {}", flow.limit());
+    #[test]
+    fn it_grows_while_that_is_a_gain() {
+        assert_eq!(Place::new().state.limit, FIRST);
+        assert_eq!(Place::new().epochs(30, 50e6, 10e9), 64, "all of them are worth it");
+        let limit = Place::new().epochs(100, 50e6, 1.5e9);
+        assert!((28..=40).contains(&limit), "the link is full: {limit}");
+        let limit = Place::new().epochs(30, 100e6, 800e6);
+        assert!(limit <= FIRST + 3, "it was full before: {limit}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_does_not_grow_when_nobody_wants_more() {
-        let flow = Flow::new(64);
-        for _ in 0..20 {
-            let _few: Vec<Open> = (0..4).map(|_| flow.open()).collect();
-            tokio::time::advance(EPOCH).await;
-            flow.took(1 << 20);
-        }
-        assert_eq!(flow.limit(), FIRST);
+    #[test]
+    fn it_does_not_grow_when_nobody_wants_more() {
+        let mut place = Place::new();
+        (0..20).for_each(|_| place.epoch(FIRST - 1, 50e6, 10e9));
+        assert_eq!(place.state.limit, FIRST);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn refusals_halve_it_and_it_comes_back() {
-        let flow = Flow::new(64);
-        tokio::time::advance(ONE_EVENT).await;
-        (0..16).for_each(|_| flow.refused());
-        assert_eq!(flow.limit(), FIRST / 2, "those of one moment are one");
+    #[test]
+    fn refusals_halve_it_and_it_comes_back() {
+        let mut place = Place::new();
+        (0..16).for_each(|_| place.state.refused(place.now));
+        assert_eq!(place.state.limit, FIRST / 2, "those of one moment are one");
         for _ in 0..10 {
-            tokio::time::advance(ONE_EVENT).await;
-            flow.refused();
+            place.now += ONE_EVENT;
+            place.state.refused(place.now);
         }
-        assert_eq!(flow.limit(), FEWEST);
-        epochs(&flow, 40, 50e6, 10e9).await;
-        assert!(flow.limit() > FIRST, "{}", flow.limit());
+        assert_eq!(place.state.limit, FEWEST);
+        assert!(place.epochs(60, 50e6, 10e9) > FIRST, "{}", place.state.limit);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn late_answers_make_it_smaller() {
-        let flow = Flow::new(64);
-        flow.answered(Duration::from_millis(400));
-        flow.answered(Duration::from_secs(1));
-        assert_eq!(flow.limit(), FIRST, "a place that is far away");
-        flow.answered(Duration::from_millis(20));
-        flow.answered(Duration::from_secs(1));
-        assert_eq!(flow.limit(), FIRST - FIRST / 4);
-        flow.answered(Duration::from_millis(110));
-        assert_eq!(flow.limit(), FIRST - FIRST / 4, "that is nothing");
+    #[test]
+    fn late_answers_make_it_smaller() {
+        let mut place = Place::new();
+        let mut answered = |millis| {
+            place.now += ONE_EVENT;
+            place.state.answered(Duration::from_millis(millis), place.now);
+            place.state.limit
+        };
+        assert_eq!([answered(400), answered(1000)], [FIRST; 2], "a place that is far away");
+        assert_eq!([answered(20), answered(110)], [FIRST; 2]);
+        assert_eq!(answered(1000), FIRST - FIRST / 4);
+        assert_eq!(answered(110), FIRST - FIRST / 4, "that is nothing");
+    }
+
+    #[test]
+    fn bodies_are_counted_while_they_are_under_way() {
+        let flow = Flow::new(8);
+        let (one, two) = (flow.open(), flow.open());
+        drop(one);
+        assert_eq!((flow.state().open, flow.state().busy, flow.limit()), (1, 2, 8));
+        drop(two);
+        assert_eq!(flow.state().open, 0);
     }
 }

@@ -44,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dirs::OpenedDir;
+pub use open::NativeFile;
 pub use orders::{Invalidations, Orders};
 pub use private::Private;
 pub use shards::Shards;

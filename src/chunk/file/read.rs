@@ -42,9 +42,10 @@ impl FileContent {
     #[must_use]
     pub fn try_read(self: &Arc<Self>, offset: u64, buf: &mut [u8]) -> Option<usize> {
         let in_memory = self.in_memory();
+        let cache = self.opened_cache();
+        let changes = cache.map(|cache| cache.changes());
         let (len, parts) = self.parts(offset, buf.len())?;
         let buf = &mut buf[..len];
-        let cache = self.opened_cache();
         for (at, idx, part) in parts {
             let span = part.span();
             let piece = &mut buf[at..at + (span.end - span.start) as usize];
@@ -57,7 +58,7 @@ impl FileContent {
                 Part::Fetch(_) | Part::Blob(..) => return None,
             }
         }
-        if self.in_memory() != in_memory {
+        if self.in_memory() != in_memory || cache.map(|cache| cache.changes()) != changes {
             return None;
         }
         self.look_ahead(offset, len as u64);
@@ -192,7 +193,17 @@ impl FileContent {
                     }
                     Part::Recorded(_) => {}
                     // What was cut off meanwhile is zeros, as it is in the answer.
-                    _ => drop(cache.read_at(place, piece)?),
+                    _ => loop {
+                        let changes = cache.changes();
+                        if !content.state().is_local(idx, span.clone()) {
+                            // The index has it since, or nobody: the evictor may have been faster.
+                            return Ok(None);
+                        }
+                        cache.read_at(place, piece)?;
+                        if cache.changes() == changes {
+                            break;
+                        }
+                    },
                 }
             }
             Ok(Some(answer.freeze()))
