@@ -64,7 +64,8 @@ async fn who_goes_on_after_the_first_chunk_gets_what_fills_a_link() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_transfers_ahead_than_the_source_bears() {
     let dir = tempfile::tempdir().unwrap();
-    let hub = Memory { ahead: Some(3), ..Memory::new("hub") };
+    let mut hub = Memory::new("hub");
+    hub.ahead = Some(3);
     let w = Build { hub, ..Build::default() }.at(dir.path()).await;
     w.hub.set_delay(Duration::from_millis(5));
     let (blob, data) = w.blob(200 * CHUNK, 1).await;
@@ -141,7 +142,8 @@ async fn nothing_follows_where_only_the_bucket_can_be_asked() {
     let dir = tempfile::tempdir().unwrap();
     let w = Build { hub: Memory::new("bucket"), ..Build::default() }.at(dir.path()).await;
     let order = sequence(&w, &[40, 40]).await;
-    read_all(&open(&w, order[0]).await, 16 << 10).await;
+    let one = open(&w, order[0]).await;
+    read_all(&one, 16 << 10).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(here(&w, order[1]), 0);
 }
