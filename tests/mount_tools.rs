@@ -299,7 +299,7 @@ fn measures_everything(home: &Home, storage: &str) {
     let output = home.run(&[&FEW[..], &["--keep-caches", "--json", place]].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(names(&report), [&FILES[..], &TRIPS[..]].concat(), "{report:#}");
+    assert_eq!(names(&report), [&FILES[..], &["fuse", "meta"], &TRIPS[..]].concat(), "{report:#}");
     assert!(report["notes"].as_array().expect("notes").is_empty(), "{report:#}");
     assert!(report["volume"]["storage"].as_str().expect("storage").starts_with(storage), "{report:#}");
     assert_eq!((&report["caches"], &report["threads"]), (&"kept".into(), &2.into()));
