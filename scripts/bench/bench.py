@@ -22,6 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
 
+import link  # noqa: E402
 import rates  # noqa: E402
 from hub import Hub  # noqa: E402
 from machine import machine  # noqa: E402
@@ -46,6 +47,11 @@ TARGETS = {
     "daemon peak RSS": (200.0, "at most"),
     "daemon peak RSS, writing": (200.0, "at most"),
     "sequential write": (0.8, "at least"),
+    "fill at the link": (0.9, "at least"),
+    "fill at the link, processor": (1.5, "at most"),
+    "fill at the link, peak RSS": (256.0, "at most"),
+    "two shards at the link": (0.9, "at least"),
+    "first byte of 10 GiB": (1.3, "at most"),
     **{
         f"{kind}, {where}": (0.8, "at least")
         for kind in rates.MAKES.values()
@@ -54,15 +60,16 @@ TARGETS = {
 }
 # No row's slowest hundredth may take longer, microseconds: as many waiters as tasks, each for a few round trips.
 P99_MAX = 50_000
-SECTIONS = ("fill", "warm", "small", "commands", "names", "write")
-GROUPS = {"metadata": ("commands", "names"), "data": ("fill", "warm", "small", "write")}
+SECTIONS = ("fill", "link", "warm", "small", "commands", "names", "write")
+GROUPS = {"metadata": ("commands", "names"), "data": ("fill", "link", "warm", "small", "write")}
 # Minutes that --quick takes at most, a little over for what one round takes.
 QUICK = 10
 
 
-def measure(kind, path):
-    command = [sys.executable, os.path.join(HERE, "measure.py"), kind, path]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout)
+def measure(kind, *paths, between=0):
+    command = [sys.executable, os.path.join(HERE, "measure.py"), kind, *paths]
+    env = os.environ | {"BENCH_BETWEEN": str(between)}
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=900, env=env).stdout)
 
 
 def drop_caches():
@@ -89,6 +96,10 @@ class Bench:
             self.commits = {repo: hub.commit(repo) for repo in self.repositories}
             if "fill" in wanted or "warm" in wanted:
                 self.cold_fill(hub)
+            if "link" in wanted:
+                with contextlib.closing(link.Link(self.hub_dir, self.dir, self.options.size, drop_caches_if_root, measure)) as slow:
+                    for row in slow.rows(self.turns()):
+                        self.row(*row)
             if "warm" in wanted or "small" in wanted:
                 with contextlib.closing(Volume(self.dir, hub.url)) as volume:
                     if "warm" in wanted:

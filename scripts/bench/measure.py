@@ -19,11 +19,34 @@ def pread(path, piece=MIB):
     buffer = bytearray(piece)
     started = time.perf_counter()
     file = os.open(path, os.O_RDONLY)
-    offset = 0
+    offset = os.preadv(file, [buffer], 0)
+    first = time.perf_counter() - started
     while got := os.preadv(file, [buffer], offset):
         offset += got
     os.close(file)
-    return {"seconds": time.perf_counter() - started, "bytes": offset}
+    return {"seconds": time.perf_counter() - started, "bytes": offset, "first": first}
+
+
+def shards(*paths):
+    """Files read whole, one after the other, with a pause between that does not count."""
+    pause, seconds, size, first = float(os.environ["BENCH_BETWEEN"]), 0.0, 0, []
+    for number, path in enumerate(paths):
+        if number > 0:
+            time.sleep(pause)
+        taken = pread(path)
+        seconds, size = seconds + taken["seconds"], size + taken["bytes"]
+        first.append(taken["first"])
+    return {"seconds": seconds, "bytes": size, "first": first}
+
+
+def first(path):
+    """Until the first bytes of a file are there."""
+    started = time.perf_counter()
+    file = os.open(path, os.O_RDONLY)
+    got = len(os.pread(file, 4096, 0))
+    ended = time.perf_counter()
+    os.close(file)
+    return {"seconds": ended - started, "bytes": got}
 
 
 def mapped(path):
@@ -143,10 +166,12 @@ def open_read(folder):
 
 
 if __name__ == "__main__":
-    kind, path = sys.argv[1:]
+    kind, *paths = sys.argv[1:]
     kinds = {
         "pread": pread,
         "pread_small": pread_small,
+        "shards": shards,
+        "first": first,
         "mapped": mapped,
         "touched": touched,
         "scattered": scattered,
@@ -155,4 +180,4 @@ if __name__ == "__main__":
         "stat": stat,
         "open_read": open_read,
     }
-    print(json.dumps(kinds[kind](path)))
+    print(json.dumps(kinds[kind](*paths)))

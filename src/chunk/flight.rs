@@ -59,6 +59,8 @@ pub(super) struct State {
     /// The chunks on their way. As many as transfers in all cover, not as the blob has.
     flights: HashMap<u64, watch::Sender<Option<Landing>>>,
     pub readahead: Readahead,
+    /// What follows the blob was asked for.
+    pub followed: bool,
     /// Which chunks this node fetches first, while others read the same.
     pub stripes: Option<Stripes>,
     /// Handles open.
@@ -85,6 +87,7 @@ impl State {
         State {
             flights: HashMap::new(),
             readahead: Readahead::new(chunk_size, chunks, window),
+            followed: false,
             stripes: None,
             users: 0,
             generation: 0,
@@ -148,7 +151,7 @@ impl Blob {
     /// Somebody read there: fetches ahead if that seems worth while.
     pub(super) fn note(self: &Arc<Self>, offset: u64, len: u64) {
         if self.file.is_complete() {
-            return;
+            return self.read_complete();
         }
         lock(&self.state).readahead.access(offset, len);
         self.pump();
@@ -162,10 +165,19 @@ impl Blob {
                 return;
             }
             let Ok(place) = self.shared.ahead.clone().try_acquire_owned() else { return };
+            let most = self.shared.most_ahead();
+            let under_way = self.shared.under_way_ahead();
+            if under_way > most {
+                return;
+            }
             let run = {
                 let mut state = lock(&self.state);
-                let State { flights, readahead, hold, stripes, .. } = &mut *state;
+                let State { flights, readahead, hold, stripes, followed, .. } = &mut *state;
                 if hold.is_some_and(|at| at.elapsed() < HOLD) {
+                    return;
+                }
+                // Readers who are there come before one who is only expected.
+                if readahead.is_expected() && under_way > (most - most / 4).max(1) {
                     return;
                 }
                 let missing =
@@ -178,7 +190,13 @@ impl Blob {
                         .or_else(|| readahead.next_within(NEAR, segment, missing)),
                     None => readahead.next(segment, missing),
                 };
-                let Some(run) = next else { return };
+                let Some(run) = next else {
+                    if readahead.is_used_up() && !std::mem::replace(followed, true) {
+                        drop(state);
+                        self.follow();
+                    }
+                    return;
+                };
                 run.clone().for_each(|idx| _ = flights.insert(idx, watch::channel(None).0));
                 run
             };

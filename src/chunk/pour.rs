@@ -276,7 +276,6 @@ struct Pouring {
     len: usize,
     taken: usize,
     batch: Vec<Bytes>,
-    gathered: usize,
     /// Of what is gathered.
     room: Option<OwnedSemaphorePermit>,
     sink: Place,
@@ -333,7 +332,6 @@ impl Pouring {
             len: blob.file.chunk_len(idx) as usize,
             taken: 0,
             batch: Vec::new(),
-            gathered: 0,
             room: None,
             sink: Place::Here(Box::new(sink)),
         }
@@ -344,16 +342,21 @@ impl Pouring {
         self.len - self.taken
     }
 
-    async fn push(&mut self, piece: Bytes) -> Result<()> {
-        if self.room.is_none() {
-            let room = self.blob.shared.pieces.clone().acquire_owned().await;
-            self.room = Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
-        }
-        self.taken += piece.len();
-        self.gathered += piece.len();
-        self.batch.push(piece);
-        if self.gathered >= PIECE || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
-            self.flush().await?;
+    /// Takes bytes, and writes those that are enough: always up to a multiple of [`PIECE`] in the chunk, so that no page is
+    /// written twice and hashes are made of large blocks.
+    async fn push(&mut self, mut bytes: Bytes) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.room.is_none() {
+                let room = self.blob.shared.pieces.clone().acquire_owned().await;
+                self.room =
+                    Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
+            }
+            let piece = bytes.split_to(bytes.len().min(PIECE - self.taken % PIECE));
+            self.taken += piece.len();
+            self.batch.push(piece);
+            if self.taken.is_multiple_of(PIECE) || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
+                self.flush().await?;
+            }
         }
         Ok(())
     }
@@ -366,7 +369,6 @@ impl Pouring {
         let sink = self.sink().await?;
         let (file, idx) = (self.blob.file.clone(), self.idx);
         let (batch, room) = (std::mem::take(&mut self.batch), self.room.take());
-        self.gathered = 0;
         self.sink = Place::Away(tokio::task::spawn_blocking(move || {
             let written = write(&file, idx, sink, batch);
             drop(room);

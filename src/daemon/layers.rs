@@ -35,7 +35,7 @@ use crate::source::seed::Seed;
 use crate::source::storage::StorageUrl;
 use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
-use crate::vfs::{Orders, Private, Vfs, VfsOptions};
+use crate::vfs::{Orders, Private, Shards, Vfs, VfsOptions};
 
 /// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
 const UPLOADS: Duration = Duration::from_secs(5);
@@ -135,6 +135,7 @@ impl Layers {
             Some(bucket.clone()),
             peers.clone(),
         ));
+        chunks.learn_what_follows(Shards::new(meta.clone(), &chunks));
         let serving = match peers {
             Some(peers) => Some(Serving::start(peers, &volume, &chunks).await?),
             None => None,
