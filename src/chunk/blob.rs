@@ -138,6 +138,7 @@ impl BlobContent {
         }
         let n = blob.file.try_read(offset, buf)?;
         blob.note(offset, n as u64);
+        blob.shared.counters.reads.note(n as u64, 0);
         Some(n)
     }
 

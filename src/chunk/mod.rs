@@ -24,6 +24,7 @@ mod overflow;
 mod pour;
 pub mod ranges;
 mod readahead;
+mod reads;
 mod record;
 mod settle;
 mod shared;
@@ -45,6 +46,7 @@ pub use self::blob::BlobContent;
 pub use self::cluster::BlobShelf;
 pub use self::file::{FileContent, Files};
 pub use self::follow::Sequel;
+pub use self::reads::Reads;
 pub use self::shared::{ChunksStats, SourceStats};
 pub use self::tally::{Amount, Whereabouts};
 
@@ -233,6 +235,12 @@ impl Chunks {
     #[must_use]
     pub fn stats(&self) -> ChunksStats {
         self.shared.stats()
+    }
+
+    /// How much of what was read of blobs was here already.
+    #[must_use]
+    pub fn reads(&self) -> &Reads {
+        &self.shared.counters.reads
     }
 
     /// Ends the store: no more reads or readahead, uploads within `grace`, then what runs is given up, the cache is synced

@@ -15,6 +15,7 @@ use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
 use super::checkers::{CHECKERS, Checkers};
 use super::follow::{self, Expected, Sequel};
 use super::overflow::Overflow;
+use super::reads::Reads;
 use super::store::Uploads;
 use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
 use crate::blocking::blocking;
@@ -84,6 +85,7 @@ pub(super) struct Counters {
     pub wrong: AtomicU64,
     pub mismatches: AtomicU64,
     pub from_memory: AtomicU64,
+    pub reads: Reads,
 }
 
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::progress::waiting;
 use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
 use crate::chunk::cache::Waiting;
@@ -74,7 +75,10 @@ impl StatusArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let home = Home::from_env()?;
         let meta = MetaArgs { meta: self.url.or(self.meta.meta) }.url(&home)?;
-        let report = small_runtime()?.block_on(look(&home, &meta))?;
+        let report = {
+            let _waiting = waiting(format!("for {meta} and its storage"));
+            small_runtime()?.block_on(look(&home, &meta))?
+        };
         if self.json {
             show(&format!("{:#}\n", as_json(&meta, &report)))?;
         } else {

@@ -70,15 +70,9 @@ impl Layers {
         // Before anything may be mounted over it.
         let token = token(options)?;
         let (kv, volume) = need_volume(&options.meta).await?;
-        // To count costs a little: only if somebody asks.
-        let (kv, meta_stats) = match options.metrics {
-            Some(_) => {
-                let metered = MeteredKv::new(kv);
-                let stats = metered.stats().clone();
-                (Arc::new(metered) as Arc<dyn Kv>, Some(stats))
-            }
-            None => (kv, None),
-        };
+        let metered = MeteredKv::new(kv);
+        let meta_stats = metered.stats().clone();
+        let kv: Arc<dyn Kv> = Arc::new(metered);
         let cache_path = options.cache_dir.clone().unwrap_or_else(|| home.cache(&volume.name));
         let private_path = home.private(&volume.name);
         check_places(options, &volume, point.path(), &cache_path, &private_path)?;

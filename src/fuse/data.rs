@@ -125,8 +125,12 @@ impl Adapter {
         let vfs = self.vfs.clone();
         let work = async move { vfs.read(fh, offset, size).await };
         let job = Job { heed: Heed::Read, ..asking("read", ino, req) };
+        let requests = self.tasks.requests.clone();
         self.tasks.spawn(job, work, move |result| match result {
-            Ok(data) => reply.data(&data),
+            Ok(data) => {
+                requests.gave(data.len());
+                reply.data(&data);
+            }
             Err(e) => reply.error(errno("read", ino, &e)),
         });
     }
@@ -151,7 +155,10 @@ impl Adapter {
         }
         match read {
             // Sent from the buffer: nothing is copied but into the kernel.
-            Ok(Some(Ok(n))) => reply.data(&buffer[..n.min(wanted)]),
+            Ok(Some(Ok(n))) => {
+                self.tasks.requests.gave(n);
+                reply.data(&buffer[..n.min(wanted)]);
+            }
             Ok(Some(Err(e))) | Err(e) => reply.error(errno("read", ino, &e)),
             Ok(None) => return Some(reply),
         }
@@ -173,8 +180,10 @@ impl Adapter {
         let work = async move {
             if from_pages { vfs.write_at(fh, offset, data).await } else { vfs.write(fh, offset, data).await }
         };
+        let requests = self.tasks.requests.clone();
         self.tasks.spawn(changing("write", ino, req), work, move |result| match result {
             Ok(n) => {
+                requests.took(n);
                 adapter.changed_through(node);
                 reply.written(n);
             }

@@ -305,9 +305,9 @@ impl Vfs {
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
             Data::File(file) if file.is_dirty() && !self.attrs.is_lost(handle.ino) => match flock_owner {
-                None if writes(handle.flags) => self.save(file).await,
-                // What somebody else is writing is his to close: others are not to see half of it.
-                None => Ok(()),
+                // What somebody else is writing is his to close: other mounts are not to see half of it.
+                None if !handle.writable() && self.handles.is_open_to_write(handle.ino) => Ok(()),
+                None => self.save(file).await,
                 // Whoever gets the lock next, on whichever mount, sees what was written under it.
                 Some(_) => self.write_out(file).await,
             },

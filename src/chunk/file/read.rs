@@ -61,6 +61,7 @@ impl FileContent {
         if self.in_memory() != in_memory || cache.map(|cache| cache.changes()) != changes {
             return None;
         }
+        self.shared.reads.note(len as u64, 0);
         self.look_ahead(offset, len as u64);
         Some(len)
     }
@@ -92,7 +93,7 @@ impl FileContent {
 
     async fn read_once(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes> {
         // The local disk is full, broken or too small: what is fetched is answered and not kept.
-        let (mut direct, mut lost) = (false, 0);
+        let (mut direct, mut lost, mut counted) = (false, 0, false);
         for _ in 0..ROUNDS {
             let end = offset.saturating_add(u64::from(len)).min(self.size());
             if offset >= end {
@@ -109,6 +110,9 @@ impl FileContent {
                 .map(|(_, idx, _)| *idx)
                 .collect();
             missing.dedup();
+            if !std::mem::replace(&mut counted, true) {
+                self.count(len as u64, &parts);
+            }
             if !missing.is_empty() && !direct {
                 match self.fill_all(missing).await {
                     Err(e) if self.leave_disk(&e).await => {}
@@ -135,6 +139,15 @@ impl FileContent {
             }
         }
         Err(Error::with_source(Kind::Unavailable, self.what(), "it changes faster than it can be read"))
+    }
+
+    /// What is read through a blob is counted there.
+    fn count(&self, len: u64, parts: &[Placed]) {
+        let bytes = |is: fn(&Part) -> bool| -> u64 {
+            parts.iter().filter(|(_, _, p)| is(p)).map(|(_, _, p)| p.span().len() as u64).sum()
+        };
+        let through_blob = bytes(|p| matches!(p, Part::Blob(..)));
+        self.shared.reads.note(len.saturating_sub(through_blob), bytes(|p| matches!(p, Part::Fetch(_))));
     }
 
     /// What a read consists of; `None` if a list must be read first. The parts are in order and without gaps.
