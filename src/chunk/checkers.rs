@@ -2,7 +2,7 @@
 //! for it: on a machine that has nothing to spare it goes after the fill.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
@@ -12,6 +12,8 @@ use crate::error::{Error, Kind, Result};
 
 /// Checks at a time.
 pub(super) const CHECKERS: usize = 2;
+/// Who gives one has a place among those; more wait only if some were given up meanwhile.
+const MOST_WAITING: usize = 4 * CHECKERS;
 /// A tenth of what others get, while there are others.
 const NICE: i32 = 10;
 
@@ -20,7 +22,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The threads; started with the first check, ended with this.
 #[derive(Debug)]
 pub(super) struct Checkers {
-    jobs: Mutex<Option<Sender<Job>>>,
+    jobs: Mutex<Option<SyncSender<Job>>>,
     nice: bool,
 }
 
@@ -48,12 +50,12 @@ impl Checkers {
             Some(sender) => sender,
             none => none.insert(start(self.nice)?),
         };
-        sender.send(job).map_err(|_| Error::new(Kind::Internal, "the threads for checks have ended"))
+        sender.try_send(job).map_err(|_| Error::new(Kind::Unavailable, "too many checks of blobs at once"))
     }
 }
 
-fn start(nice: bool) -> Result<Sender<Job>> {
-    let (sender, receiver) = channel();
+fn start(nice: bool) -> Result<SyncSender<Job>> {
+    let (sender, receiver) = sync_channel(MOST_WAITING);
     let receiver = Arc::new(Mutex::new(receiver));
     for _ in 0..CHECKERS {
         let receiver = receiver.clone();
