@@ -20,11 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-case " $* " in *" -h "* | *" --help "*)
-    sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"
-    exit
-    ;;
-esac
+help_if_asked "$0" "$@"
 [ "$(id -u)" = 0 ] || note "not as root: page caches cannot be dropped, so the figures say less"
 scripts/setup.sh build mount redis curl >&2
 need_cargo

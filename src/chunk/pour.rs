@@ -27,10 +27,6 @@ use crate::source::{Provider, Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
-/// Bytes of one write, and a multiple of where each begins: no page is written twice. The kernel takes memory in blocks as large
-/// as a write is. Larger ones are those that a virtual machine has given back to its host, and getting them again costs six
-/// times what the write does (measured: 1.26 s of processor for a GiB by 512 KiB, 0.20 by 256).
-const WRITE: usize = 256 << 10;
 /// A source that gives nothing for so long has stalled: what others could use is given back while it is waited for.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -346,7 +342,8 @@ impl Pouring {
         self.len - self.taken
     }
 
-    /// Takes bytes, and writes those that are enough: always up to a multiple of [`PIECE`] in the chunk.
+    /// Takes bytes, and writes those that are enough: always up to a multiple of [`PIECE`] in the chunk, so that no page is
+    /// written twice and hashes are made of large blocks.
     async fn push(&mut self, mut bytes: Bytes) -> Result<()> {
         while !bytes.is_empty() {
             if self.room.is_none() {
@@ -354,7 +351,7 @@ impl Pouring {
                 self.room =
                     Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
             }
-            let piece = bytes.split_to(bytes.len().min(WRITE - self.taken % WRITE));
+            let piece = bytes.split_to(bytes.len().min(PIECE - self.taken % PIECE));
             self.taken += piece.len();
             self.batch.push(piece);
             if self.taken.is_multiple_of(PIECE) || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
@@ -444,14 +441,15 @@ fn write(
     if let Some((bytes, _)) = &mut sink.memory {
         batch.iter().for_each(|piece| bytes.extend_from_slice(piece));
     } else {
+        let at = idx * u64::from(file.chunk_size()) + sink.written as u64;
         let mut written = match file.is_in_memory() == sink.on_memory_file {
-            true => write_pieces(file, idx, sink.written, &batch),
+            true => file.write_pieces(at, &batch),
             false => Err(Error::new(Kind::Unavailable, "the disk failed meanwhile")),
         };
         if written.as_ref().is_err_and(|e| e.kind() == Kind::NoSpace)
             && file.dir().make_room(u64::from(file.chunk_size()))
         {
-            written = write_pieces(file, idx, sink.written, &batch);
+            written = file.write_pieces(at, &batch);
         }
         if let Err(error) = written {
             return Err(Box::new(NoRoom { sink, batch, error }));
@@ -465,21 +463,4 @@ fn write(
     }
     sink.written += len;
     Ok(sink)
-}
-
-/// Writes pieces of chunk `idx` from its byte `at` on, each write as large as it should be. No piece goes beyond the end of one.
-fn write_pieces(file: &CacheFile, idx: u64, mut at: usize, mut pieces: &[Bytes]) -> Result<()> {
-    let start = idx * u64::from(file.chunk_size());
-    while !pieces.is_empty() {
-        let (first, end) = (at, (at / WRITE + 1) * WRITE);
-        let mut count = 0;
-        while count < pieces.len() && at < end {
-            at += pieces[count].len();
-            count += 1;
-        }
-        let (now, rest) = pieces.split_at(count);
-        file.write_pieces(start + first as u64, now)?;
-        pieces = rest;
-    }
-    Ok(())
 }
