@@ -124,7 +124,7 @@ async fn open_next(blob: &Arc<Blob>, sequel: Arc<dyn Sequel>) -> Result<Vec<Arc<
             break;
         }
         let content = open(shared, id, size).await?;
-        if content.is_complete() {
+        if content.cache_file().is_complete() {
             shared.expected.add(id);
             continue;
         }

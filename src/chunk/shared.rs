@@ -28,6 +28,8 @@ use crate::types::BlobId;
 
 /// Bytes gathered before they are written.
 pub(super) const PIECE: usize = 512 << 10;
+/// Transfers ahead of readers that there may be from other nodes, however few the Hub bears.
+const AHEAD_OF_PEERS: usize = 16;
 /// How long nothing is fetched ahead after the disk was full.
 const FULL_PAUSE: Duration = Duration::from_secs(10);
 /// How long transfers may take to notice that they were given up.
@@ -212,10 +214,11 @@ impl Shared {
         self.ahead_places - self.ahead.available_permits()
     }
 
-    /// How many of them are worth it, as far as the last of the sources knows.
+    /// How many of them are worth it, as far as the last of the sources knows. It cannot speak for other nodes.
     pub(super) fn most_ahead(&self) -> usize {
         let told = self.sources.last().and_then(|source| source.ahead());
-        told.map_or(self.ahead_places, |most| most.clamp(1, self.ahead_places))
+        let fewest = if self.peers.is_some() { AHEAD_OF_PEERS } else { 1 };
+        told.map_or(self.ahead_places, |most| most.max(fewest).min(self.ahead_places))
     }
 
     /// The blob, if somebody has it open or something of it is on its way.

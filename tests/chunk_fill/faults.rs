@@ -62,15 +62,15 @@ async fn a_blob_that_hangs_does_not_hold_up_another() {
     let w = Build { options, ..Build::default() }.at(dir.path()).await;
     let mut stuck = Vec::new();
     for seed in 0..5 {
-        let (blob, _) = w.blob(200 * CHUNK, seed).await;
-        // Far enough to be fetched ahead of.
-        for at in 0..8 {
+        let (blob, _) = w.blob(300 * CHUNK, seed).await;
+        // Far enough to be fetched ahead of, by 128 chunks.
+        for at in 0..5 {
             blob.read(at * CHUNK as u64, CHUNK as u32).await.unwrap();
         }
         w.hub.hang(blob.id());
         stuck.extend((0..40).map(|i| {
             let blob = blob.clone();
-            tokio::spawn(async move { blob.read((80 + 3 * i) * CHUNK as u64, 100).await })
+            tokio::spawn(async move { blob.read((150 + 3 * i) * CHUNK as u64, 100).await })
         }));
     }
     // A stall is known as one after a second.
