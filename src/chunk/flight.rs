@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::blob::Blob;
 use super::cache::Presence;
+use super::coming::{Coming, Follow, Mark};
 use super::overflow::Held;
 use super::readahead::Readahead;
 use super::tally::Tally;
@@ -54,10 +55,17 @@ impl Wait {
     }
 }
 
+/// A chunk on its way.
+#[derive(Debug, Default)]
+struct Flight {
+    landing: watch::Sender<Option<Landing>>,
+    coming: Coming,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     /// The chunks on their way. As many as transfers in all cover, not as the blob has.
-    flights: HashMap<u64, watch::Sender<Option<Landing>>>,
+    flights: HashMap<u64, Flight>,
     pub readahead: Readahead,
     /// Which chunks this node fetches first, while others read the same.
     pub stripes: Option<Stripes>,
@@ -112,7 +120,7 @@ impl Blob {
             }
             for idx in chunks {
                 if let Some(flight) = state.flights.get(&idx) {
-                    waits.push((idx, Wait::For(flight.subscribe())));
+                    waits.push((idx, Wait::For(flight.landing.subscribe())));
                     continue;
                 }
                 // After the flights: a chunk is on the disk before its flight ends.
@@ -131,9 +139,9 @@ impl Blob {
                         _ => fetch.push(idx..idx + 1),
                     }
                 }
-                let (flight, wait) = watch::channel(None);
+                let flight = Flight::default();
+                waits.push((idx, Wait::For(flight.landing.subscribe())));
                 state.flights.insert(idx, flight);
-                waits.push((idx, Wait::For(wait)));
             }
         }
         for run in fetch {
@@ -179,7 +187,7 @@ impl Blob {
                     None => readahead.next(segment, missing),
                 };
                 let Some(run) = next else { return };
-                run.clone().for_each(|idx| _ = flights.insert(idx, watch::channel(None).0));
+                run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
                 run
             };
             fill::begin(Flights::new(self, run), Some(Arc::new(place)), None);
@@ -201,17 +209,30 @@ impl Blob {
     /// Whether somebody waits for one of the chunks.
     pub(super) fn is_awaited(&self, mut chunks: Range<u64>) -> bool {
         let state = lock(&self.state);
-        chunks.any(|idx| state.flights.get(&idx).is_some_and(|f| f.receiver_count() > 0))
+        chunks.any(|idx| state.flights.get(&idx).is_some_and(|f| f.landing.receiver_count() > 0))
     }
 
     /// A wait for chunk `idx`, if it is on its way.
     pub(super) fn wait_for(&self, idx: u64) -> Option<Wait> {
-        lock(&self.state).flights.get(&idx).map(|flight| Wait::For(flight.subscribe()))
+        lock(&self.state).flights.get(&idx).map(|flight| Wait::For(flight.landing.subscribe()))
+    }
+
+    /// The same for who passes on what comes.
+    pub(super) fn follow(&self, idx: u64) -> Option<Follow> {
+        let state = lock(&self.state);
+        let flight = state.flights.get(&idx)?;
+        Some(flight.coming.follow(flight.landing.subscribe()))
+    }
+
+    /// A transfer of chunk `idx` begins. To be held until it ends.
+    pub(super) fn begins(&self, idx: u64) -> Option<Mark> {
+        let coming = lock(&self.state).flights.get(&idx).map(|flight| flight.coming.clone());
+        coming.map(|coming| coming.begin(self.file.chunk_len(idx)))
     }
 
     fn land(&self, idx: u64, landing: &Landing) {
         if let Some(flight) = lock(&self.state).flights.remove(&idx) {
-            flight.send_replace(Some(landing.clone()));
+            flight.landing.send_replace(Some(landing.clone()));
         }
     }
 }

@@ -12,6 +12,7 @@
 mod blob;
 pub mod cache;
 mod cluster;
+mod coming;
 pub mod digest;
 pub mod extents;
 pub mod file;

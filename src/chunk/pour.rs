@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::blob::{Blob, Facts};
 use super::cache::CacheFile;
+use super::coming::Mark;
 use super::digest::Digest;
 use super::flight::{AheadPlace, Flights, Landing};
 use super::lock;
@@ -296,6 +297,8 @@ struct Sink {
     written: usize,
     memory: Option<(BytesMut, OwnedSemaphorePermit)>,
     on_memory_file: bool,
+    /// For those to whom it is passed on meanwhile.
+    mark: Option<Mark>,
 }
 
 /// A write that the disk did not take.
@@ -309,7 +312,11 @@ impl Pouring {
     /// A chunk of a run that ends before `end`. In memory from the start if the cache would not keep it until it is read.
     async fn begin(blob: &Arc<Blob>, idx: u64, end: u64) -> Result<Self> {
         let mut pouring = Self::new(blob, idx);
-        if idx < end && blob.wants_memory(idx) {
+        if idx < end && !blob.wants_memory(idx) {
+            if let Place::Here(sink) = &mut pouring.sink {
+                sink.mark = blob.begins(idx);
+            }
+        } else if idx < end {
             let place = blob.shared.overflow.place().await?;
             if let Place::Here(sink) = &mut pouring.sink {
                 sink.memory = Some((BytesMut::with_capacity(pouring.len), place));
@@ -326,6 +333,7 @@ impl Pouring {
             written: 0,
             memory: None,
             on_memory_file: blob.file.is_in_memory(),
+            mark: None,
         };
         Pouring {
             blob: blob.clone(),
@@ -457,5 +465,10 @@ fn write(
         }
     }
     sink.written += len;
+    if sink.memory.is_none()
+        && let Some(mark) = &sink.mark
+    {
+        mark.wrote(sink.written);
+    }
     Ok(sink)
 }

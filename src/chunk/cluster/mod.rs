@@ -8,6 +8,7 @@
 //! | `away` | what is done while the tracker does not answer |
 //! | `held` | telling the others what is here, and taking it back before it goes |
 //! | `shelf` | what the others are served from |
+//! | `relay` | passing a chunk on while it comes in |
 //!
 //! Correctness does not rest on any of it: the cluster's record of a chunk's hash decides, as it does for one node alone.
 
@@ -15,6 +16,7 @@ mod away;
 mod held;
 mod others;
 mod parts;
+mod relay;
 mod shelf;
 
 use std::sync::Arc;

@@ -37,6 +37,8 @@ pub(super) struct Chase {
     pub len: u32,
     /// Until when busy nodes are asked again.
     pub until: Instant,
+    /// Nodes that are still receiving it may pass it on.
+    live: bool,
     queue: VecDeque<Candidate>,
     /// Asked in this round, or in the queue.
     seen: HashSet<NodeId>,
@@ -66,6 +68,7 @@ impl Chase {
             idx,
             len,
             until,
+            live: false,
             queue: VecDeque::new(),
             seen: HashSet::new(),
             dead: HashSet::new(),
@@ -75,6 +78,11 @@ impl Chase {
             worst: None,
             absent: None,
         }
+    }
+
+    /// Nodes that are still receiving it may pass it on.
+    pub fn live(self) -> Self {
+        Chase { live: true, ..self }
     }
 
     /// Adds nodes that are said to hold the chunk.
@@ -112,7 +120,8 @@ impl Chase {
         let inner = self.inner.clone();
         let left = self.until.saturating_duration_since(Instant::now());
         let wait = candidate.waits.then(|| left.min(SLICE)).filter(|w| !w.is_zero());
-        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: 0, wait };
+        let live = self.live && wait.is_some();
+        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: 0, wait, live };
         let len = self.len;
         Box::pin(async move {
             let answered = inner.ask_chunk(&candidate.holder, ask, len).await;

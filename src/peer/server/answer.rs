@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{Reply, Upload};
-use super::shelf::Shelf;
+use super::shelf::{Shelf, Waited};
 use super::watched::Watch;
 use super::{Inner, LONGEST_FILL, LONGEST_LOOK, LONGEST_WAIT};
 use crate::error::{Error, Kind, Result};
@@ -156,7 +156,7 @@ fn sign(inner: &Inner, pass: &Pass, said: Said, busy: super::watched::Busy) -> R
 }
 
 async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAsk) -> Said {
-    let ChunkAsk { blob, idx, from, wait } = ask;
+    let ChunkAsk { blob, idx, from, wait, live } = ask;
     let counters = &inner.counters;
     let directory = &*inner.directory;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
@@ -169,10 +169,11 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
     };
     let mut waited = false;
     loop {
-        let Some(slot) = inner.uploads.slot(deadline).await else {
+        let busy = || {
             counters.busy.fetch_add(1, Relaxed);
-            return Said::elsewhere(&inner.uploads.others(blob, idx, node, directory));
+            Said::elsewhere(&inner.uploads.others(blob, idx, node, directory))
         };
+        let Some(mut slot) = inner.uploads.slot(deadline).await else { return busy() };
         let shelved = match timeout(LONGEST_LOOK, shelf.chunk(blob, idx)).await {
             Ok(Ok(Some(shelved))) => shelved,
             Ok(Ok(None)) => {
@@ -180,9 +181,15 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
                 let Some(deadline) = deadline.filter(|_| !waited) else { break };
                 waited = true;
                 counters.waits.fetch_add(1, Relaxed);
-                match timeout_at(deadline, shelf.wait(blob, idx)).await {
-                    Ok(true) => continue,
-                    Ok(false) => break,
+                match timeout_at(deadline, shelf.wait(blob, idx, live)).await {
+                    Ok(Waited::Landed) => continue,
+                    Ok(Waited::Absent) => break,
+                    Ok(Waited::Coming(shelved)) => {
+                        let Some(free) = inner.uploads.slot(Some(deadline)).await else { return busy() };
+                        slot = free;
+                        counters.passed_on.fetch_add(1, Relaxed);
+                        shelved
+                    }
                     Err(_) => {
                         seat.again();
                         return Said::nothing(StatusCode::GATEWAY_TIMEOUT);
@@ -203,7 +210,7 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
         if from >= shelved.len {
             return Said::nothing(StatusCode::BAD_REQUEST);
         }
-        let (hash, verified) = (Some(shelved.hash), Some(shelved.verified));
+        let (hash, verified) = (shelved.hash, Some(shelved.verified));
         let upload = Upload {
             skip: from,
             left: shelved.len - from,

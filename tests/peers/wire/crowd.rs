@@ -103,3 +103,86 @@ async fn nobody_is_sent_to_a_node_that_only_takes() {
     }
     assert_eq!(owner.server.stats().redirected, 0);
 }
+
+/// Passes on what comes, as the filler does.
+async fn pass_on(n: &Node, got: Got) -> Result<Bytes> {
+    let (mut bytes, mut all) = (got.bytes, BytesMut::new());
+    while let Some(piece) = bytes.next().await {
+        match piece {
+            Ok(piece) => all.extend_from_slice(&piece),
+            Err(e) => {
+                n.store.land(0, None);
+                return Err(e);
+            }
+        }
+        // The last of it when it is checked.
+        let come = all.clone().freeze();
+        n.store.feed(0, come.slice(..come.len().min(LIVE - 1)));
+    }
+    n.store.feed(0, all.clone().freeze());
+    n.store.land(0, Some(all.clone().freeze()));
+    Ok(all.freeze())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_is_passed_on_while_it_comes_in() {
+    let (_, n) = nodes(6).await;
+    let (owner, crowd) = n.split_first().expect("6");
+    n.iter().for_each(|n| n.store.begin(0));
+    let whole = content(0, LIVE);
+    let half = LIVE / 2;
+    owner.store.feed(0, whole.slice(..half));
+    let mut first =
+        crowd[0].client.wait(BLOB, 0, LIVE as u32, &owner.holder(), SOON).await.expect("begun");
+    assert_eq!(first.hash, None, "it is not known yet");
+    let mut come = 0;
+    while come < half {
+        let piece = first.bytes.next().await.expect("a piece").expect("bytes");
+        assert_eq!(piece, whole.slice(come..come + piece.len()));
+        come += piece.len();
+    }
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), first.bytes.next()).await.is_err(),
+        "no more than has come"
+    );
+    drop(first);
+    let reads = crowd.iter().map(|me| async move {
+        let got = me.client.wait(BLOB, 0, LIVE as u32, &owner.holder(), SOON).await.expect("begun");
+        pass_on(me, got).await.expect("bytes")
+    });
+    let rest = async {
+        until("all of them have begun", || {
+            n.iter().map(|n| n.server.stats().passed_on).sum::<u64>() >= 1 + crowd.len() as u64
+        })
+        .await;
+        assert!(n.iter().all(|n| n.server.stats().chunks == 0), "and none has it");
+        owner.store.feed(0, whole.clone());
+        owner.store.land(0, Some(whole.clone()));
+    };
+    let (read, ()) = tokio::join!(futures::future::join_all(reads), rest);
+    assert!(read.iter().all(|bytes| *bytes == whole));
+}
+
+#[tokio::test]
+async fn what_was_passed_on_in_vain_is_nobodys_chunk() {
+    let (_, n) = nodes(2).await;
+    let whole = content(0, LIVE);
+    n[0].store.begin(0);
+    n[0].store.feed(0, whole.slice(..LIVE - 1));
+    n[1].store.begin(0);
+    let got = n[1].client.wait(BLOB, 0, LIVE as u32, &n[0].holder(), SOON).await.expect("begun");
+    let landing = async {
+        until("almost all is there", || n[0].server.stats().bytes_up >= LIVE as u64 - 1).await;
+        // Its transfer failed, or was wrong.
+        n[0].store.land(0, None);
+    };
+    let (read, ()) = tokio::join!(pass_on(&n[1], got), landing);
+    assert_eq!(read.expect_err("cut").kind(), Kind::Unavailable);
+    assert_eq!(n[1].client.stats()[0].1.wrong, 0, "nobody lied");
+    // Who asks for a chunk with its hash is not given one without.
+    n[0].store.begin(0);
+    n[0].store.feed(0, whole.slice(..1));
+    let patience = Duration::from_millis(300);
+    let e = n[1].client.fetch(BLOB, 0, LIVE as u32, &[n[0].holder()], patience).await.expect_err("not whole");
+    assert_eq!(e.kind(), Kind::NotFound);
+}
