@@ -42,6 +42,11 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// Whether somebody follows.
+    pub fn is_followed(&self) -> bool {
+        self.coming.receiver_count() > 0
+    }
+
     /// So many bytes are on the disk now.
     pub fn wrote(&self, bytes: usize) {
         self.coming.send_if_modified(|come| {

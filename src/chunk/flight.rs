@@ -20,9 +20,9 @@ use crate::peer::Stripes;
 
 /// How long the origin's refusal (no rights, it has no such blob) is taken as its answer for all chunks.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
-/// While others read the same: how far ahead of a reader chunks are asked for that others begin with. They have them by
-/// then, or are fetching them; otherwise this node does.
-const NEAR: u64 = 6;
+/// While others read the same: how far ahead of a reader chunks are asked for that others begin with. Beyond that each node
+/// looks only for those that are its own to begin with.
+const NEAR: u64 = 8;
 /// How long nothing is fetched ahead after a failure.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -179,11 +179,10 @@ impl Blob {
                 let missing =
                     |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
                 let next = match stripes {
-                    // What others begin with is left to them until a reader is near it. Otherwise whoever is ahead would
-                    // take all of it, and his one link would have to bring it to all the others.
-                    Some(stripes) => readahead
-                        .next_mine(stripes.nodes(), segment, missing, |idx| stripes.is_mine(idx))
-                        .or_else(|| readahead.next_within(NEAR, segment, missing)),
+                    // What a reader needs next goes first, wherever it is to be had.
+                    Some(stripes) => readahead.next_within(NEAR, segment, missing).or_else(|| {
+                        readahead.next_mine(stripes.nodes(), segment, missing, |idx| stripes.is_mine(idx))
+                    }),
                     None => readahead.next(segment, missing),
                 };
                 let Some(run) = next else { return };
@@ -204,6 +203,25 @@ impl Blob {
     /// The origin refused.
     pub(super) fn refused(&self, error: &Error) {
         lock(&self.state).refused = Some((Instant::now(), error.share()));
+    }
+
+    /// Begins to fetch chunk `idx`, since another node asks for it; unless it is here, on its way, or too much else is fetched
+    /// for others.
+    pub(super) fn lend(self: &Arc<Self>, idx: u64) {
+        if self.shared.is_closing() || self.shared.was_full() || self.refusal().is_some() {
+            return;
+        }
+        let Ok(place) = self.shared.lent.clone().try_acquire_owned() else { return };
+        {
+            let mut state = lock(&self.state);
+            if self.file.presence(idx) != Presence::Absent || state.flights.contains_key(&idx) {
+                return;
+            }
+            state.flights.insert(idx, Flight::default());
+        }
+        let mut flights = Flights::new(self, idx..idx + 1);
+        flights.mine = true;
+        fill::begin(flights, Some(Arc::new(place)), None);
     }
 
     /// Whether somebody waits for one of the chunks.
@@ -246,11 +264,13 @@ pub(super) struct Flights {
     error: Option<Arc<Error>>,
     /// Since when other nodes have not given the first of them.
     stuck: Option<Instant>,
+    /// Not to be left to others: one of them asked for it.
+    pub mine: bool,
 }
 
 impl Flights {
     fn new(blob: &Arc<Blob>, run: Range<u64>) -> Self {
-        Flights { blob: blob.clone(), left: run, error: None, stuck: None }
+        Flights { blob: blob.clone(), left: run, error: None, stuck: None, mine: false }
     }
 
     /// The first of the run is there.
@@ -276,7 +296,7 @@ impl Flights {
         let at = idx.clamp(self.left.start, self.left.end);
         let rest = at..self.left.end;
         self.left.end = at;
-        Flights { blob: self.blob.clone(), left: rest, error: None, stuck: None }
+        Flights { blob: self.blob.clone(), left: rest, error: None, stuck: None, mine: self.mine }
     }
 
     /// The rest has failed, for this reason.

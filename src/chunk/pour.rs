@@ -28,6 +28,8 @@ use crate::source::{Provider, Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
+/// Bytes that are gathered of a chunk that is passed on.
+const FOLLOWED: usize = 128 << 10;
 /// A source that gives nothing for so long has stalled: what others could use is given back while it is waited for.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -281,6 +283,7 @@ struct Pouring {
     /// Of what is gathered.
     room: Option<OwnedSemaphorePermit>,
     sink: Place,
+    mark: Option<Arc<Mark>>,
 }
 
 enum Place {
@@ -298,7 +301,7 @@ struct Sink {
     memory: Option<(BytesMut, OwnedSemaphorePermit)>,
     on_memory_file: bool,
     /// For those to whom it is passed on meanwhile.
-    mark: Option<Mark>,
+    mark: Option<Arc<Mark>>,
 }
 
 /// A write that the disk did not take.
@@ -313,8 +316,9 @@ impl Pouring {
     async fn begin(blob: &Arc<Blob>, idx: u64, end: u64) -> Result<Self> {
         let mut pouring = Self::new(blob, idx);
         if idx < end && !blob.wants_memory(idx) {
+            pouring.mark = blob.begins(idx).map(Arc::new);
             if let Place::Here(sink) = &mut pouring.sink {
-                sink.mark = blob.begins(idx);
+                sink.mark = pouring.mark.clone();
             }
         } else if idx < end {
             let place = blob.shared.overflow.place().await?;
@@ -344,6 +348,7 @@ impl Pouring {
             gathered: 0,
             room: None,
             sink: Place::Here(Box::new(sink)),
+            mark: None,
         }
     }
 
@@ -360,7 +365,10 @@ impl Pouring {
         self.taken += piece.len();
         self.gathered += piece.len();
         self.batch.push(piece);
-        if self.gathered >= PIECE || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
+        // Who passes it on is to have it soon.
+        let followed = self.mark.as_ref().is_some_and(|mark| mark.is_followed());
+        let enough = if followed { FOLLOWED } else { PIECE };
+        if self.gathered >= enough || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
             self.flush().await?;
         }
         Ok(())

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub pieces: Arc<Semaphore>,
     /// Places for transfers ahead of readers.
     pub ahead: Arc<Semaphore>,
+    /// Places for transfers that other nodes asked for.
+    pub lent: Arc<Semaphore>,
     /// Whole-blob checks at a time.
     pub verifying: Arc<Semaphore>,
     pub overflow: Overflow,
@@ -151,6 +153,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             pieces: Arc::new(Semaphore::new(pieces)),
             ahead: Arc::new(Semaphore::new(ahead)),
+            lent: Arc::new(Semaphore::new(ahead)),
             verifying: Arc::new(Semaphore::new(2)),
             uploads: Uploads::default(),
             open: Mutex::default(),

@@ -69,6 +69,8 @@ pub struct ChunkAsk {
     pub wait: Option<Duration>,
     /// Does not wait for the end of the transfer: what has come of the chunk is passed on. Only with `wait`.
     pub live: bool,
+    /// Of the whole blob, bytes: if nobody fetches the chunk there, that node begins to. Only with `live`.
+    pub size: Option<u64>,
 }
 
 impl Route {
@@ -89,6 +91,9 @@ impl Route {
                     target += &format!("{sep}wait={}", wait.as_millis());
                     if ask.live {
                         target += "&live=1";
+                        if let Some(size) = ask.size {
+                            target += &format!("&size={size}");
+                        }
                     }
                 }
                 target
@@ -103,13 +108,14 @@ impl Route {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
-        let (mut from, mut wait, mut live) = (None, None, None);
+        let (mut from, mut wait, mut live, mut size) = (None, None, None, None);
         for pair in query.into_iter().flat_map(|q| q.split('&')) {
             let (name, value) = pair.split_once('=')?;
             let slot = match name {
                 "from" => &mut from,
                 "wait" => &mut wait,
                 "live" => &mut live,
+                "size" => &mut size,
                 _ => return None,
             };
             if slot.replace(decimal(value)?).is_some() {
@@ -117,12 +123,17 @@ impl Route {
             }
         }
         let wait = wait.map(Duration::from_millis);
-        if live.is_some_and(|live| live != 1) || (live.is_some() && wait.is_none()) {
+        let live = match live {
+            None => false,
+            Some(1) if wait.is_some() => true,
+            Some(_) => return None,
+        };
+        if size.is_some() && !live {
             return None;
         }
         match (method, path.strip_prefix("/v1/")?) {
             ("GET", "ping") if query.is_none() => Some(Route::Ping),
-            ("POST", "fill") if from.is_none() && live.is_none() => Some(Route::Fill(wait.unwrap_or_default())),
+            ("POST", "fill") if from.is_none() && !live => Some(Route::Fill(wait.unwrap_or_default())),
             ("GET", rest) => {
                 let (etag, idx) = rest.strip_prefix("blobs/")?.split_once('/')?;
                 let from = u32::try_from(from.unwrap_or(0)).ok()?;
@@ -131,7 +142,8 @@ impl Route {
                     idx: decimal(idx)?,
                     from,
                     wait,
-                    live: live.is_some(),
+                    live,
+                    size,
                 }))
             }
             _ => None,

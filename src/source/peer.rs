@@ -68,13 +68,21 @@ pub struct WaitSource {
     client: Client,
     /// How long one chunk is waited for.
     limit: Duration,
+    /// Whether those nodes are asked to begin.
+    begin: bool,
 }
 
 impl WaitSource {
     /// `limit`: how long the first byte of a chunk may take.
     #[must_use]
     pub fn new(client: Client, limit: Duration) -> Self {
-        WaitSource { client, limit }
+        WaitSource { client, limit, begin: false }
+    }
+
+    /// The nodes are asked to fetch what they do not fetch yet.
+    #[must_use]
+    pub fn begun_there(self) -> Self {
+        WaitSource { begin: true, ..self }
     }
 }
 
@@ -107,14 +115,18 @@ struct Waiting {
 impl Waiting {
     /// Waits for a chunk, once it is polled.
     fn open(&self, idx: u64) -> impl Future<Output = Result<Got>> + Send + use<> {
-        let WaitSource { client, limit } = self.source.clone();
-        let (blob, len) = (self.want.blob, self.want.len_of(idx));
+        let WaitSource { client, limit, begin } = self.source.clone();
+        let (blob, size, len) = (self.want.blob, self.want.size, self.want.len_of(idx));
         let owner = self.want.holders.get((idx - self.want.first) as usize).and_then(|n| n.first()).cloned();
         async move {
             let what = || format!("blob {blob} chunk {idx}");
             let owner = owner.ok_or_else(|| Error::new(Kind::Internal, what()))?;
             let len = u32::try_from(len).map_err(|e| Error::with_source(Kind::Internal, what(), e))?;
-            client.wait(blob, idx, len, &owner, limit).await.context(what)
+            let got = match begin {
+                true => client.wait_begun(blob, size, idx, len, &owner, limit).await,
+                false => client.wait(blob, idx, len, &owner, limit).await,
+            };
+            got.context(what)
         }
     }
 

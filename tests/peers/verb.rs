@@ -109,6 +109,9 @@ impl Shelf for Empty {
     async fn wait(&self, _: BlobId, _: u64, _: bool) -> Waited {
         Waited::Absent
     }
+    async fn begin(&self, _: BlobId, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
     async fn fill(&self, _: BlobId, _: u64, _: u64) -> Result<()> {
         Err(Error::new(Kind::NotSupported, "fill"))
     }

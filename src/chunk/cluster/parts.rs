@@ -11,7 +11,7 @@ use crate::chunk::blob::Blob;
 use crate::chunk::cache::Presence;
 use crate::chunk::lock;
 use crate::error::Result;
-use crate::peer::{Claim, Decision, Peers, Stripes};
+use crate::peer::{Claim, Decision, Directory, Peers, Stripes};
 
 /// A part of a run, and what is to be done about it.
 #[derive(Debug)]
@@ -28,12 +28,31 @@ pub(super) enum Step {
     Held(Vec<Arc<[Holder]>>),
     /// Another one is fetching it.
     Leased { owner: Holder, left: Duration },
+    /// Nobody has it, and this other node begins with it.
+    Theirs(Holder),
     /// Nobody has it, and this node may not fetch it.
     Free,
     /// Others have it, and this node gets it from none of them: it fetches it for itself, without a lease.
     Alone,
     /// Too long for one question.
     Unasked,
+}
+
+impl Step {
+    pub(super) const THEIRS: &str = "theirs";
+
+    /// For logs.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Step::Ours(_) => "ours",
+            Step::Held(_) => "held",
+            Step::Leased { .. } => "leased",
+            Step::Theirs(_) => Self::THEIRS,
+            Step::Free => "free",
+            Step::Alone => "alone",
+            Step::Unasked => "unasked",
+        }
+    }
 }
 
 impl Part {
@@ -71,13 +90,20 @@ impl Drop for Lease {
     }
 }
 
-/// Asks the tracker about a run, and takes the leases of what nobody has if this node may fetch it.
-pub(super) async fn ask(blob: &Arc<Blob>, peers: &Arc<Peers>, run: Range<u64>) -> Result<Vec<Part>> {
-    let first = run.start..run.end.min(run.start + Claim::MOST as u64);
+/// Asks the tracker about a run, and takes the leases of what nobody has if this node may fetch it. Unless it is to be `mine`
+/// by all means, what others begin with is left to them.
+pub(super) async fn ask(
+    blob: &Arc<Blob>,
+    peers: &Arc<Peers>,
+    run: Range<u64>,
+    mine: bool,
+) -> Result<Vec<Part>> {
+    let mut first = run.start..run.end.min(run.start + Claim::MOST as u64);
+    let fetches = may_fetch(blob);
+    let theirs = if fetches && !mine { who_begins(blob, peers, &mut first) } else { None };
     let wanted: Vec<u64> = first.clone().collect();
     let most = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
-    let fetches = may_fetch(blob);
-    let claim = match fetches {
+    let claim = match fetches && theirs.is_none() {
         true => Claim::fill(blob.id, wanted, most),
         false => Claim::look(blob.id, wanted),
     };
@@ -92,10 +118,28 @@ pub(super) async fn ask(blob: &Arc<Blob>, peers: &Arc<Peers>, run: Range<u64>) -
     for (idx, decision) in first.clone().zip(decisions) {
         add(&mut parts, blob, peers, idx, decision);
     }
+    if let Some(theirs) = theirs {
+        let free = parts.iter_mut().filter(|part| matches!(part.step, Step::Free));
+        free.for_each(|part| part.step = Step::Theirs(theirs.clone()));
+    }
     if first.end < run.end {
         parts.push(Part { run: first.end..run.end, step: Step::Unasked });
     }
     Ok(parts)
+}
+
+/// The other node that is to begin with the first of a run, which is cut where another one begins. `None`: this one is, or
+/// there is nobody to be asked.
+fn who_begins(blob: &Blob, peers: &Peers, run: &mut Range<u64>) -> Option<Holder> {
+    let node = {
+        let state = lock(&blob.state);
+        let stripes = state.stripes.as_ref()?;
+        let node = stripes.whose(run.start);
+        run.end = (run.start..run.end).find(|idx| stripes.whose(*idx) != node).unwrap_or(run.end);
+        node
+    };
+    let holder = peers.registry().holder(node)?;
+    (node != peers.me() && peers.client().is_well(node)).then_some(holder)
 }
 
 /// What the bucket has this node may fetch in any case.

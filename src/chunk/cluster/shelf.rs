@@ -118,7 +118,8 @@ impl Shelf for BlobShelf {
             match follow.begun().await {
                 Some(landing) => landing,
                 None => {
-                    let relay = Relay::new(BlobContent::new(blob), follow, idx);
+                    let Ok(Some(content)) = shared.reopen(id, blob.size) else { return Waited::Absent };
+                    let relay = Relay::new(content, follow, idx);
                     let len = relay.len();
                     let bytes = stream::try_unfold(relay, Relay::next).boxed();
                     return Waited::Coming(Shelved { len, hash: None, verified: false, bytes });
@@ -132,6 +133,21 @@ impl Shelf for BlobShelf {
             Landing::Cached | Landing::Memory(_) => Waited::Landed,
             Landing::Failed(_) => Waited::Absent,
         }
+    }
+
+    async fn begin(&self, id: BlobId, size: u64, idx: u64) -> Result<()> {
+        let shared = self.shared()?;
+        if !shared.reaches_origin() {
+            return Ok(());
+        }
+        let content = match shared.reopen(id, size)? {
+            Some(content) => content,
+            None => shared.open_file(id, size).await?,
+        };
+        if idx < content.blob().file.chunks() {
+            content.blob().lend(idx);
+        }
+        Ok(())
     }
 
     async fn fill(&self, id: BlobId, size: u64, idx: u64) -> Result<()> {

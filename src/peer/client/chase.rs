@@ -39,6 +39,8 @@ pub(super) struct Chase {
     pub until: Instant,
     /// Nodes that are still receiving it may pass it on.
     live: bool,
+    /// Of the blob: who is waited for is to begin with the chunk.
+    size: Option<u64>,
     queue: VecDeque<Candidate>,
     /// Asked in this round, or in the queue.
     seen: HashSet<NodeId>,
@@ -69,6 +71,7 @@ impl Chase {
             len,
             until,
             live: false,
+            size: None,
             queue: VecDeque::new(),
             seen: HashSet::new(),
             dead: HashSet::new(),
@@ -83,6 +86,11 @@ impl Chase {
     /// Nodes that are still receiving it may pass it on.
     pub fn live(self) -> Self {
         Chase { live: true, ..self }
+    }
+
+    /// Who is waited for is to begin with the chunk, of a blob of `size` bytes.
+    pub fn begun_there(self, size: u64) -> Self {
+        Chase { size: Some(size), ..self }
     }
 
     /// Adds nodes that are said to hold the chunk.
@@ -121,7 +129,14 @@ impl Chase {
         let left = self.until.saturating_duration_since(Instant::now());
         let wait = candidate.waits.then(|| left.min(SLICE)).filter(|w| !w.is_zero());
         let live = self.live && wait.is_some();
-        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: 0, wait, live };
+        let ask = ChunkAsk {
+            blob: self.blob,
+            idx: self.idx,
+            from: 0,
+            wait,
+            live,
+            size: self.size.filter(|_| live),
+        };
         let len = self.len;
         Box::pin(async move {
             let answered = inner.ask_chunk(&candidate.holder, ask, len).await;
@@ -175,7 +190,9 @@ impl Chase {
             Ok(Answered::Chunk(opened)) => return Some(opened),
             Ok(Answered::Elsewhere(others)) => {
                 self.busy.push(holder.clone());
-                let others = self.inner.choose(&others, self.len);
+                let mut others = self.inner.choose(&others, self.len);
+                // Who does not answer is named until it is known to be gone.
+                others.retain(|h| self.inner.scores.is_well(h.node));
                 let later = self.queue.iter().position(|c| c.waits).unwrap_or(self.queue.len());
                 let later = self.queue.split_off(later);
                 others.into_iter().for_each(|h| self.add(h, true));

@@ -39,6 +39,8 @@ const IDLE: usize = 4;
 const IDLE_FOR: Duration = Duration::from_secs(20);
 /// One wait for a fill.
 const FILL_SLICE: Duration = Duration::from_secs(10);
+/// How much later than it should be an answer may come from a node that is asked to begin with a chunk.
+const LATE: Duration = Duration::from_millis(500);
 /// Chunks of which is remembered who gave them.
 const GIVEN: NonZeroUsize = NonZeroUsize::new(4096).expect("above 0");
 
@@ -244,6 +246,36 @@ impl Client {
     ) -> Result<Got> {
         let chase = Chase::new(&self.0, blob, idx, len, Instant::now() + limit).live().owner(owner);
         self.get(chase).await
+    }
+
+    /// The same from a node that is asked to fetch the chunk, of a blob of `size` bytes, if it does not yet.
+    ///
+    /// # Errors
+    /// As [`Client::wait`]. [`Kind::NotFound`]: it does not do it.
+    pub async fn wait_begun(
+        &self,
+        blob: BlobId,
+        size: u64,
+        idx: u64,
+        len: u32,
+        node: &Holder,
+        limit: Duration,
+    ) -> Result<Got> {
+        let chase = Chase::new(&self.0, blob, idx, len, Instant::now() + limit);
+        let opening = self.get(chase.live().begun_there(size).owner(node));
+        match tokio::time::timeout(limit + LATE, opening).await {
+            Ok(got) => got,
+            Err(_) => {
+                self.failed(node.node);
+                Err(Error::new(Kind::TimedOut, format!("{} does not answer", request::name(node))))
+            }
+        }
+    }
+
+    /// Whether nothing bad is known of the node lately.
+    #[must_use]
+    pub fn is_well(&self, node: NodeId) -> bool {
+        self.0.scores.is_well(node)
     }
 
     async fn get(&self, chase: Chase) -> Result<Got> {

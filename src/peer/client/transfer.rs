@@ -48,9 +48,8 @@ struct Giver {
 
 impl Drop for Giver {
     fn drop(&mut self) {
-        // Who passes on what comes to it is as fast as that comes.
-        let bytes = if self.is_live() { 0 } else { self.bytes };
-        self.inner.scores.ended(self.opened.holder.node, bytes, self.waited, self.whole);
+        let (node, live) = (self.opened.holder.node, self.is_live());
+        self.inner.scores.ended(node, self.bytes, self.waited, self.whole, live);
     }
 }
 
@@ -108,12 +107,11 @@ impl Transfer {
         let mut before = asked;
         let piece = loop {
             let stall = self.inner.scores.stall(self.inner.times.hedge, self.inner.times.progress / 2);
-            let wake =
-                if self.rival.is_none() && !self.others.is_empty() && !self.current.is_live() {
-                    before + stall
-                } else {
-                    deadline
-                };
+            let wake = if self.rival.is_none() && !self.others.is_empty() && !self.current.is_live() {
+                before + stall
+            } else {
+                deadline
+            };
             let step = {
                 let rival = async {
                     match &mut self.rival {
@@ -191,7 +189,7 @@ impl Transfer {
 
     fn is_slow(&self) -> bool {
         let Giver { waited, bytes, .. } = self.current;
-        !self.current.is_live() && waited >= SLOW && self.inner.scores.is_slow(bytes, waited)
+        waited >= SLOW && self.inner.scores.is_slow(bytes, waited)
     }
 
     fn begin_rival(&mut self) {
@@ -200,7 +198,7 @@ impl Transfer {
             return;
         }
         let (inner, at) = (self.inner.clone(), self.at);
-        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: at, wait: None, live: false };
+        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: at, wait: None, live: false, size: None };
         let opening = rival(inner, others, ask, self.len).boxed();
         self.rival = Some(Rival { opening, at });
     }

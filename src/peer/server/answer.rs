@@ -156,7 +156,7 @@ fn sign(inner: &Inner, pass: &Pass, said: Said, busy: super::watched::Busy) -> R
 }
 
 async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAsk) -> Said {
-    let ChunkAsk { blob, idx, from, wait, live } = ask;
+    let ChunkAsk { blob, idx, from, wait, live, size } = ask;
     let counters = &inner.counters;
     let directory = &*inner.directory;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
@@ -181,6 +181,12 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
                 let Some(deadline) = deadline.filter(|_| !waited) else { break };
                 waited = true;
                 counters.waits.fetch_add(1, Relaxed);
+                if let Some(size) = size.filter(|size| makes_sense(*size, idx)) {
+                    let begun = timeout_at(deadline, shelf.begin(blob, size, idx)).await;
+                    if let Ok(Err(error)) = begun {
+                        tracing::debug!(%blob, idx, %error, "not begun for a peer");
+                    }
+                }
                 match timeout_at(deadline, shelf.wait(blob, idx, live)).await {
                     Ok(Waited::Landed) => continue,
                     Ok(Waited::Absent) => break,
@@ -259,8 +265,12 @@ async fn fill_ask(request: Request<Incoming>) -> Option<(BlobId, FillAsk)> {
     }
     let ask: FillAsk = serde_json::from_slice(&body).ok()?;
     let blob: BlobId = ask.blob.parse().ok()?;
-    // No chunk is so large that there could be more of them than the blob has bytes; none of an empty blob is asked for.
-    (ask.chunk < ask.size && ask.size <= u64::from(MAX_CHUNK).saturating_mul(1 << 32)).then_some((blob, ask))
+    makes_sense(ask.size, ask.chunk).then_some((blob, ask))
+}
+
+/// No chunk is so large that there could be more of them than the blob has bytes; none of an empty blob is asked for.
+fn makes_sense(size: u64, chunk: u64) -> bool {
+    chunk < size && size <= u64::from(MAX_CHUNK).saturating_mul(1 << 32)
 }
 
 async fn read(mut body: Incoming) -> Result<BytesMut> {

@@ -120,6 +120,7 @@ impl Upload {
         if self.left == 0 {
             return Ok(None);
         }
+        self.seat.given(false);
         while self.piece.is_empty() {
             let piece = timeout(LONGEST_LOOK, self.shelved.bytes.next())
                 .await
@@ -143,6 +144,7 @@ impl Upload {
             return Err(Error::new(Kind::Corrupt, "a chunk for a peer is longer than its record"));
         }
         self.counters.sent(self.to, piece.len());
+        self.seat.given(true);
         Ok(Some((piece, self)))
     }
 }

@@ -7,7 +7,7 @@
 //! ## Requests
 //! | request | meaning |
 //! |---|---|
-//! | `GET /v1/blobs/<etag>/<chunk>[?from=BYTES][&wait=MS[&live=1]]` | chunk number `<chunk>` of the blob (40 or 64 hex), from byte `from` of the chunk on. With `wait`, if a transfer of it is under way here or all slots are taken, the answer may take so long (at most 30 s); with `live=1` it begins when the chunk's first bytes have come here |
+//! | `GET /v1/blobs/<etag>/<chunk>[?from=BYTES][&wait=MS[&live=1[&size=BYTES]]]` | chunk number `<chunk>` of the blob (40 or 64 hex), from byte `from` of the chunk on. With `wait`, if a transfer of it is under way here or all slots are taken, the answer may take so long (at most 30 s); with `live=1` it begins when the chunk's first bytes have come here; with `size`, the blob's, this node begins to fetch the chunk if nothing of it is here |
 //! | `POST /v1/fill?wait=MS` | fetch a chunk from the Hub, for a node that may not. Body, at most 4 KiB: `{"blob":"sha256:<hex>"\|"git:<hex>","size":BYTES,"chunk":N}` |
 //! | `GET /v1/ping` | says who answers. `{"slots":N}` |
 //!

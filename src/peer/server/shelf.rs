@@ -54,6 +54,10 @@ pub trait Shelf: Debug + Send + Sync + 'static {
     /// can be passed on. The caller bounds the wait.
     async fn wait(&self, blob: BlobId, idx: u64, live: bool) -> Waited;
 
+    /// Begins to fetch the chunk of a blob of `size` bytes, unless it is held or a transfer of it is under way, or too much is
+    /// fetched for others. Answers at once.
+    async fn begin(&self, blob: BlobId, size: u64, idx: u64) -> Result<()>;
+
     /// Fetches the chunk of a blob of `size` bytes from the Hub for another node, and returns when it is held.
     /// [`Kind::NotPermitted`](crate::error::Kind::NotPermitted): this node may not call the Hub either. The caller bounds
     /// the wait and then asks again: a transfer goes on meanwhile.

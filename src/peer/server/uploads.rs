@@ -14,10 +14,18 @@ use crate::peer::protocol::Directory;
 use crate::peer::types::{Holder, NodeId};
 use crate::types::BlobId;
 
-/// Nodes that are sent one chunk, or wait for it here, at one time.
-pub(super) const FAN_OUT: usize = 3;
+/// Seats of a chunk: nodes that are sent it, or wait for it here, at one time. Each passes it on while it receives it, so with
+/// one seat a chunk goes over every link once. More are given to large crowds, one for so many that were sent on, so that the way
+/// to the last does not become long.
+const CROWD: usize = 8;
+/// At most. Also for those that were sent on and came back: who has the seat does not give it to them.
+pub(super) const MOST: usize = 3;
+/// Who takes nothing of what is there for so long does not count as one who passes it on.
+const STUCK: Duration = Duration::from_secs(1);
 /// How long a seat is kept for who was told to ask again.
 const LINGER: Duration = Duration::from_secs(1);
+/// For how long it is remembered who was sent on.
+const CAME_BACK: Duration = Duration::from_secs(30);
 /// Chunks of which is remembered who got them.
 const RECENT: NonZeroUsize = NonZeroUsize::new(4096).expect("above 0");
 /// Above so many chunks with seats, the empty ones are cleared away.
@@ -35,6 +43,8 @@ pub(super) struct Uploads {
 #[derive(Debug)]
 struct State {
     seats: HashMap<Chunk, Vec<Seat>>,
+    /// Who was sent on to others lately.
+    sent_on: LruCache<Chunk, Vec<(NodeId, Instant)>>,
     /// Who got a chunk lately, latest last.
     recent: LruCache<Chunk, Vec<NodeId>>,
 }
@@ -46,11 +56,17 @@ struct Seat {
     requests: usize,
     /// Until when it is kept without one.
     until: Instant,
+    /// Since when a piece is there that was not taken.
+    given: Option<Instant>,
 }
 
 impl Seat {
     fn is_taken(&self, now: Instant) -> bool {
         self.requests > 0 || self.until > now
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.given.is_some_and(|since| now.duration_since(since) > STUCK)
     }
 }
 
@@ -74,7 +90,8 @@ enum Ending {
 
 impl Uploads {
     pub fn new(slots: u32) -> Self {
-        let state = State { seats: HashMap::new(), recent: LruCache::new(RECENT) };
+        let state =
+            State { seats: HashMap::new(), sent_on: LruCache::new(RECENT), recent: LruCache::new(RECENT) };
         Uploads { slots: Arc::new(Semaphore::new(slots as usize)), state: Mutex::new(state) }
     }
 
@@ -106,7 +123,8 @@ impl Uploads {
         directory: &dyn Directory,
     ) -> Result<Seated, Vec<Holder>> {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if state.seats.len() > MANY {
             state.seats.retain(|_, seats| seats.iter().any(|s| s.is_taken(now)));
         }
@@ -115,11 +133,24 @@ impl Uploads {
         match seats.iter_mut().find(|s| s.node == node) {
             Some(seat) => seat.requests += 1,
             None => {
-                let serving: Vec<Holder> = seats.iter().filter_map(|s| directory.holder(s.node)).collect();
-                if serving.len() >= FAN_OUT {
+                let moving = seats.iter().filter(|s| !s.is_stuck(now));
+                let serving: Vec<Holder> = moving.filter_map(|s| directory.holder(s.node)).collect();
+                let sent_on = state.sent_on.get_or_insert_mut((blob, idx), Vec::new);
+                sent_on.retain(|(_, at)| now.duration_since(*at) < CAME_BACK);
+                let came_back = sent_on.iter().any(|(other, _)| *other == node);
+                let seats = if came_back { MOST } else { (1 + sent_on.len() / CROWD).min(MOST) };
+                if serving.len() >= seats {
+                    if !came_back && sent_on.len() < CROWD * MOST {
+                        sent_on.push((node, now));
+                    }
                     return Err(serving);
                 }
-                seats.push(Seat { node, requests: 1, until: now });
+                state.seats.entry((blob, idx)).or_default().push(Seat {
+                    node,
+                    requests: 1,
+                    until: now,
+                    given: None,
+                });
             }
         }
         Ok(Seated { uploads: self.clone(), chunk: (blob, idx), node, ending: Ending::Left })
@@ -143,6 +174,16 @@ impl Seated {
     /// The one who sits here was told to ask again: the seat is kept for a moment.
     pub fn again(mut self) {
         self.ending = Ending::Again;
+    }
+
+    /// A piece is ready for the one who sits here, or it has taken all so far.
+    pub fn given(&self, ready: bool) {
+        let mut state = self.uploads.lock();
+        let seat =
+            state.seats.get_mut(&self.chunk).and_then(|all| all.iter_mut().find(|s| s.node == self.node));
+        if let Some(seat) = seat {
+            seat.given = ready.then(Instant::now);
+        }
     }
 
     /// The one who sits here got the chunk.
@@ -171,7 +212,7 @@ impl Drop for Seated {
             let nodes = state.recent.get_or_insert_mut(self.chunk, Vec::new);
             nodes.retain(|n| *n != self.node);
             nodes.push(self.node);
-            if nodes.len() > FAN_OUT {
+            if nodes.len() > MOST {
                 nodes.remove(0);
             }
         }

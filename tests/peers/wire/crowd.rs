@@ -1,4 +1,4 @@
-//! Many nodes want one chunk: a tree of threes.
+//! Many nodes want one chunk: each gives it to the next.
 
 use super::*;
 
@@ -15,7 +15,7 @@ async fn take(n: &Node, from: Got) -> NodeId {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_sends_a_chunk_under_way_to_more_than_three() {
+async fn nobody_sends_a_chunk_under_way_to_a_crowd() {
     let (_, n) = nodes(14).await;
     let (owner, crowd) = n.split_first().expect("14");
     owner.store.begin(0);
@@ -31,7 +31,8 @@ async fn nobody_sends_a_chunk_under_way_to_more_than_three() {
             n.iter().map(|n| n.store.waiting.load(Relaxed)).sum::<u32>() == crowd.len() as u32
         })
         .await;
-        assert_eq!(owner.store.waiting.load(Relaxed), 3, "three at the owner");
+        let at_owner = owner.store.waiting.load(Relaxed);
+        assert!((1..=3).contains(&at_owner), "{at_owner} at the owner");
         owner.store.land(0, Some(content(0, LEN)));
     };
     let (givers, ()) = tokio::join!(futures::future::join_all(waits), landing);
@@ -39,7 +40,6 @@ async fn nobody_sends_a_chunk_under_way_to_more_than_three() {
         let given = givers.iter().filter(|g| **g == node.id).count();
         assert!(given <= 3, "{} gave it to {given}", node.id);
     }
-    assert_eq!(givers.iter().filter(|g| **g == owner.id).count(), 3);
     assert!(owner.server.stats().redirected >= 10, "{:?}", owner.server.stats());
 }
 
@@ -58,31 +58,30 @@ async fn a_chunk_that_is_held_is_not_sent_to_all_at_once_either() {
     let givers = futures::future::join_all(all).await;
     assert_eq!(givers.len(), 7);
     let by_owner = givers.iter().filter(|g| **g == owner.id).count();
-    assert!((3..=4).contains(&by_owner), "the first three, and at most one that came late: {by_owner}");
+    assert!((1..=3).contains(&by_owner), "the others had it from those: {by_owner}");
 }
 
 #[tokio::test]
 async fn when_those_it_was_sent_to_fail_it_comes_back() {
-    let (_, n) = nodes(5).await;
-    let (owner, crowd) = n.split_first().expect("5");
+    let (_, n) = nodes(3).await;
+    let (owner, crowd) = n.split_first().expect("3");
     owner.store.begin(0);
-    // Three wait at the owner; their own transfers are not under way, so who is sent to them finds nothing.
+    // One waits at the owner; its own transfer is not under way, so who is sent to it finds nothing.
     let at = owner.holder();
-    let waits = crowd[..3].iter().map(|me| me.client.wait(BLOB, 0, LEN as u32, &at, SOON));
+    let first = async {
+        let got = crowd[0].client.wait(BLOB, 0, LEN as u32, &at, SOON).await;
+        assert_eq!(collect(got.expect("it comes")).await.expect("bytes"), content(0, LEN));
+    };
     let late = async {
-        until("three wait", || owner.store.waiting.load(Relaxed) == 3).await;
-        crowd[3].client.wait(BLOB, 0, LEN as u32, &owner.holder(), SOON).await
+        until("one waits", || owner.store.waiting.load(Relaxed) == 1).await;
+        crowd[1].client.wait(BLOB, 0, LEN as u32, &at, SOON).await
     };
     let landing = async {
-        until("the fourth was sent on", || owner.server.stats().redirected >= 2).await;
+        until("the second was sent on, and came back", || owner.store.waiting.load(Relaxed) == 2).await;
+        assert_eq!(owner.server.stats().redirected, 1);
         owner.store.land(0, Some(content(0, LEN)));
     };
-    let three = async {
-        for got in futures::future::join_all(waits).await {
-            assert_eq!(collect(got.expect("it comes")).await.expect("bytes"), content(0, LEN));
-        }
-    };
-    let (late, (), ()) = tokio::join!(late, landing, three);
+    let (late, (), ()) = tokio::join!(late, landing, first);
     let late = late.expect("from the owner");
     assert_eq!(late.from, owner.id);
     assert_eq!(collect(late).await.expect("bytes"), content(0, LEN));
@@ -132,8 +131,7 @@ async fn a_chunk_is_passed_on_while_it_comes_in() {
     let whole = content(0, LIVE);
     let half = LIVE / 2;
     owner.store.feed(0, whole.slice(..half));
-    let mut first =
-        crowd[0].client.wait(BLOB, 0, LIVE as u32, &owner.holder(), SOON).await.expect("begun");
+    let mut first = crowd[0].client.wait(BLOB, 0, LIVE as u32, &owner.holder(), SOON).await.expect("begun");
     assert_eq!(first.hash, None, "it is not known yet");
     let mut come = 0;
     while come < half {

@@ -111,6 +111,8 @@ pub struct Manners {
     pub rotten: bool,
     /// Never answers.
     pub hangs: bool,
+    /// Begins with what it is asked for.
+    pub begins: bool,
     /// What a fill comes to, and how long it takes.
     pub fill: Option<(Kind, String)>,
     pub fill_takes: Duration,
@@ -128,6 +130,7 @@ pub struct Store {
     pub waiting: AtomicU32,
     pub asked: AtomicU64,
     pub fills: Mutex<Vec<(BlobId, u64, u64)>>,
+    pub begun: Mutex<Vec<(BlobId, u64, u64)>>,
 }
 
 impl Store {
@@ -223,14 +226,28 @@ impl Shelf for Store {
                         }
                         // The last of it is fed when it has landed.
                         if flight.changed().await.is_err() {
-                            return (at < LIVE).then(|| (Err(Error::from(Kind::Unavailable)), (flight, LIVE)));
+                            return (at < LIVE)
+                                .then(|| (Err(Error::from(Kind::Unavailable)), (flight, LIVE)));
                         }
                     }
                 });
-                return Waited::Coming(Shelved { len: LIVE as u32, hash: None, verified: false, bytes: bytes.boxed() });
+                return Waited::Coming(Shelved {
+                    len: LIVE as u32,
+                    hash: None,
+                    verified: false,
+                    bytes: bytes.boxed(),
+                });
             }
         }
         Waited::Landed
+    }
+
+    async fn begin(&self, blob: BlobId, size: u64, idx: u64) -> Result<()> {
+        lock(&self.begun).push((blob, size, idx));
+        if lock(&self.manners).begins && lock(&self.flights).get(&(blob, idx)).is_none() {
+            Store::begin(self, idx);
+        }
+        Ok(())
     }
 
     async fn fill(&self, blob: BlobId, size: u64, idx: u64) -> Result<()> {
