@@ -4,6 +4,7 @@ mod layers;
 mod logging;
 mod metrics;
 mod nodes;
+mod notify;
 mod places;
 mod run_file;
 mod settings;
@@ -12,6 +13,7 @@ mod siblings;
 mod signals;
 mod volume;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +30,9 @@ pub use volume::{Standing, check_marker, marker_of, need_volume, open_bucket, st
 use crate::config::{Home, MountOptions};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{self, MountPoint, MountSettings, Mounted};
-use crate::metrics::MetricsServer;
+use crate::metrics::{LocalServer, MetricsServer};
 use layers::Layers;
+use notify::Manager;
 use signals::Signals;
 
 /// How long a fresh mount may take to answer for its root.
@@ -85,6 +88,7 @@ async fn serve(
     ready: impl FnOnce(&[String]),
 ) -> Result<()> {
     let mut signals = Signals::listen()?;
+    let manager = Manager::from_env();
     let layers = tokio::select! {
         layers = Layers::build(home, options, &point) => layers?,
         signal = signals.next() => return Err(Error::new(Kind::Interrupted, signal)),
@@ -106,7 +110,10 @@ async fn serve(
     };
     let _ = layers.figures.requests.set(mounted.requests().clone());
     let (volume, cache_dir) = layers.places();
-    let run_file = RunFile::write(home, &mounted, volume, &options.meta, cache_dir);
+    let local =
+        serve_local(home, &layers).await.map_err(|e| tracing::warn!("`hfmount stats` shows nothing: {e}"));
+    let socket = local.as_ref().ok().map(LocalServer::path);
+    let run_file = RunFile::write(home, &mounted, volume, &options.meta, cache_dir, socket);
     let mut run_file = run_file.map_err(|e| tracing::debug!("no note about this daemon: {e}"));
     let notices: Vec<String> = point.notice().into_iter().chain(layers.notices.iter().cloned()).collect();
     for notice in &notices {
@@ -114,27 +121,35 @@ async fn serve(
     }
     tracing::info!("{} is mounted on {}", layers.name(), mounted.path().display());
     ready(&notices);
+    let served = format!("{} on {}", layers.name(), mounted.path().display());
+    manager.ready(&served);
+    manager.watch();
 
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             signal = signals.next() => {
                 tracing::info!("{signal}: unmounting {}", mounted.path().display());
+                manager.stopping(&format!("{signal}: writing what is open on {}", mounted.path().display()));
                 break;
             }
             () = mounted.ended() => {
                 tracing::info!("{} was unmounted", mounted.path().display());
+                manager.stopping(&format!("{} was unmounted: writing what was open", mounted.path().display()));
                 break;
             }
             _ = look.tick() => {
                 if let Ok(note) = &mut run_file {
                     let (disk, upload) = layers.troubles();
-                    note.troubles(disk, upload);
+                    if note.troubles(disk.clone(), upload.clone()) {
+                        let troubles: Vec<String> = [disk, upload].into_iter().flatten().collect();
+                        manager.status(&[std::slice::from_ref(&served), &troubles].concat().join("; "));
+                    }
                 }
             }
         }
     }
-    drop(metrics);
+    drop((metrics, local));
     tokio::select! {
         result = end(mounted, layers) => result,
         signal = signals.next() => Err(Error::new(Kind::Interrupted, format!("{signal} again: not everything was written"))),
@@ -149,6 +164,14 @@ async fn serve_metrics(options: &MountOptions, layers: &Layers) -> Result<Option
     Ok(Some(server))
 }
 
+/// The same for the tools of whoever mounts, without being asked for.
+async fn serve_local(home: &Home, layers: &Layers) -> io::Result<LocalServer> {
+    let (pid, start) = run_file::this_process()?;
+    LocalServer::sweep(&home.run_dir()).await;
+    let figures = layers.figures.clone();
+    LocalServer::start(&home.socket(pid, start), move || figures.page())
+}
+
 async fn mount(
     runtime: &Runtime,
     options: &MountOptions,
@@ -158,7 +181,11 @@ async fn mount(
     let Some(invalidations) = layers.invalidations.take() else {
         return (layers, Err(Error::new(Kind::Internal, "mounted twice")));
     };
-    let settings = MountSettings { allow_other: options.allow_other, read_only: options.read_only };
+    let settings = MountSettings {
+        allow_other: options.allow_other,
+        read_only: options.read_only,
+        native: options.passthrough.then(|| layers.places().1.to_owned()),
+    };
     let (vfs, handle, place) = (layers.vfs.clone(), runtime.handle().clone(), point.clone());
     let mounted = spawn_blocking(move || {
         let mounted = fuse::mount(vfs, invalidations, &place, settings, handle)?;

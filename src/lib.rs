@@ -11,6 +11,7 @@
 //! [`daemon`] builds these layers from the bottom up; [`cli`] holds one verb a file. `docs/design.md` tells the rest.
 
 pub mod admin;
+pub mod bench;
 mod blocking;
 pub mod chunk;
 pub mod cli;

@@ -214,3 +214,65 @@ fn who_waits_for_a_page_can_be_killed() {
         dies_at_once(command.spawn().expect("python3"), signal);
     }
 }
+
+/// A model in shards of 20 chunks.
+fn in_shards() -> (Home, StandIn) {
+    let home = Home::new();
+    let root = home.dir("hub");
+    let model = standin::model::Model { size: 60 * CHUNK, shards: 3, seed: 3 };
+    standin::model::write(&root.join("models/org/one/main"), &model).expect("written");
+    let hub = StandIn::start(&root, Options::default()).expect("free ports");
+    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint()]);
+    (home, hub)
+}
+
+fn sent(hub: &StandIn, name: &str) -> u64 {
+    hub.counters().paths.get(&format!("models/org/one/{name}")).map_or(0, |counts| counts.bytes)
+}
+
+#[test]
+fn the_shards_that_an_index_names_follow_the_one_that_is_read() {
+    if !can_mount() {
+        return;
+    }
+    let (home, hub) = in_shards();
+    let mount = home.mount("mnt", &[]);
+    let folder = snapshot(&mount, "one");
+    let names = [1, 2, 3].map(|n| format!("model-0000{n}-of-00003.safetensors"));
+    let sizes = names.each_ref().map(|name| fs::metadata(folder.join(name)).expect("stat").len());
+
+    // A header, and one in the middle of the next file: nothing follows.
+    let mut bytes = vec![0; 4096];
+    File::open(folder.join(&names[0])).expect("open").read_exact_at(&mut bytes, 0).expect("read");
+    File::open(folder.join(&names[1])).expect("open").read_exact_at(&mut bytes, 9 * CHUNK).expect("read");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(sent(&hub, &names[0]) <= 2 * CHUNK, "a header: {}", sent(&hub, &names[0]));
+    assert!(sent(&hub, &names[1]) <= 4 * CHUNK && sent(&hub, &names[2]) == 0);
+
+    assert_eq!(fs::read(folder.join(&names[0])).expect("read").len() as u64, sizes[0]);
+    wait_for("the others come by themselves", || (1..3).all(|n| sent(&hub, &names[n]) == sizes[n]));
+    let root = home.dir("hub/models/org/one/main");
+    for name in &names {
+        assert!(fs::read(folder.join(name)).expect("read") == fs::read(root.join(name)).expect("read"));
+    }
+    assert_eq!([0, 1, 2].map(|n| sent(&hub, &names[n])), sizes, "each byte once");
+    assert_eq!(mount.stop().code(), Some(0));
+}
+
+#[test]
+fn nothing_follows_where_the_hub_is_not_asked_for_bytes() {
+    if !can_mount() {
+        return;
+    }
+    let (home, hub) = in_shards();
+    let first = "model-00001-of-00003.safetensors";
+    let mount = home.mount("mnt", &[]);
+    let size = fs::metadata(snapshot(&mount, "one").join(first)).expect("stat").len();
+    assert_eq!(mount.stop().code(), Some(0));
+    // The bucket has none of it, a mirror does.
+    let mount = home.mount("mnt", &["--hub", "deny", "--mirror", hub.endpoint()]);
+    assert_eq!(fs::read(snapshot(&mount, "one").join(first)).expect("read").len() as u64, size);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(sent(&hub, "model-00002-of-00003.safetensors"), 0);
+    assert_eq!(mount.stop().code(), Some(0));
+}

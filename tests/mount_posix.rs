@@ -84,7 +84,6 @@ fn who_overwrites_a_file_shows_it_empty_to_nobody() {
     let home = Home::formatted(&[]);
     let (one, two) = (home.mount("one", &["--offline"]), home.mount("two", &["--offline"]));
     let (here, there) = (one.path().join("file"), two.path().join("file"));
-    // By the other mount: the kernel releases a closed file when it likes, and that writes out what is there by then.
     fs::write(&there, "old").expect("write");
     let mut file = OpenOptions::new().write(true).truncate(true).open(&here).expect("open");
     assert_eq!(fs::read(&here).expect("read"), b"", "here it shows at once");

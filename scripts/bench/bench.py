@@ -8,6 +8,7 @@ read once in order, because a file whose pages came in at random reads several t
 import argparse
 import contextlib
 import json
+import mmap
 import os
 import random
 import re
@@ -21,6 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
 
+import link  # noqa: E402
 import rates  # noqa: E402
 from hub import Hub  # noqa: E402
 from machine import machine  # noqa: E402
@@ -28,12 +30,28 @@ from process import built  # noqa: E402
 from volume import Volume  # noqa: E402
 
 LARGE, SMALL = "bench/large", "bench/small"
+# Ways of reading a file that is filled: what `measure` calls them, and the table.
+WARM = {
+    "pread": "pread",
+    "pread_small": "pread 128 KiB",
+    "mapped": "mmap copy",
+    "touched": "mmap touch",
+    "crowded": "pread, 16 threads",
+}
+DROPPED = {"pread": "pread", "mapped": "mmap copy", "scattered": "random 4 KiB"}
 TARGETS = {
     "cold fill": (1.10, "at most"),
-    "warm pread": (0.35, "at least"),
+    **{f"warm {what}": (0.95, "at least") for what in WARM.values()},
+    "warm pread, old mapping": (0.90, "at least"),
+    **{f"dropped {what}": (0.90, "at least") for what in DROPPED.values()},
     "daemon peak RSS": (200.0, "at most"),
     "daemon peak RSS, writing": (200.0, "at most"),
     "sequential write": (0.8, "at least"),
+    "fill at the link": (0.9, "at least"),
+    "fill at the link, processor": (1.5, "at most"),
+    "fill at the link, peak RSS": (256.0, "at most"),
+    "two shards at the link": (0.9, "at least"),
+    "first byte of 10 GiB": (1.3, "at most"),
     **{
         f"{kind}, {where}": (0.8, "at least")
         for kind in rates.MAKES.values()
@@ -42,15 +60,16 @@ TARGETS = {
 }
 # No row's slowest hundredth may take longer, microseconds: as many waiters as tasks, each for a few round trips.
 P99_MAX = 50_000
-SECTIONS = ("fill", "warm", "small", "commands", "names", "write")
-GROUPS = {"metadata": ("commands", "names"), "data": ("fill", "warm", "small", "write")}
+SECTIONS = ("fill", "link", "warm", "small", "commands", "names", "write")
+GROUPS = {"metadata": ("commands", "names"), "data": ("fill", "link", "warm", "small", "write")}
 # Minutes that --quick takes at most, a little over for what one round takes.
 QUICK = 10
 
 
-def measure(kind, path):
-    command = [sys.executable, os.path.join(HERE, "measure.py"), kind, path]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout)
+def measure(kind, *paths, between=0):
+    command = [sys.executable, os.path.join(HERE, "measure.py"), kind, *paths]
+    env = os.environ | {"BENCH_BETWEEN": str(between)}
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=900, env=env).stdout)
 
 
 def drop_caches():
@@ -77,6 +96,10 @@ class Bench:
             self.commits = {repo: hub.commit(repo) for repo in self.repositories}
             if "fill" in wanted or "warm" in wanted:
                 self.cold_fill(hub)
+            if "link" in wanted:
+                with contextlib.closing(link.Link(self.hub_dir, self.dir, self.options.size, drop_caches_if_root, measure)) as slow:
+                    for row in slow.rows(self.turns()):
+                        self.row(*row)
             if "warm" in wanted or "small" in wanted:
                 with contextlib.closing(Volume(self.dir, hub.url)) as volume:
                     if "warm" in wanted:
@@ -191,24 +214,38 @@ class Bench:
         """The filled file against its copy on the local disk: hot, and with the page cache dropped."""
         path = volume.path(LARGE, self.commits[LARGE], "model.safetensors")
         local = os.path.join(self.local, "by-curl.safetensors")
-        measure("pread", path)
-        gigabytes = os.path.getsize(local) / 1e9
-        for dropped in (False, True):
-            if dropped and os.geteuid() != 0:
-                print("  not root: reads with the page cache dropped are left out", file=sys.stderr)
-                return
-            for kind, title in (("pread", "pread"), ("mapped", "mmap copy")):
-                if not dropped:
-                    drop_caches_if_root()
-                    for file in (local, path):
-                        measure("pread", file)
-                ours, theirs, ratio = self.rounds(
-                    [lambda kind=kind, file=file: gigabytes / measure(kind, file)["seconds"] for file in (path, local)],
-                    prepare=drop_caches if dropped else None,
-                    parts=4,
-                )
-                note = "page cache dropped, read from the disk cache" if dropped else "in the kernel's page cache"
-                self.row(f"{'dropped' if dropped else 'warm'} {title}", ours, theirs, "GB/s", ratio, note)
+        # Who maps it while it is filled keeps what he has; the others are served as if he were not there.
+        with open(path, "rb") as early, mmap.mmap(early.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+            mapping[0]
+            measure("pread", path)
+            # Until it is checked as a whole.
+            time.sleep(3)
+            self.against_local((path, local), "pread", "warm pread, old mapping", False)
+        for kind, title in WARM.items():
+            self.against_local((path, local), kind, f"warm {title}", False)
+        if os.geteuid() != 0:
+            print("  not root: reads with the page cache dropped are left out", file=sys.stderr)
+            return
+        for kind, title in DROPPED.items():
+            self.against_local((path, local), kind, f"dropped {title}", True)
+
+    def against_local(self, files, kind, title, dropped):
+        """A way of reading a file of the mount against the same on the local disk."""
+        if not dropped:
+            drop_caches_if_root()
+            # Pages that came in at random are slower ever after.
+            for file in reversed(files):
+                measure("pread", file)
+
+        def speed(file):
+            taken = measure(kind, file)
+            return taken["bytes"] / taken["seconds"] / 1e9
+
+        turns = [lambda file=file: speed(file) for file in files]
+        parts = len(WARM) + len(DROPPED) + 1
+        ours, theirs, ratio = self.rounds(turns, prepare=drop_caches if dropped else None, parts=parts)
+        note = "page cache dropped, read from the disk cache" if dropped else "in the kernel's page cache"
+        self.row(title, ours, theirs, "GB/s", ratio, note)
 
     # --- names
 

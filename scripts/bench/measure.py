@@ -6,22 +6,47 @@ Only what is measured is timed: the interpreter is up, and buffers are touched b
 import json
 import mmap
 import os
+import random
 import sys
+import threading
 import time
 
 MIB = 1 << 20
 
 
-def pread(path):
-    """The whole file in order, 1 MiB at a time into one buffer."""
-    buffer = bytearray(MIB)
+def pread(path, piece=MIB):
+    """The whole file in order, `piece` bytes at a time into one buffer."""
+    buffer = bytearray(piece)
     started = time.perf_counter()
     file = os.open(path, os.O_RDONLY)
-    offset = 0
+    offset = os.preadv(file, [buffer], 0)
+    first = time.perf_counter() - started
     while got := os.preadv(file, [buffer], offset):
         offset += got
     os.close(file)
-    return {"seconds": time.perf_counter() - started, "bytes": offset}
+    return {"seconds": time.perf_counter() - started, "bytes": offset, "first": first}
+
+
+def shards(*paths):
+    """Files read whole, one after the other, with a pause between that does not count."""
+    pause, seconds, size, first = float(os.environ["BENCH_BETWEEN"]), 0.0, 0, []
+    for number, path in enumerate(paths):
+        if number > 0:
+            time.sleep(pause)
+        taken = pread(path)
+        seconds, size = seconds + taken["seconds"], size + taken["bytes"]
+        first.append(taken["first"])
+    return {"seconds": seconds, "bytes": size, "first": first}
+
+
+def first(path):
+    """Until the first bytes of a file are there."""
+    started = time.perf_counter()
+    file = os.open(path, os.O_RDONLY)
+    got = len(os.pread(file, 4096, 0))
+    ended = time.perf_counter()
+    os.close(file)
+    return {"seconds": ended - started, "bytes": got}
 
 
 def mapped(path):
@@ -37,6 +62,56 @@ def mapped(path):
             buffer[: len(part)] = part
             part.release()
     return {"seconds": time.perf_counter() - started, "bytes": size}
+
+
+def pread_small(path):
+    return pread(path, 128 << 10)
+
+
+def touched(path):
+    """One byte of each page of a private mapping, in order."""
+    started = time.perf_counter()
+    file = os.open(path, os.O_RDONLY)
+    size = os.fstat(file).st_size
+    with mmap.mmap(file, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapping:
+        os.close(file)
+        assert len(mapping[::4096]) == -(-size // 4096)
+    return {"seconds": time.perf_counter() - started, "bytes": size}
+
+
+def scattered(path, reads=20_000):
+    """4 KiB at a time from places all over the file, the same in each run."""
+    buffer, places = bytearray(4096), random.Random(7)
+    file = os.open(path, os.O_RDONLY)
+    pages = os.fstat(file).st_size // 4096
+    offsets = [places.randrange(pages) * 4096 for _ in range(reads)]
+    started = time.perf_counter()
+    for offset in offsets:
+        os.preadv(file, [buffer], offset)
+    taken = time.perf_counter() - started
+    os.close(file)
+    return {"seconds": taken, "bytes": reads * 4096}
+
+
+def crowded(path, threads=16, reads=32):
+    """Threads that read 1 MiB at a time from places all over the file."""
+    file = os.open(path, os.O_RDONLY)
+    size = os.fstat(file).st_size
+
+    def one(number):
+        buffer, places = bytearray(MIB), random.Random(number)
+        for _ in range(reads):
+            os.preadv(file, [buffer], places.randrange(size - MIB))
+
+    crowd = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
+    started = time.perf_counter()
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join()
+    taken = time.perf_counter() - started
+    os.close(file)
+    return {"seconds": taken, "bytes": threads * reads * MIB}
 
 
 def write(path):
@@ -91,6 +166,18 @@ def open_read(folder):
 
 
 if __name__ == "__main__":
-    kind, path = sys.argv[1:]
-    kinds = {"pread": pread, "mapped": mapped, "write": write, "stat": stat, "open_read": open_read}
-    print(json.dumps(kinds[kind](path)))
+    kind, *paths = sys.argv[1:]
+    kinds = {
+        "pread": pread,
+        "pread_small": pread_small,
+        "shards": shards,
+        "first": first,
+        "mapped": mapped,
+        "touched": touched,
+        "scattered": scattered,
+        "crowded": crowded,
+        "write": write,
+        "stat": stat,
+        "open_read": open_read,
+    }
+    print(json.dumps(kinds[kind](*paths)))

@@ -51,6 +51,8 @@ pub(super) struct Blob {
     pub let_go: AtomicBool,
     /// Readers for whom the cache is too small.
     direct: AtomicUsize,
+    /// A reader of what comes before it is expected here.
+    pub expected: AtomicBool,
 }
 
 /// What the metadata says of the blob as a whole.
@@ -136,6 +138,7 @@ impl BlobContent {
         }
         let n = blob.file.try_read(offset, buf)?;
         blob.note(offset, n as u64);
+        blob.shared.counters.reads.note(n as u64, 0);
         Some(n)
     }
 
@@ -172,6 +175,7 @@ impl Drop for BlobContent {
         state.users -= 1;
         if state.users == 0 {
             state.readahead.stop();
+            state.followed = false;
         }
     }
 }
@@ -195,6 +199,7 @@ impl Blob {
             trusted: AtomicBool::new(trusted),
             let_go: AtomicBool::new(false),
             direct: AtomicUsize::new(0),
+            expected: AtomicBool::new(false),
             file,
         })
     }

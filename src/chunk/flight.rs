@@ -67,6 +67,8 @@ pub(super) struct State {
     /// The chunks on their way. As many as transfers in all cover, not as the blob has.
     flights: HashMap<u64, Flight>,
     pub readahead: Readahead,
+    /// What follows the blob was asked for.
+    pub followed: bool,
     /// Which chunks this node fetches first, while others read the same.
     pub stripes: Option<Stripes>,
     /// Handles open.
@@ -93,6 +95,7 @@ impl State {
         State {
             flights: HashMap::new(),
             readahead: Readahead::new(chunk_size, chunks, window),
+            followed: false,
             stripes: None,
             users: 0,
             generation: 0,
@@ -156,7 +159,7 @@ impl Blob {
     /// Somebody read there: fetches ahead if that seems worth while.
     pub(super) fn note(self: &Arc<Self>, offset: u64, len: u64) {
         if self.file.is_complete() {
-            return;
+            return self.read_complete();
         }
         lock(&self.state).readahead.access(offset, len);
         self.pump();
@@ -170,10 +173,19 @@ impl Blob {
                 return;
             }
             let Ok(place) = self.shared.ahead.clone().try_acquire_owned() else { return };
+            let most = self.shared.most_ahead();
+            let under_way = self.shared.under_way_ahead();
+            if under_way > most {
+                return;
+            }
             let run = {
                 let mut state = lock(&self.state);
-                let State { flights, readahead, hold, stripes, .. } = &mut *state;
+                let State { flights, readahead, hold, stripes, followed, .. } = &mut *state;
                 if hold.is_some_and(|at| at.elapsed() < HOLD) {
+                    return;
+                }
+                // Readers who are there come before one who is only expected.
+                if readahead.is_expected() && under_way > (most - most / 4).max(1) {
                     return;
                 }
                 let missing =
@@ -185,7 +197,13 @@ impl Blob {
                     }),
                     None => readahead.next(segment, missing),
                 };
-                let Some(run) = next else { return };
+                let Some(run) = next else {
+                    if readahead.is_used_up() && !std::mem::replace(followed, true) {
+                        drop(state);
+                        self.follow();
+                    }
+                    return;
+                };
                 run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
                 run
             };
@@ -236,7 +254,7 @@ impl Blob {
     }
 
     /// The same for who passes on what comes.
-    pub(super) fn follow(&self, idx: u64) -> Option<Follow> {
+    pub(super) fn passed_on(&self, idx: u64) -> Option<Follow> {
         let state = lock(&self.state);
         let flight = state.flights.get(&idx)?;
         Some(flight.coming.follow(flight.landing.subscribe()))

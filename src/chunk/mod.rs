@@ -3,6 +3,7 @@
 //! ```text
 //! read ─ blob ─┬─ cache ────────────── what is there
 //!              ├─ readahead            what will be wanted
+//!              ├─ follow               the same of the blobs that come after it
 //!              └─ flight ─ fill ─ pour one run of chunks from one source, hashed on its way into the cache
 //!                            ├─ settle ─ record   agreement with the cluster on each chunk's hash
 //!                            ├─ verify            the whole blob against its name, in the background
@@ -11,6 +12,7 @@
 
 mod blob;
 pub mod cache;
+mod checkers;
 mod cluster;
 mod coming;
 pub mod digest;
@@ -18,10 +20,12 @@ pub mod extents;
 pub mod file;
 mod fill;
 mod flight;
+mod follow;
 mod overflow;
 mod pour;
 pub mod ranges;
 mod readahead;
+mod reads;
 mod record;
 mod settle;
 mod shared;
@@ -42,6 +46,8 @@ use tokio::sync::broadcast;
 pub use self::blob::BlobContent;
 pub use self::cluster::BlobShelf;
 pub use self::file::{FileContent, Files};
+pub use self::follow::Sequel;
+pub use self::reads::Reads;
 pub use self::shared::{ChunksStats, SourceStats};
 pub use self::tally::{Amount, Whereabouts};
 
@@ -166,14 +172,22 @@ impl Chunks {
             if size <= SMALL {
                 lock(&self.small).promote(&id);
             }
+            open.blob().came();
             return Ok(open);
         }
         let content = shared.open_file(id, size).await?;
+        content.blob().came();
         if size <= SMALL {
             // Dropped outside of the lock: the last holder's end is work.
             let _oldest = lock(&self.small).push(id, content.clone());
         }
         Ok(content)
+    }
+
+    /// Says who knows what blobs are parts of; once. From then on what follows a blob that is read whole comes before it is
+    /// asked for.
+    pub fn learn_what_follows(&self, sequel: Arc<dyn Sequel>) {
+        let _first = self.shared.sequel.set(sequel);
     }
 
     /// Bytes of a blob of `size` bytes that are on the local disk, for `st_blocks`. No I/O.
@@ -222,6 +236,12 @@ impl Chunks {
     #[must_use]
     pub fn stats(&self) -> ChunksStats {
         self.shared.stats()
+    }
+
+    /// How much of what was read of blobs was here already.
+    #[must_use]
+    pub fn reads(&self) -> &Reads {
+        &self.shared.counters.reads
     }
 
     /// Ends the store: no more reads or readahead, uploads within `grace`, then what runs is given up, the cache is synced

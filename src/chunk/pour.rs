@@ -28,7 +28,7 @@ use crate::source::{Provider, Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
-/// Bytes that are gathered of a chunk that is passed on.
+/// Bytes that are enough for a write of a chunk that is passed on; divides [`PIECE`].
 const FOLLOWED: usize = 128 << 10;
 /// A source that gives nothing for so long has stalled: what others could use is given back while it is waited for.
 const STALL: Duration = Duration::from_secs(1);
@@ -279,7 +279,6 @@ struct Pouring {
     len: usize,
     taken: usize,
     batch: Vec<Bytes>,
-    gathered: usize,
     /// Of what is gathered.
     room: Option<OwnedSemaphorePermit>,
     sink: Place,
@@ -345,7 +344,6 @@ impl Pouring {
             len: blob.file.chunk_len(idx) as usize,
             taken: 0,
             batch: Vec::new(),
-            gathered: 0,
             room: None,
             sink: Place::Here(Box::new(sink)),
             mark: None,
@@ -357,19 +355,23 @@ impl Pouring {
         self.len - self.taken
     }
 
-    async fn push(&mut self, piece: Bytes) -> Result<()> {
-        if self.room.is_none() {
-            let room = self.blob.shared.pieces.clone().acquire_owned().await;
-            self.room = Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
-        }
-        self.taken += piece.len();
-        self.gathered += piece.len();
-        self.batch.push(piece);
-        // Who passes it on is to have it soon.
-        let followed = self.mark.as_ref().is_some_and(|mark| mark.is_followed());
-        let enough = if followed { FOLLOWED } else { PIECE };
-        if self.gathered >= enough || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
-            self.flush().await?;
+    /// Takes bytes, and writes those that are enough: always up to a multiple of [`PIECE`] in the chunk, so that no page is
+    /// written twice and hashes are made of large blocks. Less is enough if the chunk is passed on.
+    async fn push(&mut self, mut bytes: Bytes) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.room.is_none() {
+                let room = self.blob.shared.pieces.clone().acquire_owned().await;
+                self.room =
+                    Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
+            }
+            let followed = self.mark.as_ref().is_some_and(|mark| mark.is_followed());
+            let enough = if followed { FOLLOWED } else { PIECE };
+            let piece = bytes.split_to(bytes.len().min(enough - self.taken % enough));
+            self.taken += piece.len();
+            self.batch.push(piece);
+            if self.taken.is_multiple_of(enough) || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
+                self.flush().await?;
+            }
         }
         Ok(())
     }
@@ -382,7 +384,6 @@ impl Pouring {
         let sink = self.sink().await?;
         let (file, idx) = (self.blob.file.clone(), self.idx);
         let (batch, room) = (std::mem::take(&mut self.batch), self.room.take());
-        self.gathered = 0;
         self.sink = Place::Away(tokio::task::spawn_blocking(move || {
             let written = write(&file, idx, sink, batch);
             drop(room);
@@ -410,10 +411,13 @@ impl Pouring {
         if self.blob.file.is_in_memory() != sink.on_memory_file {
             return Err(error.with_kind(Kind::Unavailable));
         }
-        if !shared.was_full() && shared.cache.aside().is_none() {
-            tracing::warn!(blob = %self.blob.id, error = %error, "the cache has no room: reads go on without it");
+        // What the kernel was given is not written to; the next to open the blob begins another file.
+        if error.kind() != Kind::Busy {
+            if !shared.was_full() && shared.cache.aside().is_none() {
+                tracing::warn!(blob = %self.blob.id, error = %error, "the cache has no room: reads go on without it");
+            }
+            shared.disk_is_full();
         }
-        shared.disk_is_full();
         if !self.blob.is_awaited(self.idx..self.idx + 1) {
             return Err(error);
         }

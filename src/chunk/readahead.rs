@@ -3,7 +3,8 @@
 //! The kernel cannot provide the parallelism that a distant source needs (it keeps two or three windows of 128 KiB in
 //! flight), so the daemon follows the readers of a content itself. They are told apart by place, not by handle, since
 //! mappings and threads share one. A reader begins with no window: who looks at one header gets the chunk it is in. As it
-//! makes its way through chunks its window doubles, until it is all the rest. Faults of a mapping come as small reads out
+//! makes its way through chunks its window doubles, until it is all the rest. Who has read the first chunk whole and goes on is
+//! a loader, and gets at once what fills a link. Faults of a mapping come as small reads out
 //! of order: a step back within the window changes nothing. What is nowhere near a known reader is a new one; random
 //! reads are many new ones, none of which ever makes its way.
 
@@ -19,6 +20,10 @@ const STEPS: u32 = 3;
 const MINE_WITHIN: u64 = 256;
 /// The window that a new reader may inherit from others of the same content, in chunks.
 const MAX_TRUST: u64 = 8;
+/// The window of who begins at the start and leaves no more than a quarter of it out, in chunks.
+const LOADER: u64 = 16;
+/// Towards the end of a content so many transfers share what is left.
+const TAIL: u64 = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stream {
@@ -32,9 +37,34 @@ struct Stream {
     bytes: u64,
     /// Chunks entered in order since the window last grew.
     steps: u32,
+    /// The chunk it began with.
+    first: u64,
+    /// Bytes read since then.
+    total: u64,
+    /// Nobody reads here yet: a reader of what comes before is expected.
+    expected: bool,
 }
 
 impl Stream {
+    fn at(chunk: u64) -> Self {
+        Stream {
+            frontier: chunk,
+            next: chunk,
+            window: 0,
+            bytes: 0,
+            steps: 0,
+            first: chunk,
+            total: 0,
+            expected: false,
+        }
+    }
+
+    /// Whether it reads the content from its start, as far as it has come all of it but a quarter.
+    fn loads(&self, chunk_size: u64) -> bool {
+        let behind = self.frontier.saturating_mul(chunk_size);
+        self.first == 0 && self.frontier > 0 && self.total >= behind - behind / 4
+    }
+
     fn end(&self) -> u64 {
         self.frontier.saturating_add(self.window)
     }
@@ -76,13 +106,17 @@ impl Readahead {
                 let window = self.trust.min(self.max_window);
                 self.trust /= 2;
                 self.streams.truncate(MAX_STREAMS - 1);
-                Stream { frontier: first, next: first, window, bytes: 0, steps: 0 }
+                Stream { window, ..Stream::at(first) }
             }
         };
+        stream.expected = false;
         if last >= stream.frontier {
             // It enters a chunk. What counts is what it read before.
             if stream.bytes >= self.chunk_size / 4 || stream.steps >= STEPS {
                 self.grow(&mut stream);
+            }
+            if stream.loads(self.chunk_size) {
+                stream.window = stream.window.max(LOADER.min(self.max_window));
             }
             stream.steps += u32::from(first <= stream.frontier);
             stream.frontier = last + 1;
@@ -91,6 +125,7 @@ impl Readahead {
             self.grow(&mut stream);
         }
         stream.bytes = stream.bytes.saturating_add(len);
+        stream.total = stream.total.saturating_add(len);
         self.streams.insert(0, stream);
     }
 
@@ -117,13 +152,13 @@ impl Readahead {
         for stream in &mut self.streams {
             let near = near.max(stream.frontier / 2);
             let end = stream.end().min(stream.frontier.saturating_add(near)).min(self.chunks);
-            let longest = (stream.window / 8).clamp(1, segment.max(1));
             while stream.next < end {
                 let first = stream.next;
                 stream.next += 1;
                 if !missing(first) {
                     continue;
                 }
+                let longest = longest(stream.window, segment, self.chunks - first);
                 while stream.next < end && stream.next - first < longest && missing(stream.next) {
                     stream.next += 1;
                 }
@@ -146,10 +181,10 @@ impl Readahead {
         for stream in &self.streams {
             let end = stream.frontier.saturating_add(stream.window.saturating_mul(nodes));
             let end = end.min(self.chunks).min(stream.next.saturating_add(MINE_WITHIN));
-            let longest = (stream.window / 8).clamp(1, segment.max(1));
             let mut wanted = |idx| mine(idx) && missing(idx);
             if let Some(first) = (stream.next..end).find(|idx| wanted(*idx)) {
                 let mut run = first..first + 1;
+                let longest = longest(stream.window, segment, self.chunks - first);
                 while run.end < end && run.end - run.start < longest && wanted(run.end) {
                     run.end += 1;
                 }
@@ -157,6 +192,42 @@ impl Readahead {
             }
         }
         None
+    }
+
+    /// Somebody who reads something else is expected to read this next, from its start: `window` chunks of it are wanted
+    /// before.
+    pub fn expect(&mut self, window: u64) {
+        let window = window.min(self.max_window);
+        match self.streams.iter_mut().find(|s| s.covers(0)) {
+            // It had a look at the start.
+            Some(stream) => {
+                stream.expected |= stream.window == 0;
+                stream.window = stream.window.max(window.saturating_sub(stream.frontier));
+            }
+            None => {
+                self.streams.truncate(MAX_STREAMS - 1);
+                self.streams.push(Stream { window, expected: true, ..Stream::at(0) });
+            }
+        }
+    }
+
+    /// Whether all that expected readers may want was given out.
+    #[must_use]
+    pub fn expects_no_more(&self) -> bool {
+        self.streams.iter().all(|s| !s.expected || s.next >= s.end().min(self.chunks))
+    }
+
+    /// Whether all readers are only expected.
+    #[must_use]
+    pub fn is_expected(&self) -> bool {
+        self.streams.iter().all(|s| s.expected)
+    }
+
+    /// Whether a loader's window is all the rest, and all of that was given out: what it reads next is something else.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        let loads = |s: &&Stream| !s.expected && s.window >= LOADER && s.loads(self.chunk_size);
+        self.streams.iter().filter(loads).any(|s| s.next >= self.chunks)
     }
 
     /// Chunks from `first` on were given out and did not come: readers near there want them again.
@@ -171,6 +242,11 @@ impl Readahead {
         self.streams.clear();
         self.trust = 0;
     }
+}
+
+/// The length of a run: the smaller the window, and the less is left, the finer.
+fn longest(window: u64, segment: u64, left: u64) -> u64 {
+    (window / 8).min(left / TAIL).clamp(1, segment.max(1))
 }
 
 #[cfg(test)]
@@ -230,14 +306,85 @@ mod tests {
 
     #[test]
     fn the_window_doubles_up_to_the_rest() {
-        let mut w = World::new(1000);
-        // Chunk entered, and what is there then: it, those before, the window.
+        let mut w = World::new(2000);
+        // Chunk entered, and what is there then beside the first thousand: it, those before, the window.
+        let begin = 1000;
         for (chunk, there) in [(1, 2 + 2), (2, 3 + 4), (3, 4 + 8), (4, 5 + 16), (5, 6 + 32), (6, 7 + 64)] {
-            w.sequential((chunk - 1) * CHUNK, chunk * CHUNK + 1, 128 << 10);
+            w.sequential((begin + chunk - 1) * CHUNK, (begin + chunk) * CHUNK + 1, 128 << 10);
             assert_eq!(w.count(), there, "chunk {chunk}");
         }
-        w.sequential(6 * CHUNK, 14 * CHUNK, MIB);
+        w.sequential((begin + 6) * CHUNK, (begin + 14) * CHUNK, MIB);
         assert_eq!(w.count(), 1000);
+    }
+
+    #[test]
+    fn a_loader_gets_what_fills_a_link_from_its_second_chunk_on() {
+        for step in [128 << 10, MIB, 16 * MIB] {
+            let mut w = World::new(1000);
+            w.sequential(0, CHUNK, step);
+            assert!(w.count() <= 2, "a long header may be a beginning: {step}");
+            for (chunk, window) in [(1, 16), (2, 32), (3, 64)] {
+                w.sequential(chunk * CHUNK, (chunk + 1) * CHUNK, step);
+                assert_eq!(w.count() as u64, chunk + 1 + window, "steps of {step}");
+            }
+        }
+        // Who leaves out half of it is none.
+        let mut w = World::new(1000);
+        (0..3 * CHUNK / (512 << 10)).for_each(|n| _ = w.read(n * (512 << 10), 256 << 10));
+        assert_eq!(w.count(), 3 + 4);
+    }
+
+    #[test]
+    fn who_is_expected_gets_a_window_and_no_more() {
+        let mut w = World::new(100);
+        assert!(w.readahead.is_expected() && w.readahead.expects_no_more() && !w.readahead.is_used_up());
+        w.readahead.expect(30);
+        assert!(w.readahead.is_expected() && !w.readahead.expects_no_more());
+        let mut given = Vec::new();
+        while let Some(run) = w.readahead.next(4, |_| true) {
+            given.extend(run);
+        }
+        assert_eq!(given, (0..30).collect::<Vec<_>>());
+        assert!(w.readahead.expects_no_more());
+        w.there.extend(given);
+        // He comes, and looks at the header first.
+        w.read(0, 8).read(8, 100_000);
+        assert!(!w.readahead.is_expected());
+        assert_eq!(w.count(), 31, "the window moves on by the chunk that he entered");
+        w.sequential(100_008, 5 * CHUNK, MIB);
+        assert_eq!(w.count(), 100);
+        assert!(w.readahead.is_used_up());
+
+        // Who had a look before.
+        let mut w = World::new(100);
+        w.read(0, 100);
+        w.readahead.expect(30);
+        assert!(w.readahead.is_expected());
+        w.read(100, 100);
+        assert!(!w.readahead.is_expected());
+        assert_eq!(w.count(), 30);
+    }
+
+    #[test]
+    fn what_is_used_up_was_read_by_a_loader() {
+        let mut w = World::new(100);
+        w.sequential(0, 4 * CHUNK, MIB);
+        assert!(!w.readahead.is_used_up());
+        w.sequential(4 * CHUNK, 7 * CHUNK, MIB);
+        assert!(w.readahead.is_used_up(), "all is given out");
+        let mut w = World::new(100);
+        w.sequential(50 * CHUNK, 100 * CHUNK, MIB);
+        assert!(!w.readahead.is_used_up(), "half of it is no whole");
+        let mut w = World::new(100);
+        (0..100).for_each(|c| _ = w.read(c * CHUNK, 4096));
+        assert!(!w.readahead.is_used_up(), "nor is a look at every chunk");
+    }
+
+    #[test]
+    fn the_end_is_cut_finer() {
+        assert_eq!([1, 8, 32, 64, 1000].map(|window| longest(window, 4, 1000)), [1, 1, 4, 4, 4]);
+        assert_eq!([64, 63, 33, 31, 16, 1].map(|left| longest(1000, 4, left)), [4, 3, 2, 1, 1, 1]);
+        assert_eq!(longest(1000, 0, 1000), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -12,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
+use super::checkers::{CHECKERS, Checkers};
+use super::follow::{self, Expected, Sequel};
 use super::overflow::Overflow;
+use super::reads::Reads;
 use super::store::Uploads;
 use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
 use crate::blocking::blocking;
@@ -49,8 +52,16 @@ pub(super) struct Shared {
     pub ahead: Arc<Semaphore>,
     /// Places for transfers that other nodes asked for.
     pub lent: Arc<Semaphore>,
-    /// Whole-blob checks at a time.
+    /// How many there are.
+    ahead_places: usize,
+    /// Who knows what blobs are parts of, if somebody does.
+    pub sequel: OnceLock<Arc<dyn Sequel>>,
+    pub expected: Expected,
+    /// Places for readers who are followed.
+    pub followed: Arc<Semaphore>,
+    /// Whole-blob checks at a time, and where they are done.
     pub verifying: Arc<Semaphore>,
+    pub checkers: Checkers,
     pub overflow: Overflow,
     pub uploads: Uploads,
     open: Mutex<HashMap<BlobId, Open>>,
@@ -76,6 +87,7 @@ pub(super) struct Counters {
     pub wrong: AtomicU64,
     pub mismatches: AtomicU64,
     pub from_memory: AtomicU64,
+    pub reads: Reads,
 }
 
 #[derive(Debug, Default)]
@@ -133,10 +145,12 @@ impl Shared {
         peers: Option<Arc<Peers>>,
     ) -> Arc<Self> {
         let memory = options.memory.max(8 << 20);
-        // Five eighths for transfers, of which those ahead of readers, with two pieces each, may take two fifths. The rest
+        // Five eighths for transfers, of which those ahead of readers, with two pieces each, may take four fifths. The rest
         // for a full disk.
         let pieces = (memory / 8 * 5 / PIECE as u64) as usize;
-        let ahead = pieces / 5;
+        let ahead_places = pieces * 2 / 5;
+        // With `strict` readers wait for them.
+        let checkers = Checkers::new(!options.strict);
         let counters =
             Counters { fetched: sources.iter().map(|_| Fetched::default()).collect(), ..Counters::default() };
         Arc::new(Shared {
@@ -152,9 +166,14 @@ impl Shared {
             stop: CancellationToken::new(),
             closing: AtomicBool::new(false),
             pieces: Arc::new(Semaphore::new(pieces)),
-            ahead: Arc::new(Semaphore::new(ahead)),
-            lent: Arc::new(Semaphore::new(ahead)),
-            verifying: Arc::new(Semaphore::new(2)),
+            ahead: Arc::new(Semaphore::new(ahead_places)),
+            ahead_places,
+            lent: Arc::new(Semaphore::new(ahead_places)),
+            sequel: OnceLock::new(),
+            expected: Expected::default(),
+            followed: Arc::new(Semaphore::new(follow::MOST_READERS)),
+            verifying: Arc::new(Semaphore::new(CHECKERS)),
+            checkers,
             uploads: Uploads::default(),
             open: Mutex::default(),
             full: Mutex::default(),
@@ -189,6 +208,17 @@ impl Shared {
     /// Whether the Hub, or what stands for it, can be asked at all.
     pub(super) fn reaches_origin(&self) -> bool {
         self.sources.iter().any(|source| is_origin(&**source))
+    }
+
+    /// Transfers ahead of readers that are under way.
+    pub(super) fn under_way_ahead(&self) -> usize {
+        self.ahead_places - self.ahead.available_permits()
+    }
+
+    /// How many of them are worth it, as far as the last of the sources knows.
+    pub(super) fn most_ahead(&self) -> usize {
+        let told = self.sources.last().and_then(|source| source.ahead());
+        told.map_or(self.ahead_places, |most| most.clamp(1, self.ahead_places))
     }
 
     /// The blob, if somebody has it open or something of it is on its way.

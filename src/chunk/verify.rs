@@ -178,7 +178,8 @@ async fn work(blob: Arc<Blob>) {
             (check.next, check.digest.clone().unwrap_or_else(|| Digest::new(&blob.id, blob.size)))
         };
         let file = blob.file.clone();
-        let digested = blocking(move || file.fold_present(next, &digest, Digest::update));
+        let fold = move || file.fold_present(next, &digest, Digest::update);
+        let digested = blob.shared.checkers.run(fold);
         let digest = digested.await.unwrap_or_else(|e| {
             tracing::warn!(blob = %blob.id, error = %e, "cannot read the cache to verify it");
             None

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use super::Failure;
+use super::progress::waiting;
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// The number of the pipe's descriptor, in the daemon's environment.
@@ -44,7 +45,10 @@ pub(super) fn start(log: &Path) -> Result<(), Failure> {
     drop(writer);
     let mut said = String::new();
     // Ends when the daemon has spoken, or is dead.
-    let read = reader.read_to_string(&mut said);
+    let read = {
+        let _waiting = waiting("until the mount answers");
+        reader.read_to_string(&mut said)
+    };
     if let Some(notices) = said.strip_prefix(READY) {
         for notice in notices.lines().filter(|l| !l.is_empty()) {
             eprintln!("note: {notice}");

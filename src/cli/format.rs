@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::config::Changes;
+use super::progress::waiting;
 use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
 use crate::config::units::{human_size, size};
@@ -115,7 +116,10 @@ impl FormatArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let home = Home::from_env()?;
         let meta = self.meta.url(&home)?;
-        let (volume, outcome, notices) = small_runtime()?.block_on(self.format(&home, &meta))?;
+        let (volume, outcome, notices) = {
+            let _waiting = waiting(format!("for {meta} and the storage"));
+            small_runtime()?.block_on(self.format(&home, &meta))?
+        };
         if self.json {
             show(&format!("{:#}\n", report_json(&volume, &outcome, &meta, &notices)))?;
         } else {

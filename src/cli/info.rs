@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::progress::waiting;
 use super::show::{Table, show};
 use super::volume::Opened;
 use super::{Failure, MetaArgs, small_runtime};
@@ -77,7 +78,10 @@ impl InfoArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let home = Home::from_env()?;
         let target = Target::find(&home, &self.path, !self.no_follow)?;
-        let told = small_runtime()?.block_on(self.look(&home, target))?;
+        let told = {
+            let _waiting = waiting(format!("for what is known of {}", self.path));
+            small_runtime()?.block_on(self.look(&home, target))?
+        };
         if self.json {
             show(&format!("{:#}\n", as_json(&told)))?;
         } else {

@@ -7,6 +7,8 @@
 //! | 2 | the command line is wrong |
 
 mod background;
+mod bench;
+mod colours;
 mod conceal;
 mod config;
 mod dump;
@@ -16,11 +18,13 @@ mod gc;
 mod info;
 mod load;
 mod mount;
+mod mounts;
 mod peer;
 mod peer_args;
 mod progress;
 mod restore;
 mod show;
+mod stats;
 mod status;
 mod umount;
 mod volume;
@@ -73,6 +77,10 @@ enum Verb {
     Umount(umount::UmountArgs),
     /// Tell about a volume: its settings, its engine, who has it mounted.
     Status(status::StatusArgs),
+    /// Show what a mount does, one line a second: requests, metadata, cache, object store, peers, Hub.
+    Stats(stats::StatsArgs),
+    /// Measure how fast a directory is, and the object store and metadata engine behind it if it is on a mount.
+    Bench(bench::BenchArgs),
     /// List the nodes that share a volume's content, block one, or name one.
     Peer(peer::PeerVerb),
     /// Tell where a file is: its inode, its chunks, and which of them are on this machine, in the storage, at the Hub.
@@ -134,6 +142,8 @@ pub fn run() -> ExitCode {
         Verb::Mount(args) => args.run(),
         Verb::Umount(args) => args.run(),
         Verb::Status(args) => args.run(),
+        Verb::Stats(args) => args.run(),
+        Verb::Bench(args) => args.run(),
         Verb::Peer(args) => args.run(),
         Verb::Info(args) => args.run(),
         Verb::Gc(args) => args.run(),

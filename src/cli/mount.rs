@@ -108,6 +108,11 @@ pub(super) struct MountArgs {
     #[arg(long)]
     strict: bool,
 
+    /// Do not let the kernel read complete files of the Hub from the cache by itself, as it does where it can: for finding
+    /// faults, and for comparing.
+    #[arg(long)]
+    no_passthrough: bool,
+
     /// Serve figures for Prometheus at http://ADDR/metrics. Without a host: for this machine only.
     #[arg(long, value_name = "ADDR", env = "HFMOUNT_METRICS", value_parser = metrics_address, hide_env_values = true)]
     metrics: Option<SocketAddr>,
@@ -254,6 +259,7 @@ impl MountArgs {
             mirrors: self.mirrors()?,
             seeds: self.seed.iter().filter(|dir| !dir.as_os_str().is_empty()).cloned().collect(),
             strict: self.strict,
+            passthrough: !self.no_passthrough,
             metrics: self.metrics,
             ref_ttl: self.ref_ttl,
             attr_ttl: self.attr_ttl,

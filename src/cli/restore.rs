@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use self::places::{Place, find};
 use super::show::show;
+use super::volume::Steps;
 use super::{Failure, MetaArgs, small_runtime};
 use crate::config::units::{duration, human_duration, human_size};
 use crate::config::{Home, Volume};
@@ -150,6 +151,8 @@ impl RestoreArgs {
         let ago = |span: Duration| {
             Timestamp(now.0.saturating_sub_unsigned(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
         };
+        let steps = Steps::default();
+        steps.count("trash", 0, None, false);
         let nothing_named = under.is_empty() && self.inode.is_empty();
         let wanted = Wanted {
             under,
@@ -158,26 +161,36 @@ impl RestoreArgs {
             before: self.older.map(ago),
         };
         let done = if self.empty {
-            self.empty(&meta, &wanted).await
+            self.empty(&meta, &wanted, &steps).await
         } else if self.list || (nothing_named && !self.all) {
             let mut found = Vec::new();
-            meta.lost(&wanted, |lost| found.push(lost)).await.map(|()| Done::Listed(found))
+            let each = |lost| {
+                found.push(lost);
+                steps.count("trash", found.len() as u64, None, false);
+            };
+            meta.lost(&wanted, each).await.map(|()| Done::Listed(found))
         } else {
             let mut all = Vec::new();
-            let restored = meta.restore(&wanted, to.as_deref(), self.dry_run, |one| all.push(one)).await;
+            let each = |one| {
+                all.push(one);
+                steps.count("restore", all.len() as u64, None, false);
+            };
+            let restored = meta.restore(&wanted, to.as_deref(), self.dry_run, each).await;
             restored.map(|()| Done::Restored(all))
         };
         let closed = meta.close().await;
+        steps.end();
         let done = done?;
         closed?;
         Ok((volume, now, done))
     }
 
-    async fn empty(&self, meta: &Meta, wanted: &Wanted) -> Result<Done> {
+    async fn empty(&self, meta: &Meta, wanted: &Wanted, steps: &Steps) -> Result<Done> {
         let mut items: Vec<Binned> = Vec::new();
         let (mut things, mut bytes) = (0, 0u64);
         let mut count = |item: &Binned| {
             things += u64::from(item.became.is_none());
+            steps.count("trash", things, None, false);
             bytes = bytes.saturating_add(item.size);
         };
         if *wanted == Wanted::default() {

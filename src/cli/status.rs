@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::progress::waiting;
 use super::show::{Table, show};
 use super::{Failure, MetaArgs, small_runtime};
 use crate::chunk::cache::Waiting;
@@ -55,6 +56,8 @@ struct Report {
     trash: BinUsage,
     waiting: Vec<Journal>,
     failed_disks: Vec<RunFile>,
+    /// The mounts of this machine.
+    here: Vec<RunFile>,
 }
 
 /// Data that some mount acknowledged and has not uploaded yet.
@@ -72,7 +75,10 @@ impl StatusArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let home = Home::from_env()?;
         let meta = MetaArgs { meta: self.url.or(self.meta.meta) }.url(&home)?;
-        let report = small_runtime()?.block_on(look(&home, &meta))?;
+        let report = {
+            let _waiting = waiting(format!("for {meta} and its storage"));
+            small_runtime()?.block_on(look(&home, &meta))?
+        };
         if self.json {
             show(&format!("{:#}\n", as_json(&meta, &report)))?;
         } else {
@@ -97,7 +103,7 @@ async fn look(home: &Home, meta: &MetaUrl) -> Result<Report> {
     let waiting = list_journals(&*kv).await?.into_iter().map(|(session, row)| journal(session, row, &notes));
     let waiting = waiting.filter(|j| !j.mounted || j.waiting != Some(Waiting::default())).collect();
     let failed_disks = notes.iter().filter(|n| n.disk_error.is_some()).cloned().collect();
-    Ok(Report { volume, engine, used, sessions, storage, trash, waiting, failed_disks })
+    Ok(Report { volume, engine, used, sessions, storage, trash, waiting, failed_disks, here: notes })
 }
 
 fn journal(session: SessionId, row: JournalRow, notes: &[RunFile]) -> Journal {
@@ -186,6 +192,12 @@ fn as_json(meta: &MetaUrl, report: &Report) -> Value {
             .iter()
             .map(|n| json!({ "mountpoint": n.mount_point, "cache_dir": n.cache_dir, "error": n.disk_error }))
             .collect::<Vec<_>>(),
+        "passthrough": report
+            .here
+            .iter()
+            .filter_map(|n| Some((n, n.passthrough?)))
+            .map(|(n, on)| json!({ "mountpoint": n.mount_point, "on": on, "why_not": n.passthrough_off }))
+            .collect::<Vec<_>>(),
     })
 }
 
@@ -259,6 +271,11 @@ fn as_text(meta: &MetaUrl, report: &Report) -> String {
     for note in &report.failed_disks {
         let error = note.disk_error.as_deref().unwrap_or_default();
         text.push_str(&format!("FAILED DISK of {}: {error}\n", note.mount_point.display()));
+    }
+    for note in &report.here {
+        if let Some(why) = &note.passthrough_off {
+            text.push_str(&format!("no passthrough on {}: {why}\n", note.mount_point.display()));
+        }
     }
     report.waiting.iter().for_each(|journal| text.push_str(&journal_text(journal)));
     if report.sessions.is_empty() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::Failure;
+use super::progress::waiting;
 use crate::chunk::cache::Waiting;
 use crate::config::Home;
 use crate::config::units::{duration, human_size};
@@ -66,6 +67,7 @@ impl UmountArgs {
         }
         let Some(daemon) = daemon else { return Ok(()) };
         let end = Instant::now() + self.timeout;
+        let waiting = waiting("until the daemon has written what was open");
         while daemon.is_running() {
             if Instant::now() > end {
                 let words =
@@ -74,6 +76,7 @@ impl UmountArgs {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        drop(waiting);
         if let Ok(waiting) = Waiting::in_dir(&daemon.cache_dir)
             && waiting.files > 0
         {

@@ -56,16 +56,21 @@ impl Opened {
 
     /// Registers a session; `status` shows it as `verb`. To be closed.
     pub(super) async fn session(&self, verb: &str) -> Result<Meta> {
-        let info = SessionInfo {
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            pid: std::process::id(),
-            mountpoint: format!("({verb})"),
-            started: Timestamp::now(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            read_only: false,
-        };
-        Meta::open(self.kv.clone(), info, TTL).await
+        session(self.kv.clone(), verb).await
     }
+}
+
+/// Registers a session in these metadata; `status` shows it as `verb`. To be closed.
+pub(super) async fn session(kv: Arc<dyn Kv>, verb: &str) -> Result<Meta> {
+    let info = SessionInfo {
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        mountpoint: format!("({verb})"),
+        started: Timestamp::now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        read_only: false,
+    };
+    Meta::open(kv, info, TTL).await
 }
 
 /// A bar that follows a tool from one step to the next. Clones are the same bar.
@@ -73,19 +78,24 @@ impl Opened {
 pub(super) struct Steps(Arc<Mutex<Option<(&'static str, ProgressBar)>>>);
 
 impl Steps {
-    pub(super) fn tell(&self, progress: Progress) {
+    pub(super) fn tell(&self, Progress { what, done, of }: Progress) {
+        self.count(what, done, of, false);
+    }
+
+    /// `done` of `of`, if that is known; bytes or things.
+    pub(super) fn count(&self, what: &'static str, done: u64, of: Option<u64>, bytes: bool) {
         let mut step = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if step.as_ref().is_none_or(|(what, _)| *what != progress.what) {
+        if step.as_ref().is_none_or(|(now, _)| *now != what) {
             if let Some((_, old)) = step.take() {
                 old.finish_and_clear();
             }
-            *step = Some((progress.what, bar(progress.what, progress.of, false)));
+            *step = Some((what, bar(what, of, bytes)));
         }
         if let Some((_, bar)) = &*step {
-            if let Some(of) = progress.of {
-                bar.set_length(of.max(progress.done));
+            if let Some(of) = of {
+                bar.set_length(of.max(done));
             }
-            bar.set_position(progress.done);
+            bar.set_position(done);
         }
     }
 

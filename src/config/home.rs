@@ -70,7 +70,13 @@ impl Home {
         self.run_dir().join(format!("{}.json", flat(mount_point)))
     }
 
-    /// Where those notes lie.
+    /// The socket on which the process `pid` that began at `start` (clock ticks) gives its figures.
+    #[must_use]
+    pub fn socket(&self, pid: i32, start: u64) -> PathBuf {
+        self.run_dir().join(format!("{pid}-{start}.sock"))
+    }
+
+    /// Where those notes and sockets lie.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.0.join("run")

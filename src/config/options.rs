@@ -32,6 +32,8 @@ pub struct MountOptions {
     pub mirrors: Vec<String>,
     /// Caches of the Hub on this machine that are read from.
     pub seeds: Vec<PathBuf>,
+    /// The kernel may read complete blobs by itself, if it can.
+    pub passthrough: bool,
     /// The end of a blob is not shown before all of it was checked.
     pub strict: bool,
     /// Where figures for Prometheus are served.

@@ -35,7 +35,7 @@ use crate::source::seed::Seed;
 use crate::source::storage::StorageUrl;
 use crate::types::Timestamp;
 use crate::vfs::lazy::{Lazy, LazyOptions};
-use crate::vfs::{Orders, Private, Vfs, VfsOptions};
+use crate::vfs::{Orders, Private, Shards, Vfs, VfsOptions};
 
 /// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
 const UPLOADS: Duration = Duration::from_secs(5);
@@ -70,15 +70,9 @@ impl Layers {
         // Before anything may be mounted over it.
         let token = token(options)?;
         let (kv, volume) = need_volume(&options.meta).await?;
-        // To count costs a little: only if somebody asks.
-        let (kv, meta_stats) = match options.metrics {
-            Some(_) => {
-                let metered = MeteredKv::new(kv);
-                let stats = metered.stats().clone();
-                (Arc::new(metered) as Arc<dyn Kv>, Some(stats))
-            }
-            None => (kv, None),
-        };
+        let metered = MeteredKv::new(kv);
+        let meta_stats = metered.stats().clone();
+        let kv: Arc<dyn Kv> = Arc::new(metered);
         let cache_path = options.cache_dir.clone().unwrap_or_else(|| home.cache(&volume.name));
         let private_path = home.private(&volume.name);
         check_places(options, &volume, point.path(), &cache_path, &private_path)?;
@@ -141,6 +135,7 @@ impl Layers {
             Some(bucket.clone()),
             peers.clone(),
         ));
+        chunks.learn_what_follows(Shards::new(meta.clone(), &chunks));
         let serving = match peers {
             Some(peers) => Some(Serving::start(peers, &volume, &chunks).await?),
             None => None,

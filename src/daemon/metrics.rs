@@ -26,8 +26,8 @@ pub(super) struct Figures {
     pub files: Files,
     pub bucket: Bucket,
     pub mirrors: Vec<Arc<Mirror>>,
-    /// What the metadata engine was asked, if that is counted.
-    pub meta: Option<Arc<KvStats>>,
+    /// What the metadata engine was asked.
+    pub meta: Arc<KvStats>,
     /// Known once it is mounted.
     pub requests: Arc<OnceLock<Arc<Requests>>>,
     pub extra: Vec<Extra>,
@@ -109,6 +109,13 @@ impl Figures {
         text.gauge("hfmount_cache_bytes", "Bytes in the disk cache.").sample(&[], cache.bytes);
         text.gauge("hfmount_cache_limit_bytes", "What it may hold.").sample(&[], cache.max_bytes);
         text.gauge("hfmount_cache_contents", "Contents in it.").sample(&[], cache.contents);
+        let (blobs, files) = (self.chunks.reads(), self.files.reads());
+        text.counter(
+            "hfmount_cache_read_bytes_total",
+            "Bytes that were read, by whether they were on this machine when they were asked for.",
+        )
+        .sample(&[("outcome", "hit")], blobs.hit() + files.hit())
+        .sample(&[("outcome", "miss")], blobs.missed() + files.missed());
         text.gauge("hfmount_cache_memory_bytes", "Bytes held in memory because its disk has failed.")
             .sample(&[], cache.in_memory);
         text.counter("hfmount_cache_evictions_total", "Contents removed to make room.")
@@ -163,10 +170,13 @@ impl Figures {
             "Requests answered with an error; a name that is not there is none.",
         );
         requests.by_op().for_each(|(op, time)| _ = family.sample(&[("op", op)], time.failed()));
+        text.counter("hfmount_fuse_bytes_total", "Bytes that the kernel was given, and that it gave.")
+            .sample(&[("direction", "read")], requests.bytes_read())
+            .sample(&[("direction", "write")], requests.bytes_written());
     }
 
     fn meta(&self, text: &mut Text) {
-        let Some(stats) = &self.meta else { return };
+        let stats = &self.meta;
         let mut family = text.histogram(
             "hfmount_meta_operation_seconds",
             "Time of operations on the metadata, with all tries.",

@@ -30,12 +30,21 @@ pub struct RunFile {
     /// The mount's number in the kernel's table, such as `0:52`.
     #[serde(default)]
     pub device: Option<String>,
+    /// Where it gives its figures.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
     /// Why its cache's disk is not used any more.
     #[serde(default)]
     pub disk_error: Option<String>,
     /// Why what is journalled cannot be uploaded now.
     #[serde(default)]
     pub upload_error: Option<String>,
+    /// Whether the kernel reads complete blobs by itself; `None`: an older daemon, which does not say.
+    #[serde(default)]
+    pub passthrough: Option<bool>,
+    /// Why it does not.
+    #[serde(default)]
+    pub passthrough_off: Option<String>,
 }
 
 impl RunFile {
@@ -46,11 +55,11 @@ impl RunFile {
         volume: &str,
         meta: &MetaUrl,
         cache_dir: &Path,
+        socket: Option<&Path>,
     ) -> io::Result<RunGuard> {
         let mount_point = mounted.path();
         let path = home.run_file(mount_point);
-        let pid = std::process::id().cast_signed();
-        let start = start_of(pid).ok_or_else(|| io::Error::other("no start time in /proc"))?;
+        let (pid, start) = this_process()?;
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
@@ -62,8 +71,11 @@ impl RunFile {
             meta: meta.to_string(),
             cache_dir: cache_dir.to_owned(),
             device: mounted.device().map(str::to_owned),
+            socket: socket.map(Path::to_owned),
             disk_error: None,
             upload_error: None,
+            passthrough: Some(mounted.not_native().is_none()),
+            passthrough_off: mounted.not_native().map(str::to_owned),
         };
         let guard = RunGuard { path, note };
         guard.store()?;
@@ -97,6 +109,13 @@ impl RunFile {
     }
 }
 
+/// The number of this process and its start.
+pub(super) fn this_process() -> io::Result<(i32, u64)> {
+    let pid = std::process::id().cast_signed();
+    let start = start_of(pid).ok_or_else(|| io::Error::other("no start time in /proc"))?;
+    Ok((pid, start))
+}
+
 /// Field 22 of `/proc/<pid>/stat`; a zombie has ended.
 fn start_of(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -123,15 +142,16 @@ impl RunGuard {
         fs::rename(&new, &self.path)
     }
 
-    /// Says what is wrong now, if that is something else than before.
-    pub(super) fn troubles(&mut self, disk: Option<String>, upload: Option<String>) {
+    /// Says what is wrong now, if that is something else than before: then `true`.
+    pub(super) fn troubles(&mut self, disk: Option<String>, upload: Option<String>) -> bool {
         if self.note.disk_error == disk && self.note.upload_error == upload {
-            return;
+            return false;
         }
         (self.note.disk_error, self.note.upload_error) = (disk, upload);
         if let Err(e) = self.store() {
             tracing::debug!("the note about this daemon stays as it was: {e}");
         }
+        true
     }
 }
 
@@ -158,8 +178,11 @@ mod tests {
             meta: String::new(),
             cache_dir: PathBuf::new(),
             device: None,
+            socket: None,
             disk_error: None,
             upload_error: None,
+            passthrough: None,
+            passthrough_off: None,
         };
         assert!(run.is_running());
         assert!(

@@ -3,17 +3,19 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::faces::{Faces, Node};
 use super::interrupt::Heed;
 use super::opens::Opens;
 use super::tasks::{Abandoned, Job, Tasks};
@@ -29,6 +31,11 @@ pub(super) struct Adapter {
     /// Set before the first request is read.
     pub(super) notifier: Arc<OnceLock<Notifier>>,
     pub(super) opens: Arc<Opens>,
+    pub(super) faces: Arc<Faces<BackingId>>,
+    /// How deep the file systems under the cache's files are stacked; 0: the kernel is not to read them by itself.
+    pub(super) stack_depth: u32,
+    /// Whether the kernel agreed to read files by itself.
+    pub(super) may_pass: Arc<AtomicBool>,
 }
 
 pub(super) fn caller(req: &Request) -> Caller {
@@ -52,7 +59,8 @@ pub(super) fn unattended(op: &'static str, ino: Ino) -> Job {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        init::configure(config);
+        let agreed = init::configure(config, self.stack_depth);
+        self.may_pass.store(agreed, Ordering::SeqCst);
         Ok(())
     }
 
@@ -61,7 +69,9 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
-        self.vfs.forget(convert::ino(ino), count);
+        if self.faces.forget(Node::of(ino.0), count) {
+            self.vfs.forget(convert::ino(ino), count);
+        }
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -87,7 +97,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let change = convert::set_attr(mode, (uid, gid), size, atime, mtime);
-        self.set_attr(req, convert::ino(ino), fh.map(|fh| fh.0), change, reply);
+        self.set_attr(req, Node::of(ino.0), fh.map(|fh| fh.0), change, reply);
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -145,11 +155,11 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.make_link(req, convert::ino(ino), convert::ino(newparent), newname, reply);
+        self.make_link(req, Node::of(ino.0), convert::ino(newparent), newname, reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.open_file(req, convert::ino(ino), flags.0, reply);
+        self.open_file(req, Node::of(ino.0), flags.0, reply);
     }
 
     fn create(
@@ -194,11 +204,11 @@ impl Filesystem for Adapter {
         // What comes out of the kernel's pages was written through a mapping, by whoever has one: its place is
         // its place, though the handle that the kernel lends it appends.
         let from_pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        self.write_data(req, convert::ino(ino), fh.0, (offset, data), from_pages, reply);
+        self.write_data(req, Node::of(ino.0), fh.0, (offset, data), from_pages, reply);
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.flush_file(req, convert::ino(ino), fh.0, reply);
+        self.flush_file(req, Node::of(ino.0), fh.0, reply);
     }
 
     fn release(
@@ -211,7 +221,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.release_file(convert::ino(ino), fh.0, lock_owner.map(|o| o.0), reply);
+        self.release_file(Node::of(ino.0), fh.0, lock_owner.map(|o| o.0), reply);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {

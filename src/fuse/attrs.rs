@@ -6,6 +6,7 @@ use fuser::{ReplyAttr, ReplyData, ReplyStatfs, Request};
 
 use super::adapter::{Adapter, asking, changing};
 use super::convert;
+use super::faces::Node;
 use super::reply::errno;
 use super::tasks::guarded;
 use crate::error::Result;
@@ -39,17 +40,21 @@ impl Adapter {
     pub(super) fn set_attr(
         &self,
         req: &Request,
-        ino: Ino,
+        node: Node,
         fh: Option<u64>,
         mut change: SetAttr,
         reply: ReplyAttr,
     ) {
+        let ino = node.ino;
         if (change.size, fh) == (Some(0), None) {
             change.opening = self.opens.take(req.pid(), ino);
         }
-        let vfs = self.vfs.clone();
+        let (vfs, adapter) = (self.vfs.clone(), self.clone());
         let work = async move { vfs.setattr(ino, fh, change).await };
-        self.tasks.spawn(changing("setattr", ino, req), work, move |r| answer_attr("setattr", ino, r, reply));
+        self.tasks.spawn(changing("setattr", ino, req), work, move |r| {
+            adapter.changed_through(node);
+            answer_attr("setattr", ino, r, reply);
+        });
     }
 
     pub(super) fn read_link(&self, req: &Request, ino: Ino, reply: ReplyData) {

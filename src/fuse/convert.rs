@@ -4,15 +4,17 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FopenFlags, INodeNo};
 
+use super::faces::Node;
 use crate::types::{FileType, Ino, Timestamp};
-use crate::vfs::{Opened, SetAttr, Stat, TimeOrNow};
+use crate::vfs::{Entry, Opened, SetAttr, Stat, TimeOrNow};
 
 /// What `stat` reports as the best transfer size. The kernel also takes it for the inode's block size, and block sizes
 /// above a page are a corner that its read path has stumbled over; its readahead makes large requests all the same.
 const BLOCK_SIZE: u32 = 4096;
 
+/// The file of which the kernel means an inode.
 pub(super) fn ino(number: INodeNo) -> Ino {
-    Ino(number.0)
+    Node::of(number.0).ino
 }
 
 pub(super) fn kind(kind: FileType) -> fuser::FileType {
@@ -57,6 +59,13 @@ pub(super) fn attr(stat: &Stat) -> FileAttr {
         blksize: BLOCK_SIZE,
         flags: 0,
     }
+}
+
+/// The attributes of an entry that shows a file's inode `node`, and how long they may be relied on: the protocol has one number
+/// for the inode and for what programs see of it, so the kernel has to ask for that of a twin.
+pub(super) fn attr_of(node: Node, entry: &Entry) -> (FileAttr, Duration) {
+    let shown = FileAttr { ino: INodeNo(node.number()), ..attr(&entry.stat) };
+    (shown, if node.is_twin() { Duration::ZERO } else { entry.attr_ttl })
 }
 
 /// The attributes of an entry of which only number and type are known. The kernel looks at them for `.` and `..` only,
@@ -147,6 +156,7 @@ mod tests {
             drop_attrs: false,
             drop_pages: false,
             no_flush: true,
+            blob: false,
         };
         assert_eq!(open_flags(&opened), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
         assert_eq!(open_flags(&Opened { drop_pages: true, no_flush: false, ..opened }), FopenFlags::empty());

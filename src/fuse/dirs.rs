@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen, Request,
+    BackingId, FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen,
+    Request,
 };
 
 use super::adapter::{Adapter, asking};
 use super::convert;
+use super::faces::{Faces, Node};
 use super::reply::errno;
 use crate::error::{Kind, Result};
 use crate::types::Ino;
@@ -54,15 +56,17 @@ impl Adapter {
     }
 
     pub(super) fn read_dir_plus(&self, req: &Request, ino: Ino, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let (vfs, asked) = (self.vfs.clone(), self.vfs.clone());
+        let (vfs, asked, faces) = (self.vfs.clone(), self.vfs.clone(), self.faces.clone());
         let work = async move { list_plus(&asked, ino, offset).await };
         self.tasks.spawn(asking("readdirplus", ino, req), work, move |result| match result {
             Ok(items) => {
                 let mut items = items.into_iter();
-                let first_left_out = items.find(|item| add_plus(&mut reply, item));
+                let first_left_out = items.find(|item| add_plus(&mut reply, item, &faces));
                 // What did not fit counts as no lookup.
                 for item in first_left_out.into_iter().chain(items).filter(|item| item.entry.is_some()) {
-                    vfs.forget(item.ino, 1);
+                    if faces.forget(Node::own(item.ino), 1) {
+                        vfs.forget(item.ino, 1);
+                    }
                 }
                 reply.ok();
             }
@@ -101,11 +105,19 @@ async fn list_plus(vfs: &Arc<Vfs>, ino: Ino, offset: u64) -> Result<Vec<DirItem>
 }
 
 /// Adds one entry; true = it did not fit. An entry that is added counts as a lookup, unless it is `.` or `..`.
-fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem) -> bool {
+fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem, faces: &Faces<BackingId>) -> bool {
+    let node = if is_dot(&item.name) { Node::own(item.ino) } else { faces.face(item.ino) };
     let (attr, ttl) = match &item.entry {
-        Some(entry) => (convert::attr(&entry.stat), entry.entry_ttl.min(entry.attr_ttl)),
+        Some(entry) => {
+            let (attr, ttl) = convert::attr_of(node, entry);
+            (attr, entry.entry_ttl.min(ttl))
+        }
         None => (convert::bare(item.ino, item.kind), Duration::ZERO),
     };
     let name = OsStr::from_bytes(&item.name);
-    reply.add(INodeNo(item.ino.0), item.offset, name, &convert::ttl(ttl), &attr, Generation(0))
+    let full = reply.add(INodeNo(node.number()), item.offset, name, &convert::ttl(ttl), &attr, Generation(0));
+    if !full {
+        faces.shown(node);
+    }
+    full
 }

@@ -28,7 +28,9 @@ const WANTED: &[(InitFlags, &str)] = &[
 /// Not wanted: the kernel's write-back cache (it would own sizes and times, and rules out passthrough), POSIX locks
 /// (see `locks`), and O_TRUNC with the open (the kernel looks only afterwards whether the file is being executed, and the
 /// program would be gone though the open fails).
-pub(super) fn configure(config: &mut KernelConfig) {
+/// Whether the kernel may read files by itself that lie on file systems stacked `depth` high, fewer than the kernel allows (0:
+/// it is not asked).
+pub(super) fn configure(config: &mut KernelConfig, depth: u32) -> bool {
     for (flag, what) in WANTED {
         if config.add_capabilities(*flag).is_err() {
             tracing::info!("this kernel lacks: {what}");
@@ -42,4 +44,7 @@ pub(super) fn configure(config: &mut KernelConfig) {
     for (setting, nearest) in refused.into_iter().filter_map(|(s, n)| Some((s, n?))) {
         tracing::warn!("the kernel refused {setting}; the nearest that it allows is {nearest}");
     }
+    depth > 0
+        && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+        && config.set_max_stack_depth(depth).is_ok()
 }

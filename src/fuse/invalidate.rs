@@ -9,9 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{INodeNo, Notifier};
+use fuser::{BackingId, INodeNo, Notifier};
 
+use super::faces::Faces;
 use crate::error::{Error, Kind, Result};
+use crate::types::Ino;
 use crate::vfs::{Invalidation, Orders};
 
 const THREADS: usize = 4;
@@ -20,19 +22,19 @@ const BURST: usize = 256;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Starts the threads. They end when the queue's other end is dropped.
-pub(super) fn start(orders: Orders, notifier: &Notifier) -> Result<()> {
+pub(super) fn start(orders: Orders, notifier: &Notifier, faces: &Arc<Faces<BackingId>>) -> Result<()> {
     let orders = Arc::new(orders);
     for n in 0..THREADS {
-        let (orders, notifier) = (orders.clone(), notifier.clone());
+        let (orders, notifier, faces) = (orders.clone(), notifier.clone(), faces.clone());
         std::thread::Builder::new()
             .name(format!("hfmount-inval-{n}"))
-            .spawn(move || drain(&orders, &notifier))
+            .spawn(move || drain(&orders, &notifier, &faces))
             .map_err(|e| Error::with_source(Kind::Internal, "thread for invalidations", e))?;
     }
     Ok(())
 }
 
-fn drain(orders: &Orders, notifier: &Notifier) {
+fn drain(orders: &Orders, notifier: &Notifier, faces: &Faces<BackingId>) {
     let mut burst = 0;
     while let Some(batch) = orders.next() {
         burst += batch.len();
@@ -41,8 +43,8 @@ fn drain(orders: &Orders, notifier: &Notifier) {
                 Invalidation::Entry { parent, name } => {
                     notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name))
                 }
-                Invalidation::Attrs { ino } => notifier.inval_inode(INodeNo(ino.0), -1, 0),
-                Invalidation::Pages { ino } => notifier.inval_inode(INodeNo(ino.0), 0, -1),
+                Invalidation::Attrs { ino } => forget(notifier, faces, *ino, (-1, 0)),
+                Invalidation::Pages { ino } => forget(notifier, faces, *ino, (0, -1)),
             };
             note(order, result);
         }
@@ -55,6 +57,16 @@ fn drain(orders: &Orders, notifier: &Notifier) {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+/// Drops a range of all that the kernel has of a file.
+fn forget(
+    notifier: &Notifier,
+    faces: &Faces<BackingId>,
+    ino: Ino,
+    (from, len): (i64, i64),
+) -> std::io::Result<()> {
+    faces.nodes(ino).try_for_each(|node| notifier.inval_inode(INodeNo(node.number()), from, len))
 }
 
 /// A failure: the mount is going, or the name is that of a mount point.

@@ -4,6 +4,7 @@
 use fuser::{Errno, INodeNo, ReplyEmpty, Request};
 
 use super::adapter::{Adapter, asking, unattended};
+use super::faces::Node;
 use super::interrupt::Heed;
 use super::names::answer_empty;
 use super::tasks::Job;
@@ -26,11 +27,15 @@ impl Adapter {
             libc::F_UNLCK => Flock::Unlock,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (vfs, notifier, pid) = (self.vfs.clone(), self.notifier.clone(), req.pid());
+        let (vfs, faces, notifier, pid) =
+            (self.vfs.clone(), self.faces.clone(), self.notifier.clone(), req.pid());
         let drop_pages = async move {
             // Waits for reads of these pages that are under way.
             let dropped = tokio::task::spawn_blocking(move || {
-                notifier.get().map_or(Ok(()), |n| n.inval_inode(INodeNo(ino.0), 0, -1))
+                let notifier = notifier.get();
+                let mut drop =
+                    |node: Node| notifier.map_or(Ok(()), |n| n.inval_inode(INodeNo(node.number()), 0, -1));
+                faces.nodes(ino).try_for_each(&mut drop)
             });
             if let Ok(Err(e)) = dropped.await {
                 tracing::debug!(%ino, "dropping pages: {e}");

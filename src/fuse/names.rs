@@ -9,6 +9,8 @@ use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyCreate, ReplyEmpty, Reply
 
 use super::adapter::{Adapter, asking, caller, changing};
 use super::convert;
+use super::data::NO_FILE;
+use super::faces::Node;
 use super::reply::errno;
 use crate::error::Result;
 use crate::types::{FileType, Ino};
@@ -22,13 +24,23 @@ fn owned(name: &OsStr) -> Bytes {
 }
 
 fn answer_entry(op: &'static str, parent: Ino, result: Result<Entry>, reply: ReplyEntry) {
+    answer_node(op, parent, result, Node::own, reply);
+}
+
+/// The same for an inode that may have two faces, of which `face` chooses one.
+fn answer_node(
+    op: &'static str,
+    parent: Ino,
+    result: Result<Entry>,
+    face: impl FnOnce(Ino) -> Node,
+    reply: ReplyEntry,
+) {
     match result {
-        Ok(entry) => reply.entry_with_ttls(
-            &convert::ttl(entry.attr_ttl),
-            &convert::ttl(entry.entry_ttl),
-            &convert::attr(&entry.stat),
-            GENERATION,
-        ),
+        Ok(entry) => {
+            let node = face(entry.stat.ino);
+            let (attr, attr_ttl) = convert::attr_of(node, &entry);
+            reply.entry_with_ttls(&convert::ttl(attr_ttl), &convert::ttl(entry.entry_ttl), &attr, GENERATION);
+        }
         Err(e) => reply.error(errno(op, parent, &e)),
     }
 }
@@ -40,9 +52,9 @@ pub(super) fn answer_empty(op: &'static str, ino: Ino, result: Result<()>, reply
     }
 }
 
-fn answer_lookup(parent: Ino, result: Result<Lookup>, reply: ReplyEntry) {
+fn answer_lookup(parent: Ino, result: Result<Lookup>, face: impl FnOnce(Ino) -> Node, reply: ReplyEntry) {
     match result {
-        Ok(Lookup::Found(entry)) => answer_entry("lookup", parent, Ok(entry), reply),
+        Ok(Lookup::Found(entry)) => answer_node("lookup", parent, Ok(entry), face, reply),
         Ok(Lookup::Absent { ttl }) => {
             // An entry whose inode number is 0 is the kernel's way to remember an absence.
             let nothing = FileAttr { ino: INodeNo(0), ..convert::bare(Ino(0), FileType::File) };
@@ -56,8 +68,10 @@ impl Adapter {
     pub(super) fn look_up(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEntry) {
         let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
         let work = async move { vfs.lookup(&caller, parent, &name).await };
-        self.tasks
-            .spawn(asking("lookup", parent, req), work, move |result| answer_lookup(parent, result, reply));
+        let (faces, tid) = (self.faces.clone(), req.pid());
+        self.tasks.spawn(asking("lookup", parent, req), work, move |result| {
+            answer_lookup(parent, result, |ino| faces.look_up(tid, ino), reply);
+        });
     }
 
     pub(super) fn make_node(
@@ -99,10 +113,19 @@ impl Adapter {
         });
     }
 
-    pub(super) fn make_link(&self, req: &Request, ino: Ino, parent: Ino, name: &OsStr, reply: ReplyEntry) {
-        let (vfs, name) = (self.vfs.clone(), owned(name));
+    pub(super) fn make_link(&self, req: &Request, node: Node, parent: Ino, name: &OsStr, reply: ReplyEntry) {
+        let (vfs, name, ino) = (self.vfs.clone(), owned(name), node.ino);
         let work = async move { vfs.link(ino, parent, &name).await };
-        self.tasks.spawn(changing("link", ino, req), work, move |r| answer_entry("link", ino, r, reply));
+        let adapter = self.clone();
+        self.tasks.spawn(changing("link", ino, req), work, move |r| {
+            adapter.changed_through(node);
+            // The new name is one of the same inode of the kernel.
+            let face = |_| {
+                adapter.faces.shown(node);
+                node
+            };
+            answer_node("link", ino, r, face, reply);
+        });
     }
 
     pub(super) fn remove_file(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
@@ -144,19 +167,23 @@ impl Adapter {
         let (vfs, caller, name) = (self.vfs.clone(), caller(req), owned(name));
         let mode = convert::permissions(mode);
         let work = async move { vfs.create(&caller, parent, &name, mode, flags).await };
-        let unwanted = self.clone();
+        let (unwanted, faces) = (self.clone(), self.faces.clone());
         self.tasks.spawn_with_leftover(
             changing("create", parent, req),
             work,
             move |result| match result {
-                Ok((entry, opened)) => reply.created(
-                    // One time for the name and the attributes: the shorter.
-                    &convert::ttl(entry.entry_ttl.min(entry.attr_ttl)),
-                    &convert::attr(&entry.stat),
-                    GENERATION,
-                    fuser::FileHandle(opened.fh),
-                    convert::open_flags(&opened),
-                ),
+                Ok((entry, opened)) => {
+                    // Nobody else has it open, so nothing else can be granted.
+                    faces.open(0, Node::own(entry.stat.ino), flags, NO_FILE);
+                    reply.created(
+                        // One time for the name and the attributes: the shorter.
+                        &convert::ttl(entry.entry_ttl.min(entry.attr_ttl)),
+                        &convert::attr(&entry.stat),
+                        GENERATION,
+                        fuser::FileHandle(opened.fh),
+                        convert::open_flags(&opened),
+                    );
+                }
                 Err(e) => reply.error(errno("create", parent, &e)),
             },
             move |(entry, opened)| unwanted.release_unwanted(entry.stat.ino, opened.fh),

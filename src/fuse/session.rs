@@ -2,21 +2,24 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{BackingId, Config, Session, SessionACL};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
+use super::faces::Faces;
 use super::fusermount::Access;
 use super::mountpoint::MountPoint;
 use super::requests::Requests;
 use super::tasks::Tasks;
-use super::{fusermount, invalidate, mountpoint, mounts};
+use super::{fusermount, invalidate, mountpoint, mounts, probe};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::vfs::{Orders, Vfs};
 
@@ -26,12 +29,14 @@ const LOOPS: usize = 2;
 const READ_AHEAD_KB: &str = "1024";
 
 /// How a mount is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MountSettings {
     /// Users other than the one who mounts may use it.
     pub allow_other: bool,
     /// The kernel refuses all writes.
     pub read_only: bool,
+    /// Where the files lie that the kernel may read by itself. `None`: it is not to.
+    pub native: Option<PathBuf>,
 }
 
 /// A live mount. Dropping it detaches the mount.
@@ -42,6 +47,7 @@ pub struct Mounted {
     ended: watch::Receiver<bool>,
     thread: Option<JoinHandle<()>>,
     requests: Arc<Requests>,
+    not_native: Option<String>,
 }
 
 /// Mounts `vfs` on `point`; what `invalidations` yields is forgotten by the kernel. On return the kernel's requests are being answered, by tasks on `runtime`. Blocks: to be called
@@ -58,13 +64,23 @@ pub fn mount(
     let notifier = Arc::new(OnceLock::new());
     let tasks = Tasks::new(runtime)?;
     let requests = tasks.requests.clone();
-    let adapter = Adapter { vfs, tasks, notifier: notifier.clone(), opens: Arc::default() };
+    let (faces, may_pass) = (Arc::<Faces<BackingId>>::default(), Arc::<AtomicBool>::default());
+    let adapter = Adapter {
+        vfs,
+        tasks,
+        notifier: notifier.clone(),
+        opens: Arc::default(),
+        faces: faces.clone(),
+        stack_depth: settings.native.as_deref().map_or(0, probe::stack_depth),
+        may_pass: may_pass.clone(),
+    };
 
     let access = Access { allow_other: settings.allow_other, read_only: settings.read_only };
     let fd = fusermount::mount(&path, access)?;
     // From here on an error must not leave a dead mount behind.
     let guard = Detach(path.clone());
 
+    let device = fd.try_clone();
     let mut config = Config::default();
     config.n_threads = Some(LOOPS);
     // Each loop on a descriptor of its own; they come from the device, which an ordinary user may not be able to open.
@@ -73,7 +89,23 @@ pub fn mount(
     let session = Session::from_fd(adapter, fd, acl, config)
         .map_err(|e| Error::with_source(Kind::Internal, named(), e))?;
     let _ = notifier.set(session.notifier());
-    invalidate::start(invalidations, &session.notifier())?;
+    invalidate::start(invalidations, &session.notifier(), &faces)?;
+    let able = match (&settings.native, device, may_pass.load(Ordering::SeqCst)) {
+        (None, ..) => Err("--no-passthrough".to_owned()),
+        (Some(_), _, false) => Err("this kernel cannot".to_owned()),
+        (Some(_), Err(e), _) => Err(e.to_string()),
+        (Some(cache), Ok(device), true) => probe::probe(device.as_fd(), cache),
+    };
+    let not_native = match able {
+        Ok(able) => {
+            faces.enable(able);
+            None
+        }
+        Err(why) => {
+            tracing::info!("the kernel reads no file of the cache by itself: {why}");
+            Some(why)
+        }
+    };
 
     let (ending, ended) = watch::channel(false);
     let thread = std::thread::Builder::new()
@@ -89,7 +121,7 @@ pub fn mount(
     if let Some(device) = &device {
         read_ahead(device);
     }
-    Ok(Mounted { path, device, ended, thread: Some(thread), requests })
+    Ok(Mounted { path, device, ended, thread: Some(thread), requests, not_native })
 }
 
 /// Only root may; without it the kernel reads 128 KiB ahead.
@@ -114,6 +146,12 @@ impl Mounted {
     #[must_use]
     pub fn device(&self) -> Option<&str> {
         self.device.as_deref()
+    }
+
+    /// Why the kernel does not read complete blobs by itself; `None`: it does.
+    #[must_use]
+    pub fn not_native(&self) -> Option<&str> {
+        self.not_native.as_deref()
     }
 
     /// What the kernel asked so far.

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{Failure, Next, refusal};
+use super::flow::Flow;
 use super::locations::Locations;
 use super::options::HubOptions;
 use super::pace::{Bucket, Pauses, asked_wait, backoff};
@@ -39,6 +40,7 @@ pub(super) struct Inner {
     authorization: Option<HeaderValue>,
     calls: Semaphore,
     pub transfers: Arc<Semaphore>,
+    pub flow: Flow,
     pauses: Pauses,
     shared: OnceLock<Arc<dyn Shared>>,
     pub locations: Locations,
@@ -106,6 +108,7 @@ impl HubClient {
             authorization,
             calls: Semaphore::new(options.concurrency.max(1)),
             transfers: Arc::new(Semaphore::new(options.transfers.max(1))),
+            flow: Flow::new(options.transfers),
             pauses: Pauses::default(),
             shared: OnceLock::new(),
             locations: Locations::default(),
@@ -140,6 +143,13 @@ impl HubClient {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.0.options.deadline
+    }
+
+    /// How many bodies of files are worth having under way at once now, if some of them are not waited for: as many as it takes
+    /// to use the link, and few after refusals.
+    #[must_use]
+    pub fn transfers(&self) -> usize {
+        self.0.flow.limit()
     }
 
     /// A JSON answer, and the URL that gave it and its headers.

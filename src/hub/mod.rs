@@ -10,6 +10,7 @@ mod answer;
 mod api;
 mod client;
 mod date;
+mod flow;
 mod locations;
 mod options;
 mod pace;

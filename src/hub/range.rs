@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::{Failure, Next, refusal};
 use super::client::{Answer, HubClient, Inner};
+use super::flow;
 use super::locations::{Cell, Located};
 use super::pace::Bucket;
 use super::shared::{Place, Shared, Ticket};
@@ -61,8 +62,14 @@ impl HubClient {
         let opened = inner.with_tries(|| async {
             let permit = inner.transfers.clone().acquire_owned().await;
             let permit = permit.map_err(|_| Failure::give_up(Kind::Internal, "limit"))?;
-            let response = inner.open(&ask).await?;
-            ask.check(response, permit, inner.options.read_timeout)
+            let open = inner.flow.open();
+            let response = inner.open(&ask).await.inspect_err(|failure| {
+                if matches!(failure.next, Next::Retry | Next::Wait(_)) {
+                    inner.flow.refused();
+                }
+            })?;
+            let under_way = UnderWay { flow: inner.flow.clone(), _open: open, _permit: permit };
+            ask.check(response, under_way, inner.options.read_timeout)
         });
         opened.await.context(what)
     }
@@ -103,9 +110,13 @@ impl Inner {
                 }
             },
             (None, Located::Cdn { url, .. }) => {
+                let asked = Instant::now();
                 let sent = self.send(&self.data, url.clone(), &headers(&ask.range), None).await;
                 let answer = match sent {
-                    Ok(response) => self.cdn_answer(ask, &cell, was_known, response),
+                    Ok(response) => {
+                        self.flow.answered(asked.elapsed());
+                        self.cdn_answer(ask, &cell, was_known, response)
+                    }
                     Err(failure) => {
                         // Perhaps that host is gone: the Hub may name another.
                         self.locations.forget(ask.origin, &cell);
@@ -202,7 +213,7 @@ impl Ask<'_> {
     fn check(
         &self,
         response: Response,
-        permit: OwnedSemaphorePermit,
+        under_way: UnderWay,
         read_timeout: Duration,
     ) -> Result<RangeStream, Failure> {
         let text = |name| response.headers().get(name).and_then(|v: &HeaderValue| v.to_str().ok());
@@ -244,7 +255,7 @@ impl Ask<'_> {
             left: self.range.end - self.range.start,
             name: format!("{} bytes {}..{}", self.origin, self.range.start, self.range.end),
             read_timeout,
-            _permit: permit,
+            under_way,
         };
         Ok(stream::try_unfold(body, Body::next).boxed())
     }
@@ -258,6 +269,13 @@ fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
     Some((first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?, total))
 }
 
+/// What a body takes of what its client has.
+struct UnderWay {
+    flow: flow::Flow,
+    _open: flow::Open,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// A body on its way.
 struct Body {
     response: Response,
@@ -266,7 +284,7 @@ struct Body {
     left: u64,
     name: String,
     read_timeout: Duration,
-    _permit: OwnedSemaphorePermit,
+    under_way: UnderWay,
 }
 
 impl Body {
@@ -279,6 +297,7 @@ impl Body {
                 Ok(Ok(Some(chunk))) => Ok(chunk),
             };
             let mut chunk = chunk.context(|| self.name.clone())?;
+            self.under_way.flow.took(chunk.len());
             let skipped = self.skip.min(chunk.len() as u64);
             self.skip -= skipped;
             chunk = chunk.slice(usize::try_from(skipped).expect("at most its length")..);

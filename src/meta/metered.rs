@@ -1,4 +1,4 @@
-//! An engine that counts what it is asked, around one that works. Put there only if somebody wants to know.
+//! An engine that counts what it is asked, around one that works. To count costs 0.2 µs, where a round trip costs 40 and more.
 
 use std::future::Future;
 use std::sync::Arc;

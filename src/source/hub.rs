@@ -61,6 +61,10 @@ impl Source for HubSource {
         self.name
     }
 
+    fn ahead(&self) -> Option<usize> {
+        Some(self.client.transfers())
+    }
+
     async fn fetch(&self, want: &Want) -> Result<Fetched> {
         if want.is_empty() {
             return Ok(stream::empty().boxed());

@@ -53,6 +53,10 @@ impl<S: Source> Source for Limited<S> {
         self.source.is_near(blob)
     }
 
+    fn ahead(&self) -> Option<usize> {
+        self.source.ahead()
+    }
+
     fn wrong(&self, blob: BlobId) {
         self.source.wrong(blob);
     }

@@ -102,6 +102,11 @@ pub trait Source: Debug + Send + Sync + 'static {
         false
     }
 
+    /// How many transfers that nobody waits for yet are worth having under way here at once; `None`: it does not know.
+    fn ahead(&self) -> Option<usize> {
+        None
+    }
+
     /// Bytes of this blob that came from here were not what they had to be.
     fn wrong(&self, _blob: BlobId) {}
 

@@ -82,6 +82,12 @@ impl Handles {
         inos
     }
 
+    /// Whether the file may be changed by who has it open.
+    pub fn is_open_to_write(&self, ino: Ino) -> bool {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().any(|h| h.ino == ino && h.writable())
+    }
+
     /// What an inode that is open was when it was last seen, with what was written here since.
     pub fn last_seen(&self, ino: Ino) -> Option<Attr> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `lookup` | names and attributes; a missing name may be the Hub's |
 //! | `lazy` | asking the Hub, once, and publishing what it has |
+//! | `shards` | which files are read one after the other |
 //! | `change` | make, link, unlink, rename, setattr |
 //! | `open`, `io`, `handles` | open files |
 //! | `outage` | open files while the metadata do not answer |
@@ -31,6 +32,7 @@ mod outage;
 mod present;
 mod private;
 mod push;
+mod shards;
 mod space;
 mod statfs;
 pub mod types;
@@ -42,8 +44,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dirs::OpenedDir;
+pub use open::NativeFile;
 pub use orders::{Invalidations, Orders};
 pub use private::Private;
+pub use shards::Shards;
 pub use types::*;
 
 use crate::chunk::{Chunks, Files};

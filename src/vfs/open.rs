@@ -11,10 +11,23 @@ use super::types::{Caller, Entry, Opened, SetAttr};
 use super::virtual_ino::{Which, which};
 use crate::blocking::blocking;
 use crate::chunk::FileContent;
+use crate::chunk::cache::CacheFile;
 use crate::chunk::file::Saved;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, New};
 use crate::types::{FileType, Ino, Version};
+
+/// A file that the kernel may read by itself: see [`Vfs::native`].
+#[derive(Clone, Debug)]
+pub struct NativeFile(Arc<CacheFile>);
+
+impl NativeFile {
+    /// The file. Open for writing, which must not be done.
+    #[must_use]
+    pub fn file(&self) -> &std::fs::File {
+        self.0.disk_data()
+    }
+}
 
 /// What an open is, as far as it decides what the kernel may keep of earlier opens.
 #[derive(Clone, Copy, Debug)]
@@ -170,9 +183,33 @@ impl Vfs {
     }
 
     fn opened(&self, handle: Handle, keep_cache: bool, drop_attrs: bool) -> Opened {
-        let no_flush = !handle.writable();
+        let (no_flush, blob) = (!handle.writable(), matches!(handle.data, Data::Blob(_)));
         let fh = self.handles.insert(handle);
-        Opened { fh, keep_cache, direct_io: false, drop_attrs, drop_pages: false, no_flush }
+        Opened { fh, keep_cache, direct_io: false, drop_attrs, drop_pages: false, no_flush, blob }
+    }
+
+    /// The file on this machine's disk that has exactly what an open blob reads, if there is one: all of the blob, checked against
+    /// its name. From then on that file is read and unlinked, and nothing else, so the kernel may have it for as long as it likes.
+    pub async fn native(&self, fh: u64) -> Option<NativeFile> {
+        let handle = self.handles.get(fh).ok()?;
+        let Data::Blob(blob) = &handle.data else { return None };
+        if !blob.is_complete() || !blob.is_verified() {
+            return None;
+        }
+        let file = Arc::clone(blob.cache_file());
+        let marked = if file.is_passthrough() {
+            file.mark_passthrough()
+        } else {
+            let file = Arc::clone(&file);
+            blocking(move || file.mark_passthrough()).await
+        };
+        match marked {
+            Ok(marked) => marked.then_some(NativeFile(file)),
+            Err(e) => {
+                tracing::debug!("not for the kernel: {e}");
+                None
+            }
+        }
     }
 
     /// Makes a file and opens it. If there is one: [`Kind::Exists`] with `O_EXCL`, else [`Kind::Stale`], and the caller looks
@@ -268,6 +305,8 @@ impl Vfs {
         // Usually there is nothing left after the flush; a shared mapping may have written since.
         let committed = match &handle.data {
             Data::File(file) if file.is_dirty() && !self.attrs.is_lost(handle.ino) => match flock_owner {
+                // What somebody else is writing is his to close: other mounts are not to see half of it.
+                None if !handle.writable() && self.handles.is_open_to_write(handle.ino) => Ok(()),
                 None => self.save(file).await,
                 // Whoever gets the lock next, on whichever mount, sees what was written under it.
                 Some(_) => self.write_out(file).await,

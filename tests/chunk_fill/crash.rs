@@ -110,7 +110,7 @@ fn fill_for_ever(dir: &Path) -> ! {
         // Over what is recorded: that is cleared first.
         file.write_at(idx * CHUNK as u64, &data[..CHUNK / 2]).unwrap();
         file.write_at(idx * CHUNK as u64 + CHUNK as u64 / 2, &data[CHUNK / 2..]).unwrap();
-        file.record(idx, &BLOB_TAG, blake3::hash(&data).as_bytes(), CHUNK as u32).unwrap();
+        file.record(idx, &BLOB_TAG, blake3::hash(&data).as_bytes(), CHUNK as u32, || ()).unwrap();
     }
     unreachable!()
 }

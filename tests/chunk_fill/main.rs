@@ -3,6 +3,7 @@
 mod bench;
 mod crash;
 mod faults;
+mod follow;
 mod room;
 mod source;
 mod store;

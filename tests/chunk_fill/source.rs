@@ -37,6 +37,8 @@ pub struct Memory {
     /// Bytes of the pieces that it gives.
     pub piece: usize,
     pub delay: Mutex<Duration>,
+    /// How many transfers ahead it bears, if it says so.
+    pub ahead: Option<usize>,
     /// Blobs of which nothing ever comes.
     hanging: Mutex<Vec<BlobId>>,
     requests: Mutex<Vec<(u64, u64)>>,
@@ -53,6 +55,7 @@ impl Memory {
             always: Mutex::new(Fault::None),
             piece: 10_000,
             delay: Mutex::default(),
+            ahead: None,
             hanging: Mutex::default(),
             requests: Mutex::default(),
             open: AtomicU64::new(0),
@@ -104,6 +107,10 @@ impl Memory {
 impl Source for Memory {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn ahead(&self) -> Option<usize> {
+        self.ahead
     }
 
     async fn fetch(&self, want: &Want) -> Result<Fetched> {

@@ -52,8 +52,8 @@ class Readme(unittest.TestCase):
         return {re.match(r"--[a-z-]+", entry).group(): " ".join(entry.split()) for entry in entries}
 
     def test_every_option_is_there_and_no_other(self):
-        wanted = ["config", "dump", "format", "fsck", "gc", "info", "load", "mount"]
-        wanted += ["peer add", "peer ls", "peer rm", "restore", "status", "umount"]
+        wanted = ["bench", "config", "dump", "format", "fsck", "gc", "info", "load", "mount"]
+        wanted += ["peer add", "peer ls", "peer rm", "restore", "stats", "status", "umount"]
         self.assertEqual(sorted(self.verbs), wanted)
         for verb, text in self.verbs.items():
             said = set(self.help(verb)) - {"--help", "--meta"}

@@ -68,6 +68,11 @@ impl Handle {
         self.flags & libc::O_ACCMODE != libc::O_RDONLY
     }
 
+    /// Written to, or emptied by the open.
+    pub fn may_change(&self) -> bool {
+        self.writes() || self.flags & libc::O_TRUNC != 0
+    }
+
     pub fn appends(&self) -> bool {
         self.flags & libc::O_APPEND != 0
     }
@@ -393,6 +398,10 @@ impl World {
         if flags == 0 {
             match dirs {
                 (false, Some(true)) => return fail(Kind::IsDirectory),
+                // Which of the two is told is anybody's choice.
+                (true, Some(false)) if self.is_below(source, to) => {
+                    return Err(vec![Kind::NotDirectory, Kind::Invalid]);
+                }
                 (true, Some(false)) => return fail(Kind::NotDirectory),
                 _ => {}
             }
@@ -456,10 +465,11 @@ impl World {
             Step::Close { node, handle } => {
                 let Handle { file, .. } = self.handles[handle];
                 self.flush(*handle);
+                self.handles.remove(handle);
+                // As of one that may have had a lock: whoever gets that next sees all.
                 if !self.removed.contains(&(*node, file)) {
                     self.commit(*node, file);
                 }
-                self.handles.remove(handle);
                 self.let_go(*node, file);
                 self.locks.entry(file).or_default().remove(handle);
                 done(got)
@@ -523,10 +533,7 @@ impl World {
                     Some(other) => Err(format!("expected bytes, got {}", other.short())),
                     None => Ok(()),
                 };
-                if !self.removed.contains(&(*node, *file)) {
-                    // The last close writes out what is new, though it was opened for reading.
-                    self.commit(*node, *file);
-                }
+                self.last_close(*node, *file);
                 self.let_go(*node, *file);
                 checked
             }
@@ -601,11 +608,17 @@ impl World {
         self.views.get_mut(&(node, file)).expect("open").truncate(size, &history);
     }
 
+    /// A close without a lock writes out what is new, though the file was opened for reading, unless somebody is writing it.
+    fn last_close(&mut self, node: usize, file: Id) {
+        let writing = self.handles.values().any(|h| (h.node, h.file) == (node, file) && h.may_change());
+        if !writing && !self.removed.contains(&(node, file)) {
+            self.commit(node, file);
+        }
+    }
+
     fn flush(&mut self, handle: Id) {
         let Handle { node, file, .. } = self.handles[&handle];
-        let handle = &self.handles[&handle];
-        let writable = handle.writes() || handle.flags & libc::O_TRUNC != 0;
-        if writable && !self.removed.contains(&(node, file)) {
+        if self.handles[&handle].may_change() && !self.removed.contains(&(node, file)) {
             self.commit(node, file);
         }
     }

@@ -38,6 +38,20 @@ async fn a_handle_that_never_wrote_overwrites_nothing() {
 }
 
 #[tokio::test]
+async fn regression_who_only_reads_does_not_write_out_what_another_is_writing() {
+    let cluster = Cluster::new(|_| {});
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    a.put("f", b"old").await.expect("put");
+    let ino = a.walk("f").await.expect("walk").stat.ino;
+    let writer = a.vfs.open(ino, libc::O_WRONLY | libc::O_TRUNC).await.expect("open");
+    a.vfs.write(writer.fh, 0, "half".into()).await.expect("write");
+    assert_eq!(a.cat("f").await.expect("cat"), &b"half"[..], "here it shows at once");
+    assert_eq!(b.cat("f").await.expect("cat"), &b"old"[..], "elsewhere when it is closed");
+    a.vfs.flush(writer.fh).await.expect("flush");
+    assert_eq!(b.cat("f").await.expect("cat"), &b"half"[..]);
+}
+
+#[tokio::test]
 async fn appends_from_two_handles_lose_nothing() {
     let cluster = Cluster::new(|_| {});
     let node = cluster.node().await;

@@ -89,6 +89,7 @@ impl Blob {
         let mut buf = BytesMut::zeroed(len as usize);
         if self.file.try_read(offset, &mut buf) == Some(buf.len()) {
             self.note(offset, len);
+            self.shared.counters.reads.note(len, 0);
             return Ok(buf.freeze());
         }
         let missing = self.chunks_of(offset, len).collect();
@@ -99,6 +100,8 @@ impl Blob {
             // After the chunks that are waited for, those ahead of them.
             if !std::mem::replace(&mut noted, true) {
                 self.note(offset, len);
+                let away = waits.iter().map(|(idx, _)| answer.place(*idx..idx + 1).1.len() as u64).sum();
+                self.shared.counters.reads.note(len, away);
             }
             let landing = async |(idx, wait): (u64, Wait)| (idx, wait.landing().await);
             // As they come: one that is here must not wait in memory for one that needs its place.

@@ -26,7 +26,7 @@ fn open_with(path: &Path, limits: CacheLimits) -> Arc<CacheDir> {
 fn fill(file: &CacheFile, idx: u64, byte: u8) {
     let data = vec![byte; file.chunk_len(idx) as usize];
     file.write_at(idx * u64::from(CHUNK), &data).expect("write");
-    file.record(idx, &BLOB_TAG, blake3::hash(&data).as_bytes(), data.len() as u32).expect("record");
+    file.record(idx, &BLOB_TAG, blake3::hash(&data).as_bytes(), data.len() as u32, || ()).expect("record");
 }
 
 fn read_chunk(file: &CacheFile, idx: u64) -> Option<Vec<u8>> {
@@ -242,10 +242,14 @@ fn a_large_content_in_use_gives_back_what_was_not_read_for_long() {
 #[test]
 fn what_the_kernel_maps_is_never_punched_or_written() {
     let tmp = tempfile::tempdir().expect("a directory");
-    let dir = open_with(tmp.path(), small(4, Policy::Lru));
+    let dir = open_with(tmp.path(), small(10, Policy::Lru));
     let file = dir.open_content(blob(1), u64::from(CHUNK) * 8, CHUNK).expect("open");
-    (0..3).for_each(|idx| fill(&file, idx, 7));
-    file.mark_passthrough().expect("mark");
+    (0..7).for_each(|idx| fill(&file, idx, 7));
+    assert!(!file.mark_passthrough().expect("mark"), "nobody has checked it");
+    file.set_verified(true).expect("verified");
+    assert!(!file.mark_passthrough().expect("mark"), "not all of it is there");
+    fill(&file, 7, 7);
+    assert!(file.mark_passthrough().expect("mark") && file.is_passthrough());
     assert_eq!(file.write_at(u64::from(CHUNK) * 4, b"x").expect_err("refused").kind(), Kind::Busy);
     assert!(!dir.make_room(1 << 20));
     assert_eq!(file.presence(0), Presence::Present);
@@ -253,6 +257,28 @@ fn what_the_kernel_maps_is_never_punched_or_written() {
     assert!(dir.open_content(blob(1), u64::from(CHUNK) * 8, CHUNK).expect("open").is_passthrough());
     assert!(dir.make_room(1), "unlinked as a whole when nobody uses it");
     assert!(!dir.knows(&blob(1)));
+}
+
+#[test]
+fn what_the_kernel_was_given_and_has_a_hole_is_begun_anew() {
+    let tmp = tempfile::tempdir().expect("a directory");
+    let dir = open(tmp.path());
+    let size = u64::from(CHUNK) * 2;
+    let file = dir.open_content(blob(1), size, CHUNK).expect("open");
+    (0..2).for_each(|idx| fill(&file, idx, 7));
+    file.set_verified(true).expect("verified");
+    assert!(file.mark_passthrough().expect("mark"));
+    file.clear(1, 2).expect("found to be wrong");
+    let given = file.disk_data().try_clone().expect("what the kernel has");
+    drop(file);
+    let file = dir.open_content(blob(1), size, CHUNK).expect("open");
+    assert!(!file.is_passthrough() && !file.is_verified());
+    assert_eq!((file.presence(0), file.presence(1)), (Presence::Absent, Presence::Absent));
+    fill(&file, 0, 9);
+    let mut first = [0; 4];
+    std::os::unix::fs::FileExt::read_exact_at(&given, &mut first, 0).expect("read");
+    assert_eq!(first, [7; 4], "who maps it keeps what it was");
+    assert_eq!(dir.stats().contents, 1);
 }
 
 #[test]

@@ -42,7 +42,7 @@ use crate::source::peer::{PeerSource, WaitSource};
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(60);
 /// How long nodes that are busy are asked again before the bucket is.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long another node's transfer is waited for before the tracker is asked anew: as long as its lease lasts, within these.
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);

@@ -114,7 +114,7 @@ impl Shelf for BlobShelf {
         let Ok(shared) = self.shared() else { return Waited::Absent };
         let Some(blob) = shared.find(id) else { return Waited::Absent };
         let landing = if live {
-            let Some(mut follow) = blob.follow(idx) else { return Waited::Absent };
+            let Some(mut follow) = blob.passed_on(idx) else { return Waited::Absent };
             match follow.begun().await {
                 Some(landing) => landing,
                 None => {

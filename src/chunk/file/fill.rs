@@ -218,9 +218,7 @@ impl FileContent {
             None => cache.hash_of(slot, end)?,
         };
         let Some(hash) = hash else { return Ok(()) };
-        cache.record(slot, &tag, &hash, end)?;
-        self.state().recorded(idx, &tag);
-        Ok(())
+        cache.record(slot, &tag, &hash, end, || self.state().recorded(idx, &tag))
     }
 
     /// An object of chunk `idx` is gone: somebody replaced it since its list was read, or it is lost.

@@ -48,6 +48,7 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use crate::chunk::Reads;
 use crate::chunk::cache::{CacheDir, ContentKey};
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, JournalMark, Meta};
@@ -166,6 +167,7 @@ struct Shared {
     full_said: Mutex<Option<tokio::time::Instant>>,
     events: broadcast::Sender<FileCommitted>,
     recent: object::Recent,
+    reads: Reads,
     /// What runs without somebody who waits for it.
     tasks: TaskTracker,
     closing: AtomicBool,
@@ -232,6 +234,7 @@ impl Files {
             full_said: Mutex::default(),
             events: broadcast::Sender::new(1024),
             recent: object::Recent::default(),
+            reads: Reads::default(),
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -297,6 +300,12 @@ impl Files {
     #[must_use]
     pub fn dirty_count(&self) -> usize {
         self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How much of what was read of files was here already.
+    #[must_use]
+    pub fn reads(&self) -> &Reads {
+        &self.0.reads
     }
 
     /// Flushes everything that is new; all are tried, the first error is returned. For sync and for the end.

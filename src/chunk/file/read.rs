@@ -42,9 +42,10 @@ impl FileContent {
     #[must_use]
     pub fn try_read(self: &Arc<Self>, offset: u64, buf: &mut [u8]) -> Option<usize> {
         let in_memory = self.in_memory();
+        let cache = self.opened_cache();
+        let changes = cache.map(|cache| cache.changes());
         let (len, parts) = self.parts(offset, buf.len())?;
         let buf = &mut buf[..len];
-        let cache = self.opened_cache();
         for (at, idx, part) in parts {
             let span = part.span();
             let piece = &mut buf[at..at + (span.end - span.start) as usize];
@@ -57,9 +58,10 @@ impl FileContent {
                 Part::Fetch(_) | Part::Blob(..) => return None,
             }
         }
-        if self.in_memory() != in_memory {
+        if self.in_memory() != in_memory || cache.map(|cache| cache.changes()) != changes {
             return None;
         }
+        self.shared.reads.note(len as u64, 0);
         self.look_ahead(offset, len as u64);
         Some(len)
     }
@@ -91,7 +93,7 @@ impl FileContent {
 
     async fn read_once(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes> {
         // The local disk is full, broken or too small: what is fetched is answered and not kept.
-        let (mut direct, mut lost) = (false, 0);
+        let (mut direct, mut lost, mut counted) = (false, 0, false);
         for _ in 0..ROUNDS {
             let end = offset.saturating_add(u64::from(len)).min(self.size());
             if offset >= end {
@@ -108,6 +110,9 @@ impl FileContent {
                 .map(|(_, idx, _)| *idx)
                 .collect();
             missing.dedup();
+            if !std::mem::replace(&mut counted, true) {
+                self.count(len as u64, &parts);
+            }
             if !missing.is_empty() && !direct {
                 match self.fill_all(missing).await {
                     Err(e) if self.leave_disk(&e).await => {}
@@ -134,6 +139,15 @@ impl FileContent {
             }
         }
         Err(Error::with_source(Kind::Unavailable, self.what(), "it changes faster than it can be read"))
+    }
+
+    /// What is read through a blob is counted there.
+    fn count(&self, len: u64, parts: &[Placed]) {
+        let bytes = |is: fn(&Part) -> bool| -> u64 {
+            parts.iter().filter(|(_, _, p)| is(p)).map(|(_, _, p)| p.span().len() as u64).sum()
+        };
+        let through_blob = bytes(|p| matches!(p, Part::Blob(..)));
+        self.shared.reads.note(len.saturating_sub(through_blob), bytes(|p| matches!(p, Part::Fetch(_))));
     }
 
     /// What a read consists of; `None` if a list must be read first. The parts are in order and without gaps.
@@ -192,7 +206,17 @@ impl FileContent {
                     }
                     Part::Recorded(_) => {}
                     // What was cut off meanwhile is zeros, as it is in the answer.
-                    _ => drop(cache.read_at(place, piece)?),
+                    _ => loop {
+                        let changes = cache.changes();
+                        if !content.state().is_local(idx, span.clone()) {
+                            // The index has it since, or nobody: the evictor may have been faster.
+                            return Ok(None);
+                        }
+                        cache.read_at(place, piece)?;
+                        if cache.changes() == changes {
+                            break;
+                        }
+                    },
                 }
             }
             Ok(Some(answer.freeze()))

@@ -16,7 +16,7 @@ use super::Opened;
 /// What `hfmount info` was asked for.
 pub(super) enum Target {
     /// On a mount: its note, and the inode.
-    Mounted(RunFile, Ino),
+    Mounted(Box<RunFile>, Ino),
     /// From the volume's root.
     Path(String),
     Inode(Ino),
@@ -53,7 +53,7 @@ impl Target {
             );
             Error::new(Kind::Config, words)
         })?;
-        Ok(Target::Mounted(note, Ino(meta.ino())))
+        Ok(Target::Mounted(Box::new(note), Ino(meta.ino())))
     }
 
     /// The metadata that the mount uses.

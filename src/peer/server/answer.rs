@@ -173,11 +173,9 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
             counters.busy.fetch_add(1, Relaxed);
             Said::elsewhere(&inner.uploads.others(blob, idx, node, directory))
         };
-        let Some(mut slot) = inner.uploads.slot(deadline).await else { return busy() };
         let shelved = match timeout(LONGEST_LOOK, shelf.chunk(blob, idx)).await {
             Ok(Ok(Some(shelved))) => shelved,
             Ok(Ok(None)) => {
-                drop(slot);
                 let Some(deadline) = deadline.filter(|_| !waited) else { break };
                 waited = true;
                 counters.waits.fetch_add(1, Relaxed);
@@ -191,8 +189,6 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
                     Ok(Waited::Landed) => continue,
                     Ok(Waited::Absent) => break,
                     Ok(Waited::Coming(shelved)) => {
-                        let Some(free) = inner.uploads.slot(Some(deadline)).await else { return busy() };
-                        slot = free;
                         counters.passed_on.fetch_add(1, Relaxed);
                         shelved
                     }
@@ -216,6 +212,15 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
         if from >= shelved.len {
             return Said::nothing(StatusCode::BAD_REQUEST);
         }
+        // What is passed on comes as fast as it comes here.
+        let turn = match shelved.hash {
+            None => None,
+            Some(_) => match inner.uploads.turn(deadline).await {
+                None => return busy(),
+                turn => turn,
+            },
+        };
+        let Some(slot) = inner.uploads.slot(deadline).await else { return busy() };
         let (hash, verified) = (shelved.hash, Some(shelved.verified));
         let upload = Upload {
             skip: from,
@@ -223,6 +228,7 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
             shelved,
             piece: Bytes::new(),
             _slot: slot,
+            _turn: turn,
             seat,
             limit: inner.limit.clone(),
             counters: counters.clone(),

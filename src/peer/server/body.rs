@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::shelf::Shelved;
 use super::stats::Counters;
-use super::uploads::Seated;
+use super::uploads::{Seated, Turn};
 use super::watched::Busy;
 use super::{LONGEST_LOOK, MAX_PIECE};
 use crate::error::{Error, Kind, Result};
@@ -98,6 +98,7 @@ pub(super) struct Upload {
     /// Read and not sent yet.
     pub piece: Bytes,
     pub _slot: OwnedSemaphorePermit,
+    pub _turn: Option<Turn>,
     pub seat: Seated,
     pub limit: Option<Arc<Limit>>,
     pub counters: Arc<Counters>,

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use lru::LruCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::peer::protocol::Directory;
 use crate::peer::types::{Holder, NodeId};
@@ -22,8 +23,15 @@ const CROWD: usize = 8;
 pub(super) const MOST: usize = 3;
 /// Who takes nothing of what is there for so long does not count as one who passes it on.
 const STUCK: Duration = Duration::from_secs(1);
+/// Chunks of the disk that begin to be sent at one time, and for how long they count as such: one after the other each comes
+/// sooner than all at once, and no later. Who is slow does not hold up the others.
+const TURNS: usize = 2;
+const TURN: Duration = Duration::from_millis(500);
 /// How long a seat is kept for who was told to ask again.
 const LINGER: Duration = Duration::from_secs(1);
+/// Who was sent on comes back within this time, or not before that, if it got no answer or none that is of use.
+const AT_ONCE: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_secs(3);
 /// For how long it is remembered who was sent on.
 const CAME_BACK: Duration = Duration::from_secs(30);
 /// Chunks of which is remembered who got them.
@@ -37,6 +45,7 @@ type Chunk = (BlobId, u64);
 #[derive(Debug)]
 pub(super) struct Uploads {
     slots: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -79,6 +88,10 @@ pub(super) struct Seated {
     ending: Ending,
 }
 
+/// A turn; over with the time, or when it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn(#[expect(dead_code, reason = "it is only held")] AbortOnDropHandle<()>);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Left,
@@ -92,7 +105,8 @@ impl Uploads {
     pub fn new(slots: u32) -> Self {
         let state =
             State { seats: HashMap::new(), sent_on: LruCache::new(RECENT), recent: LruCache::new(RECENT) };
-        Uploads { slots: Arc::new(Semaphore::new(slots as usize)), state: Mutex::new(state) }
+        let places = |n| Arc::new(Semaphore::new(n));
+        Uploads { slots: places(slots as usize), turns: places(TURNS), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -106,11 +120,16 @@ impl Uploads {
 
     /// A slot: at once, or until `deadline` in the order of asking.
     pub async fn slot(&self, deadline: Option<Instant>) -> Option<OwnedSemaphorePermit> {
-        let slots = self.slots.clone();
-        match deadline {
-            None => slots.try_acquire_owned().ok(),
-            Some(deadline) => timeout_at(deadline, slots.acquire_owned()).await.ok()?.ok(),
-        }
+        take(&self.slots, deadline).await
+    }
+
+    /// The turn to begin to send a chunk, in the same way.
+    pub async fn turn(&self, deadline: Option<Instant>) -> Option<Turn> {
+        let permit = take(&self.turns, deadline).await?;
+        Some(Turn(AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(TURN).await;
+            drop(permit);
+        }))))
     }
 
     /// A seat for `node` at the chunk, or those who have them. Nodes that serve nobody take no seat from others: sending
@@ -137,10 +156,13 @@ impl Uploads {
                 let serving: Vec<Holder> = moving.filter_map(|s| directory.holder(s.node)).collect();
                 let sent_on = state.sent_on.get_or_insert_mut((blob, idx), Vec::new);
                 sent_on.retain(|(_, at)| now.duration_since(*at) < CAME_BACK);
-                let came_back = sent_on.iter().any(|(other, _)| *other == node);
+                // At once: it found nothing there. Late: nobody answered. Otherwise it was told to wait, and waits there again.
+                let in_vain = |at: Instant| !(AT_ONCE..LATE).contains(&now.duration_since(at));
+                let before = sent_on.iter().find(|(other, _)| *other == node).map(|(_, at)| *at);
+                let came_back = before.is_some_and(in_vain);
                 let seats = if came_back { MOST } else { (1 + sent_on.len() / CROWD).min(MOST) };
                 if serving.len() >= seats {
-                    if !came_back && sent_on.len() < CROWD * MOST {
+                    if before.is_none() && sent_on.len() < CROWD * MOST {
                         sent_on.push((node, now));
                     }
                     return Err(serving);
@@ -167,6 +189,14 @@ impl Uploads {
         }
         drop(state);
         nodes.into_iter().filter(|n| *n != node).filter_map(|n| directory.holder(n)).collect()
+    }
+}
+
+async fn take(places: &Arc<Semaphore>, deadline: Option<Instant>) -> Option<OwnedSemaphorePermit> {
+    let places = places.clone();
+    match deadline {
+        None => places.try_acquire_owned().ok(),
+        Some(deadline) => timeout_at(deadline, places.acquire_owned()).await.ok()?.ok(),
     }
 }
 

@@ -76,6 +76,19 @@ fn endpoint(text: &str) -> Result<url::Url> {
     Ok(url)
 }
 
+/// Whether the signature of a request must cover its body, which costs a SHA-256 of every byte here and at the server: over
+/// a network without TLS nothing else keeps others from changing it on the way. What is read is held to its BLAKE3 anyway.
+fn needs_signed_bodies(endpoint: Option<&url::Url>) -> bool {
+    let Some(endpoint) = endpoint else { return false };
+    let here = match endpoint.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    endpoint.scheme() != "https" && !here
+}
+
 fn s3(bucket: &str, endpoint: Option<url::Url>, options: &StorageOptions) -> Result<Arc<dyn ObjectStore>> {
     crate::tls::install_ring();
     let config = |why: &'static str| Error::new(Kind::Config, why);
@@ -96,6 +109,7 @@ fn s3(bucket: &str, endpoint: Option<url::Url>, options: &StorageOptions) -> Res
     // Amazon's certificate covers one label: a dotted bucket cannot be in the host name.
     let path_style = options.path_style.unwrap_or(options.endpoint.is_some() || bucket.contains('.'));
     let mut plain = false;
+    s3 = s3.with_unsigned_payload(!needs_signed_bodies(endpoint.as_ref()));
     if let Some(mut endpoint) = endpoint {
         plain = endpoint.scheme() == "http";
         if !path_style {
@@ -199,4 +213,23 @@ fn durable_folder(folder: &FsPath, last: &FsPath) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_signed_where_others_could_change_them() {
+        let signed = |text: &str| needs_signed_bodies(Some(&endpoint(text).expect("endpoint")));
+        assert!(!needs_signed_bodies(None), "Amazon's own speak TLS");
+        for tls_or_here in
+            ["https://s3.example", "http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost"]
+        {
+            assert!(!signed(tls_or_here), "{tls_or_here}");
+        }
+        for network in ["http://10.0.0.7:9000", "http://s3.example", "http://localhost.example"] {
+            assert!(signed(network), "{network}");
+        }
+    }
 }

@@ -88,7 +88,15 @@ impl CacheDir {
                 (pair.context(|| format!("cached {key} in memory"))?, true)
             }
         };
-        let file = Arc::new(CacheFile::load(key, self.clone(), pair, in_memory)?);
+        let mut file = CacheFile::load(key, self.clone(), pair, in_memory)?;
+        // Programs may map it still, so what it lacks can be written to another file only.
+        if file.is_passthrough() && file.next_absent(0, file.chunks()).is_some() {
+            let pair =
+                make_pair(&self.disk, &path, size, chunk_size).context(|| path.display().to_string())?;
+            let lost = std::mem::replace(&mut file, CacheFile::load(key, self.clone(), pair, false)?);
+            drop(lost);
+        }
+        let file = Arc::new(file);
         let now = now();
         lock(&self.table)
             .entry(key)

@@ -28,14 +28,14 @@ impl CacheFile {
         if len == 0 {
             return Ok(());
         }
-        if self.passthrough.load(Relaxed) {
-            return Err(Error::new(Kind::Busy, self.what()));
-        }
         self.dir.check_file_size(offset + len).context(|| self.what())?;
         let size = u64::from(self.chunk_size);
         {
-            // What has no record is not punched: from here on the bytes are safe.
+            // What has no record is not punched, nor given to the kernel: from here on the bytes are safe.
             let _none_going = lock(&self.punching);
+            if self.is_passthrough() && !self.is_in_memory() {
+                return Err(Error::new(Kind::Busy, self.what()));
+            }
             self.clear(offset / size, (offset + len).div_ceil(size))?;
         }
         self.check_memory(len)?;
@@ -52,11 +52,15 @@ impl CacheFile {
         Ok(())
     }
 
-    /// Says that chunk `idx` now holds `len` bytes with this hash. The data must have been written before.
-    pub fn record(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32) -> Result<()> {
-        let epoch = self.dir.epochs().current();
-        let from = Provider::Unknown;
-        self.put_record(idx, &Record { tag: *tag, hash: *hash, len, epoch, stored: false, from }, None)
+    /// Says that chunk `idx` now holds `len` bytes with this hash. The data must have been written before. `then` runs
+    /// before the evictor may take the chunk: nobody reads it as his own any more who is told by it.
+    pub fn record(&self, idx: u64, tag: &Tag, hash: &[u8; 32], len: u32, then: impl FnOnce()) -> Result<()> {
+        let (epoch, from) = (self.dir.epochs().current(), Provider::Unknown);
+        let record = Record { tag: *tag, hash: *hash, len, epoch, stored: false, from };
+        let _none_going = lock(&self.punching);
+        self.put_record(idx, &record, None)?;
+        then();
+        Ok(())
     }
 
     /// The same for a blob's chunk that came from `from` and was written while [`CacheFile::is_in_memory`] said `in_memory`;

@@ -244,16 +244,26 @@ impl CacheFile {
         Ok(())
     }
 
-    /// Says that the data file is given to the kernel: from now on, for good, it is only read or unlinked.
-    pub fn mark_passthrough(&self) -> Result<()> {
+    /// Says that the data file is given to the kernel: from now on, for good, it is only read or unlinked. `false`, and
+    /// nothing is said: not all of it is there and known to be what its name says, or it is not on the disk.
+    pub fn mark_passthrough(&self) -> Result<bool> {
         let first = {
             let _none_going = lock(&self.punching);
+            if !self.is_verified() || !self.is_complete() || self.is_in_memory() {
+                return Ok(false);
+            }
             !self.passthrough.swap(true, Relaxed)
         };
         if first {
             self.update_header(|h| h.passthrough = true)?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// The data file on the disk, for the kernel to read after [`CacheFile::mark_passthrough`]; whatever became of the disk.
+    #[must_use]
+    pub fn disk_data(&self) -> &File {
+        self.files.0.file()
     }
 
     /// Whether the data file was ever given to the kernel.

@@ -39,7 +39,15 @@ impl CacheFile {
         }
     }
 
-    /// Like [`CacheFile::try_read`] without asking what is present: for who keeps book of that himself.
+    /// How often records were cleared. Whoever reads bytes that had none, and finds afterwards that this has moved, may have read
+    /// what was recorded meanwhile and given back.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(SeqCst)
+    }
+
+    /// Like [`CacheFile::try_read`] without asking what is present: for who keeps book of that himself
+    /// ([`CacheFile::changes`]).
     #[must_use]
     pub fn try_read_raw(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
         if buf.is_empty() {

@@ -60,6 +60,12 @@ impl State {
         }
     }
 
+    /// Whether `range` of chunk `idx` is on the local disk and the index has no record of it.
+    pub fn is_local(&self, idx: u64, range: Range<u32>) -> bool {
+        let chunk = self.chunks.get(&idx);
+        chunk.is_some_and(|c| matches!(&c.local, Local::Ranges(local) if local.covers(range)))
+    }
+
     /// What the index had of chunk `idx` was evicted.
     pub fn evicted(&mut self, idx: u64) {
         if let Some(chunk) = self.chunks.get_mut(&idx)

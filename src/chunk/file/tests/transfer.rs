@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::world::{CHUNK, World, options, pattern, same};
 use crate::chunk::file::FilesOptions;
+use crate::chunk::file::state::Part;
 use crate::error::Kind;
 
 const C: usize = CHUNK as usize;
@@ -244,6 +245,25 @@ async fn the_evictor_takes_what_can_be_fetched_again_and_nothing_else() {
     same(&b.read_all(&fd).await, &pattern(2, 4 * C), "what is nowhere else stays");
     fd.flush().await.expect("flush");
     same(&a.contents(dirty).await, &pattern(2, 4 * C), "another mount");
+}
+
+/// A read that began when the bytes were the content's own, and looks at the disk when the evictor has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_what_is_handed_to_the_index_and_evicted_under_a_read_is_read_again() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    file.write(0, pattern(1, 4 * C)).await.expect("write");
+    let (len, parts) = file.parts(0, 2 * C).expect("known");
+    assert!(parts.iter().all(|(_, _, part)| matches!(part, Part::Local(_))), "{parts:?}");
+    let all = file.gather(len, parts.clone()).await.expect("gather").expect("there");
+    same(&all, &pattern(1, 4 * C)[..2 * C], "on the disk");
+    file.flush().await.expect("flush");
+    a.settled(ino, 4).await;
+    assert!(a.cache.make_room(1 << 30));
+    assert_eq!(file.gather(len, parts).await.expect("gather"), None, "it is gone");
+    same(&a.read_all(&file).await, &pattern(1, 4 * C), "fetched again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
