@@ -28,7 +28,7 @@ use crate::source::{Provider, Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
-/// Bytes that are enough for a write of a chunk that is passed on; divides [`PIECE`].
+/// Bytes that are enough for a write of a chunk that is passed on, if that is no more than an eighth of it.
 const FOLLOWED: usize = 128 << 10;
 /// A source that gives nothing for so long has stalled: what others could use is given back while it is waited for.
 const STALL: Duration = Duration::from_secs(1);
@@ -365,7 +365,8 @@ impl Pouring {
                     Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
             }
             let followed = self.mark.as_ref().is_some_and(|mark| mark.is_followed());
-            let enough = if followed { FOLLOWED } else { PIECE };
+            let eighth = (self.blob.chunk_size() as usize / 8).max(4 << 10);
+            let enough = if followed { FOLLOWED.min(eighth) } else { PIECE };
             let piece = bytes.split_to(bytes.len().min(enough - self.taken % enough));
             self.taken += piece.len();
             self.batch.push(piece);

@@ -41,9 +41,11 @@
 //! A chunk's bytes have no MAC of their own: they are to be hashed. A body that ends early means that the node failed.
 //!
 //! ## Crowds
-//! A chunk is sent to three nodes at one time, those counted that wait for it here. Others get 503 with these three, and
-//! ask them with `wait`: each of the three has the chunk's transfer under way and does the same, so that a crowd forms a
-//! tree. Nodes that serve nobody do not count among the three. Who was told 504 keeps the place for a second.
+//! A chunk is sent to one node at one time, those counted that wait for it here. Others get 503 with that one, and ask it
+//! with `wait`: it has the chunk's transfer under way, passes it on as it comes, and does the same, so that a crowd forms a
+//! chain. Of every eight that were sent on one more is served here, and so is who comes back because it got nothing there;
+//! three at most. Nodes that serve nobody do not count, nor does who takes nothing for a second. Who was told 504 keeps the
+//! place for a second.
 //!
 //! # Bounds
 //! Head of a request 8 KiB and 5 s, its body 4 KiB and 5 s, 60 s between requests, 20 s for taking 16 KiB of an answer; so

@@ -1,5 +1,5 @@
-//! Who is sent what: slots for all that is sent at one time, and three seats at each chunk, so that a crowd that wants one
-//! chunk becomes a tree: whoever finds the seats taken is sent on to those who sit there.
+//! Who is sent what: slots for all that is sent at one time, turns to begin, and few seats at each chunk, so that a crowd that
+//! wants one chunk becomes a chain: whoever finds the seats taken is sent on to those who sit there.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
