@@ -71,6 +71,8 @@ pub(super) struct State {
     pub followed: bool,
     /// Which chunks this node fetches first, while others read the same.
     pub stripes: Option<Stripes>,
+    /// When the tracker last said who reads it.
+    pub met: Option<Instant>,
     /// Handles open.
     pub users: usize,
     /// Raised when all chunks were dropped: what was on its way then does not count.
@@ -97,6 +99,7 @@ impl State {
             readahead: Readahead::new(chunk_size, chunks, window),
             followed: false,
             stripes: None,
+            met: None,
             users: 0,
             generation: 0,
             only_origin: false,

@@ -293,6 +293,17 @@ enum Place {
     Gone,
 }
 
+impl Place {
+    /// Nothing is being written.
+    fn is_here(&self) -> bool {
+        match self {
+            Place::Here(_) => true,
+            Place::Away(job) => job.is_finished(),
+            Place::Gone => false,
+        }
+    }
+}
+
 struct Sink {
     hasher: blake3::Hasher,
     whole: Option<Digest>,
@@ -370,7 +381,9 @@ impl Pouring {
             let piece = bytes.split_to(bytes.len().min(enough - self.taken % enough));
             self.taken += piece.len();
             self.batch.push(piece);
-            if self.taken.is_multiple_of(enough) || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
+            let due = self.taken.is_multiple_of(PIECE) || self.batch.len() >= MAX_PIECES || self.rest() == 0;
+            // More is gathered while the write before goes on.
+            if due || (self.taken.is_multiple_of(enough) && self.sink.is_here()) {
                 self.flush().await?;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -11,7 +11,14 @@ use crate::chunk::blob::Blob;
 use crate::chunk::cache::Presence;
 use crate::chunk::lock;
 use crate::error::Result;
-use crate::peer::{Claim, Decision, Directory, Peers, Stripes};
+use crate::peer::{Claim, Decision, Directory, NodeId, Peers, Stripes};
+
+/// How long it is taken as known who reads a blob.
+const MET: Duration = Duration::from_millis(300);
+/// How long who read the same is expected to read the same again, and of how many chunks a blob is that says so: nodes that
+/// read parts of a model each have its small files in common.
+const COMPANIONS: Duration = Duration::from_secs(10);
+const LARGE: u64 = 8;
 
 /// A part of a run, and what is to be done about it.
 #[derive(Debug)]
@@ -100,7 +107,13 @@ pub(super) async fn ask(
 ) -> Result<Vec<Part>> {
     let mut first = run.start..run.end.min(run.start + Claim::MOST as u64);
     let fetches = may_fetch(blob);
-    let theirs = if fetches && !mine { who_begins(blob, peers, &mut first) } else { None };
+    let shared = fetches && !mine;
+    if shared && lock(&blob.state).met.is_none_or(|at| at.elapsed() > MET) {
+        // Who has come since is to have his share of it.
+        let claimed = peers.claim(&Claim::look(blob.id, vec![first.start])).await?;
+        meet(blob, peers, &claimed.participants);
+    }
+    let theirs = if shared { who_begins(blob, peers, &mut first) } else { None };
     let wanted: Vec<u64> = first.clone().collect();
     let most = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
     let claim = match fetches && theirs.is_none() {
@@ -108,8 +121,7 @@ pub(super) async fn ask(
         false => Claim::look(blob.id, wanted),
     };
     let claimed = peers.claim(&claim).await?;
-    let stripes = Stripes::new(blob.id, blob.file.chunks(), peers.me(), &claimed.participants);
-    lock(&blob.state).stripes = stripes;
+    meet(blob, peers, &claimed.participants);
     let mut decisions = claimed.decisions;
     if !fetches && decisions.contains(&Decision::Free) {
         take_stored(blob, peers, &first, &mut decisions).await?;
@@ -126,6 +138,26 @@ pub(super) async fn ask(
         parts.push(Part { run: first.end..run.end, step: Step::Unasked });
     }
     Ok(parts)
+}
+
+/// These read the blob. With those who read another large one with this node a moment ago, and will probably read this one too:
+/// whoever comes to it first is not to fetch all of it.
+fn meet(blob: &Blob, peers: &Peers, participants: &[NodeId]) {
+    let together = {
+        let mut companions = lock(&blob.shared.companions);
+        if participants.len() > 1 && blob.file.chunks() >= LARGE {
+            *companions = Some((Instant::now(), participants.to_vec()));
+        }
+        let lately = companions.as_ref().filter(|(at, _)| at.elapsed() < COMPANIONS);
+        let mut all = participants.to_vec();
+        all.extend(lately.iter().flat_map(|(_, nodes)| nodes));
+        all.sort_unstable();
+        all.dedup();
+        all
+    };
+    let stripes = Stripes::new(blob.id, blob.file.chunks(), peers.me(), &together);
+    let mut state = lock(&blob.state);
+    (state.stripes, state.met) = (stripes, Some(Instant::now()));
 }
 
 /// The other node that is to begin with the first of a run, which is cut where another one begins. `None`: this one is, or

@@ -57,15 +57,23 @@ impl Relay {
         };
         let len = ((until - self.at) as usize).min(PIECE);
         let (file, from) = (self.content.blob().file.clone(), self.start + u64::from(self.at));
-        let piece = blocking(move || {
-            let mut piece = BytesMut::zeroed(len);
-            let there = match ends {
-                true => file.read_present(from, &mut piece)? == Some(len),
-                false => file.read_at(from, &mut piece)? == len,
-            };
-            Ok(there.then(|| piece.freeze()))
-        });
-        let piece = piece.await?.ok_or_else(|| Error::new(Kind::Unavailable, "evicted meanwhile"))?;
+        let mut piece = BytesMut::zeroed(len);
+        // It was written a moment ago: it is in memory as a rule.
+        let there = match ends {
+            true => file.try_read(from, &mut piece),
+            false => file.try_read_raw(from, &mut piece),
+        };
+        if there != Some(len) {
+            let read = blocking(move || {
+                let there = match ends {
+                    true => file.read_present(from, &mut piece)? == Some(len),
+                    false => file.read_at(from, &mut piece)? == len,
+                };
+                Ok(there.then_some(piece))
+            });
+            piece = read.await?.ok_or_else(|| Error::new(Kind::Unavailable, "evicted meanwhile"))?;
+        }
+        let piece = piece.freeze();
         self.at += len as u32;
         Ok(Some((piece, self)))
     }

@@ -184,12 +184,15 @@ impl Pieces {
         self.content.blob().shared.uploads.give_way();
         let len = (self.left as usize).min(PIECE);
         let (file, at) = (self.file.clone(), self.at);
-        let piece = blocking(move || {
-            let mut piece = BytesMut::zeroed(len);
-            let n = file.read_present(at, &mut piece)?;
-            Ok((n == Some(len)).then(|| piece.freeze()))
-        });
-        let piece = piece.await?.ok_or_else(|| Error::new(Kind::NotFound, "evicted meanwhile"))?;
+        let mut piece = BytesMut::zeroed(len);
+        if file.try_read(at, &mut piece) != Some(len) {
+            let read = blocking(move || {
+                let n = file.read_present(at, &mut piece)?;
+                Ok((n == Some(len)).then_some(piece))
+            });
+            piece = read.await?.ok_or_else(|| Error::new(Kind::NotFound, "evicted meanwhile"))?;
+        }
+        let piece = piece.freeze();
         self.at += len as u64;
         self.left -= len as u32;
         Ok(Some((piece, self)))
