@@ -168,7 +168,7 @@ impl Source for Memory {
             return Ok(pieces.boxed());
         }
         Ok(pieces
-            .then(async move |piece| {
+            .then(move |piece| async move {
                 tokio::time::sleep(pace).await;
                 piece
             })

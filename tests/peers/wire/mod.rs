@@ -215,7 +215,7 @@ impl Shelf for Store {
         let _waiting = Waiting(&self.waiting);
         // Its sender goes when the transfer ends.
         let mut flight = flight;
-        while flight.changed().await.is_ok() {
+        loop {
             let come = flight.borrow_and_update().clone();
             if live && !come.is_empty() {
                 let bytes = stream::unfold((flight, 0), |(mut flight, at)| async move {
@@ -238,8 +238,10 @@ impl Shelf for Store {
                     bytes: bytes.boxed(),
                 });
             }
+            if flight.changed().await.is_err() {
+                return Waited::Landed;
+            }
         }
-        Waited::Landed
     }
 
     async fn begin(&self, blob: BlobId, size: u64, idx: u64) -> Result<()> {
