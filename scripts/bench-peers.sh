@@ -27,11 +27,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-case " $* " in *" -h "* | *" --help "*)
-    sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"
-    exit
-    ;;
-esac
+help_if_asked "$0" "$@"
 [ "$(id -u)" = 0 ] || die "network namespaces and their links need root"
 scripts/setup.sh build mount redis network >&2
 if [ -z "${HFMOUNT_BIN:-}" ] || [ -z "${HFMOUNT_STANDIN:-}" ]; then

@@ -9,21 +9,18 @@
 # local disk, by 1 MiB preads and by copying out of a mapping; stat and open+read+close of 1,000 small files; Redis commands
 # for each operation; the most memory that the daemon ever had. Files made, looked at and removed in one directory by 1, 4
 # and 16 tasks on one mount and on four, and by nodes in one process, on Redis. A file of --size written through the mount
-# into an S3 server against the same bytes put there by object_store. Medians of interleaved rounds. As root, because caches
+# into an S3 server against the same bytes put there by object_store. The same cold fill, of one file and of two shards, from a
+# Hub that caps each connection too and answers 20 ms late, against what it lets through in all. Medians of interleaved rounds. As root, because caches
 # are dropped between rounds. --dir has to lie on a real disk with room for six times --size.
 #
-# PART: fill, warm (brings fill with it), small, commands, names, write; metadata is commands and names, data the rest.
+# PART: fill, link, warm (brings fill with it), small, commands, names, write; metadata is commands and names, data the rest.
 # --quick takes ten minutes at most (--minutes says another bound), --json also writes the figures to a file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-case " $* " in *" -h "* | *" --help "*)
-    sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"
-    exit
-    ;;
-esac
+help_if_asked "$0" "$@"
 [ "$(id -u)" = 0 ] || note "not as root: page caches cannot be dropped, so the figures say less"
 scripts/setup.sh build mount redis curl >&2
 need_cargo

@@ -11,6 +11,16 @@ die() {
     exit 1
 }
 
+# Prints the comment at the head of a script.
+help_of() { sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$1"; }
+
+# The same, and ends, if the arguments after the script ask for it.
+help_if_asked() {
+    local script=$1
+    shift
+    case " $* " in *" -h "* | *" --help "*) help_of "$script" && exit ;; esac
+}
+
 # Runs a command a second time when it failed once: registries and mirrors hiccup.
 twice() {
     "$@" && return

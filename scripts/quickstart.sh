@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case ${1:-} in
 -h | --help)
-    sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"
+    help_of "$0"
     exit
     ;;
 -*) die "no such option: $1" ;;

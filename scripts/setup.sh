@@ -80,7 +80,7 @@ python_for_venvs() {
 }
 
 [ $# -gt 0 ] || set -- build mount redis python
-case " $* " in *" -h "* | *" --help "*) sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
+help_if_asked "$0" "$@"
 for part in "$@"; do
     case $part in
     build)

@@ -23,12 +23,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-case " $* " in
-*" -h "* | *" --help "*)
-    sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"
-    exit
-    ;;
-esac
+help_if_asked "$0" "$@"
 setup=1 arguments=()
 for argument in "$@"; do
     case $argument in

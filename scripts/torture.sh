@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=${2:?} && shift ;;
     --release) flags+=(--release) ;;
     -h | --help)
-        sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"
+        help_of "$0"
         exit
         ;;
     -*) die "no such option: $1" ;;

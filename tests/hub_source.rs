@@ -290,3 +290,47 @@ async fn impossible_ranges_are_refused_without_a_request() {
     assert_eq!(collect(&source, &w.big).await.expect_err("offline").kind(), Kind::Unavailable);
     assert_eq!(w.hub.counters().requests.values().sum::<u64>(), 0);
 }
+
+/// How many transfers ahead a place is asked for: fewer after it refused, whichever way, and never none.
+#[tokio::test]
+async fn refusals_make_it_ask_for_less_at_a_time() {
+    let w = world().await;
+    let source = HubSource::new(w.client.clone());
+    let first = source.ahead().expect("it knows");
+    assert!(first >= 8, "a fast link takes several: {first}");
+    assert_eq!(collect(&source, &w.big).await.expect("all"), w.bytes);
+    assert_eq!(source.ahead(), Some(first));
+
+    w.hub.faults(|f| (f.only, f.unavailable) = (Target::Cdn, 1));
+    assert_eq!(collect(&source, &w.big).await.expect("in the end"), w.bytes);
+    assert_eq!(source.ahead(), Some(first / 2), "503");
+
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    w.hub.faults(|f| (f.only, f.too_many, f.retry_after) = (Target::Cdn, 1, Some(0)));
+    assert_eq!(collect(&source, &w.big).await.expect("in the end"), w.bytes);
+    assert_eq!(source.ahead(), Some(first / 4), "429");
+
+    // What is said about the file is no sign of a crowd.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    w.hub.expire_urls();
+    assert_eq!(collect(&source, &w.big).await.expect("signed anew"), w.bytes);
+    assert_eq!(source.ahead(), Some(first / 4));
+}
+
+/// Bodies that were read to their end leave their connections to the next ones.
+#[tokio::test]
+async fn a_fill_by_many_transfers_takes_as_many_connections_and_no_more() {
+    let w = world().await;
+    let source = HubSource::new(w.client.clone());
+    for _ in 0..5 {
+        let mut tasks = tokio::task::JoinSet::new();
+        for i in 0..4 {
+            let (source, want) = (source.clone(), run(&w.big, i * 4, 4));
+            tasks.spawn(async move { collect(&source, &want).await.map(drop) });
+        }
+        tasks.join_all().await.into_iter().for_each(|ended| ended.expect("a run"));
+    }
+    let counts = w.hub.counters();
+    assert_eq!(counts.of("cdn_get"), 20);
+    assert!(counts.connections <= 1 + 4 + 1, "the Hub's, and one for each: {}", counts.connections);
+}

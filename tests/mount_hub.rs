@@ -42,9 +42,7 @@ fn world() -> World {
 
 /// As a client goes: the branch, its commit, the file.
 fn snapshot(mount: &Mount, repo: &str) -> PathBuf {
-    let dir = mount.path().join(format!("models--org--{repo}"));
-    let commit = fs::read_to_string(dir.join("refs/main")).expect("the branch");
-    dir.join("snapshots").join(commit)
+    mount.snapshot(&format!("models--org--{repo}"))
 }
 
 #[test]

@@ -42,8 +42,7 @@ fn repo(mount: &Mount, repo: &str) -> PathBuf {
 
 /// As a client goes: the branch, its commit, the file.
 fn snapshot(mount: &Mount, name: &str) -> PathBuf {
-    let commit = fs::read_to_string(repo(mount, name).join("refs/main")).expect("the branch");
-    repo(mount, name).join("snapshots").join(commit)
+    mount.snapshot(&format!("models--org--{name}"))
 }
 
 fn open_rw(path: &Path) -> File {

@@ -47,9 +47,7 @@ fn bytes_of(n: u64) -> Vec<u8> {
 }
 
 fn model(mount: &Mount, n: u64) -> PathBuf {
-    let dir = mount.path().join(format!("models--org--m{n}"));
-    let commit = fs::read_to_string(dir.join("refs/main")).expect("the branch");
-    dir.join("snapshots").join(commit).join("model.safetensors")
+    mount.snapshot(&format!("models--org--m{n}")).join("model.safetensors")
 }
 
 /// Whether the kernel reads it without the daemon, which is stopped meanwhile: pages of the mount are dropped before.

@@ -43,9 +43,7 @@ fn world() -> World {
 }
 
 fn snapshot(mount: &Mount) -> PathBuf {
-    let dir = mount.path().join("models--org--one");
-    let commit = fs::read_to_string(dir.join("refs/main")).expect("the branch");
-    dir.join("snapshots").join(commit)
+    mount.snapshot("models--org--one")
 }
 
 fn model(mount: &Mount) -> PathBuf {

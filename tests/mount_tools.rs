@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use mount::{Home, can_mount, text, wait_for};
 use redis_server::RedisServer;
 use serde_json::Value;
-use standin::S3;
-use standin::model::random_bytes;
+use standin::model::{put, random_bytes};
+use standin::{Options, S3, StandIn};
 
 fn utf8(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -260,6 +260,54 @@ fn stats_say_what_is_wrong() {
     drop((one, two));
 }
 
+#[test]
+fn stats_tell_the_hub_from_other_nodes() {
+    if !can_mount() {
+        return;
+    }
+    const BIG: usize = 6_000_000;
+    let mut home = Home::new();
+    let root = home.dir("hub");
+    let big = random_bytes(7, BIG);
+    put(&root, "models/org/one/main/model.safetensors", &big);
+    let hub = StandIn::start(&root, Options::default()).expect("free ports");
+    let redis = RedisServer::start();
+    home.set_env("HFMOUNT_META", &redis.url());
+    home.run_ok(&[
+        "format",
+        "--chunk-size",
+        "1M",
+        "--hub-endpoint",
+        hub.endpoint(),
+        "--store-hub-blobs",
+        "never",
+    ]);
+    // Of two nodes only the first may call the Hub, and each has a cache of its own.
+    let mounts = ["one", "two"].map(|name| {
+        let (cache, hub) = (home.dir(&format!("{name}-cache")), if name == "one" { "allow" } else { "deny" });
+        let args =
+            ["--cache-dir", utf8(&cache), "--hub", hub, "--peer-listen", "127.0.0.1", "--session-ttl", "5s"];
+        home.mount(name, &args)
+    });
+    let [mut one, mut two] = [&mounts[0], &mounts[1]].map(|mount| {
+        let args = ["stats", "--json", "--interval", "100ms", utf8(mount.path())];
+        let mut stats = Beside::start(home.command(&args));
+        stats.line();
+        stats
+    });
+    let read = |mount: &mount::Mount| {
+        let dir = mount.path().join("models--org--one");
+        let commit = fs::read_to_string(dir.join("refs/main")).expect("the branch");
+        assert!(fs::read(dir.join("snapshots").join(commit).join("model.safetensors")).expect("read") == big);
+    };
+    read(&mounts[0]);
+    let all = BIG as f64 * 0.999;
+    follow(&mut one, |sum| sum("/hub/bytes_per_second") >= all && sum("/fuse/read_bytes_per_second") >= all);
+    read(&mounts[1]);
+    follow(&mut two, |sum| sum("/peers/in_bytes_per_second") >= all && sum("/hub/bytes_per_second") == 0.0);
+    follow(&mut one, |sum| sum("/peers/out_bytes_per_second") >= all);
+}
+
 const FILES: [&str; 9] =
     ["write_big", "read_big", "write_small", "read_small", "stat", "list", "create", "rename", "unlink"];
 const TRIPS: [&str; 6] = ["put", "get", "put_small", "get_small", "meta_read", "meta_commit"];
@@ -299,7 +347,7 @@ fn measures_everything(home: &Home, storage: &str) {
     let output = home.run(&[&FEW[..], &["--keep-caches", "--json", place]].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(names(&report), [&FILES[..], &TRIPS[..]].concat(), "{report:#}");
+    assert_eq!(names(&report), [&FILES[..], &["fuse", "meta"], &TRIPS[..]].concat(), "{report:#}");
     assert!(report["notes"].as_array().expect("notes").is_empty(), "{report:#}");
     assert!(report["volume"]["storage"].as_str().expect("storage").starts_with(storage), "{report:#}");
     assert_eq!((&report["caches"], &report["threads"]), (&"kept".into(), &2.into()));

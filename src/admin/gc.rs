@@ -172,6 +172,7 @@ pub async fn gc(place: &Place, options: GcOptions, tell: Tell<'_>) -> Result<GcR
         unfinished: Vec::new(),
         read: Vec::new(),
     };
+    gc.tell("leftovers", 0, None);
     gc.drop_leftovers().await?;
     gc.held = place.survey.sessions().await?.into_iter().collect();
     gc.list().await?;
@@ -195,14 +196,20 @@ impl Gc<'_> {
         &self.place.survey
     }
 
+    fn tell(&self, what: &'static str, done: u64, of: Option<u64>) {
+        (self.tell)(Progress { what, done, of });
+    }
+
     /// Notes what lies in the bucket and may be garbage.
     async fn list(&mut self) -> Result<()> {
         let old = before(self.options.grace);
         let bucket = self.place.bucket.clone();
+        self.tell("objects", 0, None);
         bucket.each("", |listed| self.note(listed, old)).await?;
         self.chunks.sort_unstable_by_key(|c| c.object);
         // Some stores list an object twice when it is put at the same time.
         self.chunks.dedup_by_key(|c| c.object);
+        self.tell("broken uploads", 0, None);
         self.unfinished = bucket.unfinished().await?;
         self.unfinished.retain(|l| l.modified < old);
         Ok(())
@@ -211,7 +218,7 @@ impl Gc<'_> {
     fn note(&mut self, listed: Listed, old: Timestamp) {
         self.report.seen.add(listed.size);
         if self.report.seen.objects.is_multiple_of(1000) {
-            (self.tell)(Progress { what: "objects", done: self.report.seen.objects, of: None });
+            self.tell("objects", self.report.seen.objects, None);
         }
         let young = listed.modified >= old;
         match Object::parse(&listed.name) {
@@ -239,7 +246,8 @@ impl Gc<'_> {
         let old = before(self.options.grace.max(LEAST_BLOB_GRACE));
         let mut rows = HashMap::new();
         let ids: Vec<BlobId> = self.blobs.keys().copied().collect();
-        for some in ids.chunks(500) {
+        for (n, some) in ids.chunks(500).enumerate() {
+            self.tell("hub files", n as u64 * 500, Some(ids.len() as u64));
             for blob in self.place.survey.blobs(some).await? {
                 if blob.introduced >= old {
                     if let Some(objects) = self.blobs.get_mut(&blob.id) {

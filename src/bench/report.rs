@@ -76,6 +76,14 @@ impl Row {
         }
     }
 
+    /// What a daemon did meanwhile, as it counted: `count` operations that took `seconds` one after the other. `None`: none.
+    #[must_use]
+    pub fn counted(name: &'static str, what: &str, took: Duration, count: f64, seconds: f64) -> Option<Self> {
+        let mean = Duration::try_from_secs_f64(seconds / count).ok().filter(|_| count >= 1.0)?;
+        let (count, unit) = (count as u64, Unit::Operations);
+        Some(Row { name, what: what.to_owned(), unit, count, bytes: 0, took, mean, p50: mean, p99: mean })
+    }
+
     /// In its unit.
     #[must_use]
     pub fn rate(&self) -> f64 {
@@ -87,10 +95,10 @@ impl Row {
     }
 
     /// Whether its laps were each of their own, and enough of them that the middle and the tail say something: neither of few
-    /// large files, nor of a listing, of which the kernel reads many names at once.
+    /// large files, nor of a listing, of which the kernel reads many names at once, nor of what a daemon counted.
     #[must_use]
     pub fn has_laps(&self) -> bool {
-        !matches!(self.name, "write_big" | "read_big" | "list")
+        !matches!(self.name, "write_big" | "read_big" | "list" | "fuse" | "meta")
     }
 
     /// By rate for what moves bytes, by the middle duration for the rest.
@@ -102,7 +110,9 @@ impl Row {
             ("write_big" | "read_big", _) => at_least(self.rate(), 400.0, 100.0),
             (_, Unit::Mib) => at_least(self.rate(), 100.0, 25.0),
             ("write_small" | "put_small" | "get_small", _) => at_most(millis, 10.0, 50.0),
-            ("read_small" | "create" | "rename" | "unlink" | "meta_commit", _) => at_most(millis, 2.0, 10.0),
+            ("read_small" | "create" | "meta" | "rename" | "unlink" | "meta_commit", _) => {
+                at_most(millis, 2.0, 10.0)
+            }
             _ => at_most(millis, 1.0, 5.0),
         }
     }
@@ -135,6 +145,10 @@ mod tests {
         laps.note(Duration::from_millis(4));
         let of = |name, unit| Row::new(name, name, unit, 256 << 20, (laps.clone(), Duration::from_secs(2)));
         assert_eq!(of("write_big", Unit::Mib).rate(), 128.0);
+        let counted = |count| Row::counted("fuse", "requests", Duration::from_secs(2), count, 1.0);
+        let fuse = counted(500.0).expect("some");
+        assert_eq!((fuse.rate(), fuse.mean, fuse.has_laps()), (250.0, Duration::from_millis(2), false));
+        assert_eq!((fuse.grade(), counted(0.0)), (Grade::Fair, None));
         assert_eq!(of("stat", Unit::Files).rate(), 1.0);
         assert_eq!(
             (of("write_big", Unit::Mib).grade(), of("put", Unit::Mib).grade()),

@@ -2,16 +2,18 @@
 //! for it: on a machine that has nothing to spare it goes after the fill.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::lock;
 use crate::error::{Error, Kind, Result};
 
 /// Checks at a time.
 pub(super) const CHECKERS: usize = 2;
+/// Jobs that wait: few, since who gives one waits for it.
+const QUEUE: usize = 64;
 /// A tenth of what others get, while there are others.
 const NICE: i32 = 10;
 
@@ -20,14 +22,16 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The threads; started with the first check, ended with this.
 #[derive(Debug)]
 pub(super) struct Checkers {
-    jobs: Mutex<Option<Sender<Job>>>,
+    jobs: Mutex<Option<SyncSender<Job>>>,
+    /// As many as there are threads: who has one finds room in the queue.
+    turns: Semaphore,
     nice: bool,
 }
 
 impl Checkers {
     /// `nice`: they give way.
     pub(super) fn new(nice: bool) -> Self {
-        Checkers { jobs: Mutex::default(), nice }
+        Checkers { jobs: Mutex::default(), turns: Semaphore::new(CHECKERS), nice }
     }
 
     /// Runs `work` there. A panic in it is an error here.
@@ -35,6 +39,8 @@ impl Checkers {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let failed = |e| Error::with_source(Kind::Internal, "checking a blob", e);
+        let _turn = self.turns.acquire().await.map_err(failed)?;
         let (done, answer) = oneshot::channel();
         // Who gave up on it needs no answer.
         let job: Job = Box::new(move || drop(done.send(work())));
@@ -48,12 +54,15 @@ impl Checkers {
             Some(sender) => sender,
             none => none.insert(start(self.nice)?),
         };
-        sender.send(job).map_err(|_| Error::new(Kind::Internal, "the threads for checks have ended"))
+        sender
+            .try_send(job)
+            .map_err(|e| Error::with_source(Kind::Internal, "a thread for checks", e.to_string()))
     }
 }
 
-fn start(nice: bool) -> Result<Sender<Job>> {
-    let (sender, receiver) = channel();
+fn start(nice: bool) -> Result<SyncSender<Job>> {
+    // A job may still run whose caller gave up, and its turn with it.
+    let (sender, receiver) = sync_channel(QUEUE);
     let receiver = Arc::new(Mutex::new(receiver));
     for _ in 0..CHECKERS {
         let receiver = receiver.clone();

@@ -4,6 +4,7 @@ mod table;
 mod volume;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -37,7 +38,8 @@ them; then come stat, list, create, rename and unlink. Before something is read 
 are dropped: all of them if this is root, else the pages of the files themselves. hfmount's own disk
 cache stays: what was written is read from there.
 
-Of a mount of hfmount also its object store (objects of 4 MiB and 1 KiB) and its metadata engine are
+Of a mount of hfmount also the daemon's own count of the kernel's requests and of its operations on
+the metadata meanwhile is told, and its object store (objects of 4 MiB and 1 KiB) and its metadata engine are
 measured, from here and past the mount. The keys of the bucket and the engine's password are given as
 to mount.
 
@@ -134,13 +136,21 @@ impl BenchArgs {
             small_file_count: self.small_file_count,
             keep_caches: self.keep_caches,
         };
+        let note = volume::note_of(home, dir);
+        let before = note.as_ref().and_then(|note| runtime.block_on(volume::figures(note)));
+        let begun = Instant::now();
         let outcome = bench::run(&options, stop, tell)?;
+        let took = begun.elapsed();
+        let after = note.as_ref().and_then(|note| runtime.block_on(volume::figures(note)));
         let (mut rows, mut notes) = (outcome.rows, Vec::new());
+        if let (Some(before), Some(after)) = (before, after) {
+            rows.extend(volume::counted(&before, &after, took));
+        }
         if let Caches::OwnPages(why) = &outcome.caches {
             notes.push(format!("the kernel's caches were not dropped but for the files' own pages: {why}"));
         }
         let Measured { found, rows: more, notes: about } =
-            runtime.block_on(volume::measure(home, &self.meta, dir, options.threads, stop, tell))?;
+            runtime.block_on(volume::measure(home, &self.meta, (dir, note), options.threads, stop, tell))?;
         rows.extend(more);
         notes.extend(about);
         Ok((found, rows, outcome.caches, notes))

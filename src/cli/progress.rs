@@ -46,7 +46,7 @@ pub(super) fn waiting(what: impl Into<String>) -> Waiting {
     let thread = thread::Builder::new().spawn(move || {
         if ended.recv_timeout(SOON) == Err(RecvTimeoutError::Timeout) {
             let spinner = ProgressBar::new_spinner().with_message(what);
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} waiting {msg} {elapsed}") {
                 spinner.set_style(style);
             }
             spinner.enable_steady_tick(Duration::from_millis(200));

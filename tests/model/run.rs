@@ -1,5 +1,8 @@
 //! Does the steps on real nodes, and holds the answers against all worlds that are possible.
 
+mod perform;
+mod resolve;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use hfmount::meta::faulty::{Fault, On};
 use hfmount::types::{FileType, Ino, Timestamp};
 use hfmount::vfs::{Entry, Flock, Lookup, SetAttr, Stat, TimeOrNow, Vfs};
 
+use self::perform::perform;
 use crate::node::{CALLER, Cluster, Engine, Node, read_all};
 use crate::op::{Id, Locking, NAMES, NODES, Op, Pick, Step, Trouble, Verb};
 use crate::world::{Answer, Found, TOP, World, Wrong};
@@ -173,9 +177,10 @@ impl<'a> Run<'a> {
         got
     }
 
-    /// Whether the answer may be one of a moment ago.
-    fn may_lag(&self, step: &Step) -> bool {
-        matches!(step, Step::Fstat { .. })
+    /// Whether the answer may be one of a moment ago, or of several: a name that moves while a directory is listed may be in
+    /// the listing twice, or not at all.
+    fn may_differ(step: &Step) -> bool {
+        matches!(step, Step::Fstat { .. } | Step::List { .. })
     }
 
     /// The answer when no push can be under way any more.
@@ -218,11 +223,9 @@ impl<'a> Run<'a> {
             self.log.push(format!("{:3} {sign} {} -> {}", self.next, step.short(), got.short()));
         }
         let (mut next, mut wrong) = self.either_order(steps, &got);
-        // A name that moves while a directory is listed may be in the listing twice, or not at all.
-        let may_differ = |step: &Step| matches!(step, Step::Fstat { .. } | Step::List { .. });
-        if next.is_empty() && steps.iter().any(|step| may_differ(step)) {
+        if next.is_empty() && steps.into_iter().any(Self::may_differ) {
             for n in 0..2 {
-                if may_differ(steps[n]) {
+                if Self::may_differ(steps[n]) {
                     got[n] = self.ask_again(steps[n]);
                 }
             }
@@ -459,214 +462,5 @@ impl<'a> Run<'a> {
             _ => {}
         }
         answer
-    }
-
-    /// What an operation means here and now. `None`: nothing.
-    fn resolve(&mut self, verb: &Verb) -> Option<Step> {
-        let world = &self.worlds[0];
-        let node = |n: &Pick| usize::from(*n) % NODES;
-        let name = |n: &Pick| NAMES[usize::from(*n) % NAMES.len()];
-        let pick = |from: Vec<Id>, n: &Pick| {
-            let len = from.len();
-            from.into_iter().nth(if len == 0 { 0 } else { usize::from(*n) % len })
-        };
-        // In every possible world.
-        let known = |id: &Id| {
-            self.known.inos.contains_key(id) && self.worlds.iter().all(|w| w.inodes.contains_key(id))
-        };
-        let dir = |n: &Pick| pick(world.dirs().into_iter().filter(known).collect(), n);
-        let file = |n: &Pick| pick(world.files().into_iter().filter(known).collect(), n);
-        let handle = |n: &Pick, fits: fn(&crate::world::Handle) -> bool| {
-            let open = world.handles.iter().filter(|(_, h)| fits(h)).map(|(id, _)| *id).collect();
-            pick(open, n).map(|id| (world.handles[&id].node, id))
-        };
-        let vague = |id: Id| self.worlds.iter().any(|w| w.view(id).is_vague(w.data(w.handles[&id].file)));
-        let id = self.next;
-        let step = match verb {
-            Verb::Create(n, d, a, append) => {
-                Step::Create { node: node(n), dir: dir(d)?, name: name(a), append: *append, id }
-            }
-            Verb::Mkdir(n, d, a) => Step::Mkdir { node: node(n), dir: dir(d)?, name: name(a), id },
-            Verb::Symlink(n, d, a) => Step::Symlink { node: node(n), dir: dir(d)?, name: name(a), id },
-            Verb::Link(n, f, d, a) => {
-                Step::Link { node: node(n), file: file(f)?, dir: dir(d)?, name: name(a) }
-            }
-            Verb::Unlink(n, d, a) => {
-                Step::Remove { node: node(n), dir: dir(d)?, name: name(a), rmdir: false }
-            }
-            Verb::Rmdir(n, d, a) => Step::Remove { node: node(n), dir: dir(d)?, name: name(a), rmdir: true },
-            Verb::Rename(n, f, t, flags) => Step::Rename {
-                node: node(n),
-                from: (dir(&f.0)?, name(&f.1)),
-                to: (dir(&t.0)?, name(&t.1)),
-                flags: *flags,
-            },
-            Verb::Open(n, f, flags) => Step::Open { node: node(n), file: file(f)?, flags: *flags, id },
-            Verb::Close(h) => handle(h, |_| true).map(|(node, handle)| Step::Close { node, handle })?,
-            Verb::Flush(h) => handle(h, |_| true).map(|(node, handle)| Step::Flush { node, handle })?,
-            Verb::Fsync(h) => handle(h, |_| true).map(|(node, handle)| Step::Fsync { node, handle })?,
-            Verb::Write(h, at, len, seed) => {
-                let (node, handle) = handle(h, crate::world::Handle::writes)?;
-                if world.handles[&handle].appends() && vague(handle) {
-                    return None;
-                }
-                let byte = |n: u16| seed.wrapping_add((n % 251) as u8) | 1;
-                Step::Write { node, handle, at: (*at).into(), data: (0..*len).map(byte).collect() }
-            }
-            Verb::Read(h, at, len) => {
-                let (node, handle) = handle(h, crate::world::Handle::reads)?;
-                Step::Read { node, handle, at: (*at).into(), len: (*len).into() }
-            }
-            Verb::Truncate(h, size) => {
-                let (node, handle) = handle(h, crate::world::Handle::writes)?;
-                if vague(handle) {
-                    return None;
-                }
-                Step::Truncate { node, handle, size: (*size).into() }
-            }
-            Verb::TruncatePath(n, f, size) => {
-                Step::TruncatePath { node: node(n), file: file(f)?, size: (*size).into() }
-            }
-            Verb::Fstat(h) => handle(h, |_| true).map(|(node, handle)| Step::Fstat { node, handle })?,
-            Verb::Mode(n, i, mode) => {
-                let inodes: Vec<Id> = world.files().into_iter().chain(world.dirs()).filter(known).collect();
-                Step::Mode { node: node(n), inode: pick(inodes, i)?, mode: *mode & 0o777 }
-            }
-            Verb::Mtime(n, i, t) => Step::Mtime { node: node(n), inode: file(i)?, seconds: (*t).into() },
-            Verb::Lookup(n, d, a) => Step::Lookup { node: node(n), dir: dir(d)?, name: name(a) },
-            Verb::List(n, d) => Step::List { node: node(n), dir: dir(d)? },
-            Verb::Cat(n, f) => Step::Cat { node: node(n), file: file(f)? },
-            Verb::Flock(h, kind) => {
-                handle(h, |_| true).map(|(node, handle)| Step::Flock { node, handle, kind: *kind })?
-            }
-        };
-        // Two steps at once must not be called the same.
-        self.next += 1;
-        Some(step)
-    }
-}
-
-/// What a step answers on a real node, and the number of the file that it opened.
-async fn perform(vfs: Arc<Vfs>, step: Step, known: Known) -> (Answer, Option<u64>) {
-    match attempt(vfs, step, known).await {
-        Ok(answer) => answer,
-        Err(e) => (Answer::Failed(e.kind()), None),
-    }
-}
-
-async fn attempt(vfs: Arc<Vfs>, step: Step, known: Known) -> Result<(Answer, Option<u64>), Error> {
-    let ino = |id: Id| known.inos[&id];
-    let fh = |id: Id| known.handles[&id].0;
-    let of = |handle: Id| known.inos[&known.handles[&handle].1];
-    let made = |entry: Entry| Answer::Made(entry.stat.ino);
-    let answer = match step {
-        Step::Create { dir, name, append, .. } => {
-            let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | if append { libc::O_APPEND } else { 0 };
-            let (entry, opened) = vfs.create(&CALLER, ino(dir), name.as_bytes(), 0o644, flags).await?;
-            return Ok((made(entry), Some(opened.fh)));
-        }
-        Step::Mkdir { dir, name, .. } => made(vfs.mkdir(&CALLER, ino(dir), name.as_bytes(), 0o755).await?),
-        Step::Symlink { dir, name, .. } => {
-            made(vfs.symlink(&CALLER, ino(dir), name.as_bytes(), b"target").await?)
-        }
-        Step::Link { file, dir, name, .. } => {
-            vfs.link(ino(file), ino(dir), name.as_bytes()).await?;
-            Answer::Done
-        }
-        Step::Remove { dir, name, rmdir: false, .. } => {
-            vfs.unlink(&CALLER, ino(dir), name.as_bytes()).await?;
-            Answer::Done
-        }
-        Step::Remove { dir, name, .. } => {
-            vfs.rmdir(&CALLER, ino(dir), name.as_bytes()).await?;
-            Answer::Done
-        }
-        Step::Rename { from, to, flags, .. } => {
-            let (from, to) = ((ino(from.0), from.1.as_bytes()), (ino(to.0), to.1.as_bytes()));
-            vfs.rename(&CALLER, from, to, flags).await?;
-            Answer::Done
-        }
-        Step::Open { file, flags, .. } => {
-            let opened = vfs.open(ino(file), flags).await?;
-            return Ok((Answer::Done, Some(opened.fh)));
-        }
-        Step::Close { handle, .. } => {
-            let flushed = vfs.flush(fh(handle)).await;
-            // As the kernel does, whatever the flush answered.
-            let released = vfs.release(fh(handle), Some(handle as u64)).await;
-            flushed.and(released)?;
-            Answer::Done
-        }
-        Step::Flush { handle, .. } => {
-            vfs.flush(fh(handle)).await?;
-            Answer::Done
-        }
-        Step::Fsync { handle, .. } => {
-            vfs.fsync(fh(handle)).await?;
-            Answer::Done
-        }
-        Step::Write { handle, at, data, .. } => {
-            vfs.write(fh(handle), at, Bytes::from(data)).await?;
-            Answer::Done
-        }
-        Step::Read { handle, at, len, .. } => Answer::Bytes(vfs.read(fh(handle), at, len).await?.to_vec()),
-        Step::Truncate { handle, size, .. } => {
-            vfs.setattr(of(handle), Some(fh(handle)), SetAttr { size: Some(size), ..SetAttr::default() })
-                .await?;
-            Answer::Done
-        }
-        Step::TruncatePath { file, size, .. } => {
-            vfs.setattr(ino(file), None, SetAttr { size: Some(size), ..SetAttr::default() }).await?;
-            Answer::Done
-        }
-        Step::Fstat { handle, .. } => {
-            Answer::Found(found(vfs.getattr(of(handle), Some(fh(handle))).await?.0))
-        }
-        Step::Mode { inode, mode, .. } => {
-            vfs.setattr(ino(inode), None, SetAttr { mode: Some(mode), ..SetAttr::default() }).await?;
-            Answer::Done
-        }
-        Step::Mtime { inode, seconds, .. } => {
-            let time = TimeOrNow::Time(Timestamp(seconds * 1_000_000_000));
-            vfs.setattr(ino(inode), None, SetAttr { mtime: Some(time), ..SetAttr::default() }).await?;
-            Answer::Done
-        }
-        Step::Lookup { dir, name, .. } => match vfs.lookup(&CALLER, ino(dir), name.as_bytes()).await? {
-            Lookup::Found(entry) => Answer::Found(found(entry.stat)),
-            Lookup::Absent { .. } => Answer::Absent,
-        },
-        Step::List { dir, .. } => Answer::Names(list(vfs, ino(dir)).await?),
-        Step::Cat { file, .. } => Answer::Bytes(read_all(vfs, ino(file)).await?.to_vec()),
-        Step::Flock { handle, kind, .. } => {
-            let kind = match kind {
-                Locking::Shared => Flock::Shared,
-                Locking::Exclusive => Flock::Exclusive,
-                Locking::Unlock => Flock::Unlock,
-            };
-            vfs.flock(fh(handle), handle as u64, kind, false, async {}).await?;
-            Answer::Done
-        }
-    };
-    Ok((answer, None))
-}
-
-fn found(stat: Stat) -> Found {
-    let Stat { ino, kind, size, nlink, mode, mtime, .. } = stat;
-    Found { ino, kind, size, nlink, mode, mtime: mtime.0.div_euclid(1_000_000_000) }
-}
-
-async fn list(vfs: Arc<Vfs>, dir: Ino) -> Result<BTreeMap<String, (Ino, FileType)>, Error> {
-    let mut names = BTreeMap::new();
-    let mut offset = 0;
-    loop {
-        let items = vfs.readdir(dir, offset, offset % 2 == 0, 3).await?;
-        let Some(last) = items.last() else { return Ok(names) };
-        offset = last.offset;
-        for item in items {
-            let name = String::from_utf8_lossy(&item.name).into_owned();
-            if name != "." && name != ".." {
-                names.insert(name, (item.ino, item.kind));
-            }
-        }
     }
 }

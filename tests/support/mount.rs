@@ -162,6 +162,13 @@ impl Mount {
         self.child.id()
     }
 
+    /// Where a client finds the files of a repository's branch `main`: it reads which commit that is.
+    pub fn snapshot(&self, repo: &str) -> PathBuf {
+        let dir = self.path().join(repo);
+        let commit = std::fs::read_to_string(dir.join("refs/main")).expect("the branch");
+        dir.join("snapshots").join(commit)
+    }
+
     /// What the daemon has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

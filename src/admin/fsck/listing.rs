@@ -18,6 +18,7 @@ fn key(object: &Object) -> [u8; 12] {
 impl Listing {
     pub async fn new(bucket: &Bucket, tell: Tell<'_>) -> Result<Self> {
         let mut all = Vec::new();
+        tell(Progress { what: "objects", done: 0, of: None });
         bucket
             .each("", |listed| {
                 if let Some(object) = Object::parse(&listed.name) {

@@ -167,8 +167,11 @@ impl Fsck<'_> {
                 self.listing = Some(Listing::new(&self.place.bucket, self.tell).await?);
                 self.look_at_inodes().await?;
                 self.look_at_names().await?;
+                self.begin("orphans");
                 self.look_at_orphans().await?;
+                self.begin("trash");
                 self.look_at_bin().await?;
+                self.begin("leftovers");
                 self.look_at_leftovers().await?;
             }
             Some(top) => {
@@ -178,12 +181,18 @@ impl Fsck<'_> {
             }
         }
         self.look_at_data().await?;
+        self.begin("shared objects");
         self.look_at_shared().await?;
         self.look_at_blobs().await?;
         if self.options.below.is_none() {
             self.look_at_counters().await?;
         }
         Ok(())
+    }
+
+    /// A step of which nobody knows how long it is.
+    fn begin(&self, what: &'static str) {
+        (self.tell)(Progress { what, done: 0, of: None });
     }
 
     fn tell(&self, what: &'static str, done: u64, of: u64) {

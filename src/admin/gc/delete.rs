@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::Gc;
-use crate::admin::Progress;
 use crate::error::Result;
 use crate::source::bucket::Object;
 use crate::types::{BlobId, ObjectId, SessionId, Timestamp};
@@ -110,6 +109,7 @@ impl Gc<'_> {
     pub(super) async fn delete_unfinished(&mut self) {
         for listed in std::mem::take(&mut self.unfinished) {
             self.report.unfinished.add(listed.size);
+            self.tell("broken uploads", self.report.unfinished.objects, None);
             if self.options.delete.is_none() {
                 continue;
             }
@@ -140,7 +140,7 @@ impl Gc<'_> {
                     tracing::warn!(%error, "not deleted");
                 }
             }
-            (self.tell)(Progress { what: "deleted", done: self.report.deleted.objects, of: None });
+            self.tell("deleted", self.report.deleted.objects, None);
         }
         gone
     }

@@ -42,8 +42,9 @@ fn head(report: &Report) -> String {
         text.push_str(&format!(": volume {}, {}, {}", volume.name, volume.engine, volume.storage));
     }
     let files = format!(
-        "\n{} threads; {} a large file; {} small files of {} each thread; caches {}\n\n",
+        "\n{} thread{}; {} a large file; {} small files of {} each thread; caches {}\n\n",
         args.threads,
+        if args.threads == 1 { "" } else { "s" },
         human_size(args.big_file_size),
         args.small_file_count,
         human_size(args.small_file_size),

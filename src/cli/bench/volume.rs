@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::{Row, Tell, engine, store};
@@ -14,6 +16,7 @@ use crate::config::Home;
 use crate::daemon::{RunFile, check_marker, need_volume, open_bucket};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::mounts;
+use crate::metrics::{Page, ask};
 use crate::source::bucket::Patience;
 
 /// What is known of the volume.
@@ -33,17 +36,42 @@ pub(super) struct Measured {
     pub notes: Vec<String>,
 }
 
+/// How long the daemon may take to tell its figures: they are not worth more.
+const FIGURES: Duration = Duration::from_secs(5);
+
+/// The note of the mount that `dir` lies on.
+pub(super) fn note_of(home: &Home, dir: &Path) -> Option<RunFile> {
+    mount_of(&RunFile::all(home), dir).filter(|note| is_of(note, dir))
+}
+
+/// What the daemon has counted, if it tells.
+pub(super) async fn figures(note: &RunFile) -> Option<Page> {
+    let text = timeout(FIGURES, ask(note.socket.as_deref()?)).await.ok()?.ok()?;
+    Some(Page::read(&text))
+}
+
+/// What the daemon did between two looks at its figures.
+pub(super) fn counted(before: &Page, after: &Page, took: Duration) -> impl Iterator<Item = Row> {
+    let grown = |name: String| after.sum(&name).unwrap_or(0.0) - before.sum(&name).unwrap_or(0.0);
+    let row = |name, what, family: &str| {
+        Row::counted(name, what, took, grown(format!("{family}_count")), grown(format!("{family}_sum")))
+    };
+    let fuse = row("fuse", "requests of the kernel", "hfmount_fuse_request_seconds");
+    let meta = row("meta", "metadata operations", "hfmount_meta_operation_seconds");
+    fuse.into_iter().chain(meta)
+}
+
 /// Measures the store and the engine of the volume that is mounted where `dir` is. What cannot be measured from here is noted.
 pub(super) async fn measure(
     home: &Home,
     meta: &MetaArgs,
-    dir: &Path,
+    (dir, note): (&Path, Option<RunFile>),
     threads: usize,
     stop: &CancellationToken,
     tell: Tell<'_>,
 ) -> Result<Measured> {
     let mut measured = Measured::default();
-    let Some(note) = mount_of(&RunFile::all(home), dir).filter(|note| is_of(note, dir)) else {
+    let Some(note) = note else {
         if on_hfmount(dir)? {
             let words = "object store and metadata engine were not measured: the mount is another user's, or of \
                          another HFMOUNT_HOME";

@@ -1,12 +1,14 @@
 //! `hfmount gc`, `fsck` and `info` beside real mounts: what a crash leaves goes, and nothing else; damage is found; where a
 //! file is. On SQLite with a folder, and on Redis with an S3 server.
 
-#[path = "support/mount.rs"]
+mod info;
+#[path = "../support/mount.rs"]
 mod mount;
-#[path = "support/redis.rs"]
+#[path = "../support/redis.rs"]
 mod redis_server;
-#[path = "standin/mod.rs"]
+#[path = "../standin/mod.rs"]
 mod standin;
+mod trash;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -102,6 +104,12 @@ fn writing(path: &Path) -> Child {
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
+}
+
+/// A mount with nothing in its cache, so that all comes from the storage.
+fn cold_mount(world: &World, name: &str, args: &[&str]) -> Mount {
+    let cache = world.home.path().join(format!("cache-of-{name}"));
+    world.home.mount(name, &[&["--offline", "--cache-dir", path(&cache)], args].concat())
 }
 
 fn crashed_writers_garbage_goes_and_nothing_else(world: &World) {
@@ -241,160 +249,6 @@ fn another_volumes_bucket_is_refused() {
         let output = world.home.run(&[verb]);
         assert_eq!(output.status.code(), Some(1), "{verb}");
         assert!(text(&output.stderr).contains("does not hold volume"), "{}", text(&output.stderr));
-    }
-}
-
-#[test]
-fn where_a_file_of_a_user_is() {
-    if !can_mount() {
-        return;
-    }
-    let world = World::local();
-    let mount = world.mount("mnt");
-    let file = mount.path().join("file");
-    fs::write(&file, random_bytes(1, CHUNK + 10)).expect("write");
-    std::os::unix::fs::symlink("file", mount.path().join("link")).expect("symlink");
-    let info = |args: &[&str]| world.json(&[&["info", "--json"], args].concat());
-
-    let told = info(&[path(&file)]);
-    assert_eq!((&told["path"], &told["size"]), (&"/file".into(), &(CHUNK as u64 + 10).into()), "{told}");
-    assert_eq!(told["inode"], fs::metadata(&file).expect("stat").ino());
-    assert_eq!(told["chunks"].as_array().map(Vec::len), Some(2));
-    assert_eq!(told["chunks"][1]["where"], serde_json::json!(["cache", "storage"]), "{told}");
-    let object = told["chunks"][1]["extents"][0]["object"].as_str().expect("a name");
-    assert_eq!(fs::metadata(world.objects.join(object)).expect("it lies there").len(), 10);
-
-    for same in [path(&mount.path().join("link")), "volume:/file", "volume:link"] {
-        assert_eq!(info(&[same])["chunks"], told["chunks"], "{same}");
-    }
-    let link = info(&["--no-follow", path(&mount.path().join("link"))]);
-    assert_eq!((&link["kind"], &link["target"]), (&"symlink".into(), &"file".into()), "{link}");
-    let number = format!("inode:{}", told["inode"]);
-    assert_eq!(info(&[&number])["path"], "/file");
-    fs::remove_file(world.objects.join(object)).expect("unlink");
-    assert_eq!(info(&["--check", "volume:/file"])["chunks"][1]["where"], serde_json::json!(["cache"]));
-    let text = world.home.run_ok(&["info", "--chunks", path(&file)]);
-    assert!(text.contains("on this machine  2 of 2 chunks") && text.contains(object), "{text}");
-
-    for (wrong, why) in [("/", "on no hfmount mount"), ("volume:/none", "none"), ("inode:x", "a number")] {
-        let output = world.home.run(&["info", wrong]);
-        let err = mount::text(&output.stderr);
-        assert!(output.status.code() == Some(1) && err.contains(why), "{wrong}: {err}");
-    }
-}
-
-#[test]
-fn where_a_file_of_the_hub_is() {
-    if !can_mount() {
-        return;
-    }
-    let home = Home::new();
-    let root = home.dir("hub");
-    put(&root, "models/org/m/main/model.bin", random_bytes(7, 3 * CHUNK));
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    let args =
-        ["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint(), "--store-hub-blobs", "always"];
-    home.run_ok(&args);
-    let objects = home.path().join("hfmount/storage/default");
-    let world = World { home, objects, _servers: None };
-    let mount = world.home.mount("mnt", &[]);
-    let repo = mount.path().join("models--org--m");
-    let commit = fs::read_to_string(repo.join("refs/main")).expect("the branch");
-    let file = repo.join("snapshots").join(commit).join("model.bin");
-    fs::metadata(&file).expect("stat");
-    let told = || world.json(&["info", "--json", path(&file)]);
-    assert_eq!(told()["chunks"][2]["where"], serde_json::json!(["hub"]), "{}", told());
-    assert!(told()["blob"]["origins"][0].as_str().is_some_and(|o| o.ends_with("/model.bin")), "{}", told());
-
-    assert_eq!(fs::read(&file).expect("read").len(), 3 * CHUNK);
-    let all = serde_json::json!(["cache", "storage"]);
-    let at_both = |chunk: &Value| chunk["where"] == all;
-    wait_for("uploads", || told()["chunks"].as_array().expect("chunks").iter().all(at_both));
-    wait_for("verification", || told()["blob"]["verified"] == true);
-    let text = world.home.run_ok(&["info", path(&file)]);
-    assert!(text.contains("in the storage") && text.contains("3 of 3 chunks"), "{text}");
-    world.is_clean();
-
-    // Lost in the storage: it comes from the Hub again.
-    let name = fs::canonicalize(&file).expect("a blob");
-    let etag = name.file_name().and_then(|n| n.to_str()).expect("an id").to_owned();
-    let blobs = world.objects.join("blobs").join(&etag[..2]).join(&etag);
-    let lost = fs::read_dir(&blobs).expect("chunks").next().expect("one").expect("one").path();
-    fs::remove_file(lost).expect("unlink");
-    let (code, found) = world.fsck(&[]);
-    assert_eq!((code, found.len()), (Some(1), 1), "{found:?}");
-    let (code, found) = world.fsck(&["--repair"]);
-    assert!(code == Some(0) && found[0]["repaired"] == true, "{found:?}");
-    world.is_clean();
-    let cold = world.home.path().join("cold");
-    let other = world.home.mount("other", &["--cache-dir", path(&cold)]);
-    let inside = file.strip_prefix(mount.path()).expect("within");
-    assert!(fs::read(other.path().join(inside)).expect("read") == fs::read(&file).expect("read"));
-
-    // Deleted everywhere: an hour later it goes. It was introduced just now.
-    fs::remove_dir_all(&repo).expect("rm -r");
-    let report = world.gc(&["--delete"]);
-    assert_eq!(report["garbage"]["blobs"], 0, "{report}");
-    world.is_clean();
-}
-
-/// A mount with nothing in its cache, so that all comes from the storage.
-fn cold_mount(world: &World, name: &str, args: &[&str]) -> Mount {
-    let cache = world.home.path().join(format!("cache-of-{name}"));
-    world.home.mount(name, &[&["--offline", "--cache-dir", path(&cache)], args].concat())
-}
-
-fn what_can_be_restored_is_needed(world: &World) {
-    let mount = world.mount("mnt");
-    let (a, b) = (random_bytes(1, 2 * CHUNK + 5), random_bytes(2, 300_000));
-    fs::create_dir(mount.path().join("dir")).expect("mkdir");
-    fs::write(mount.path().join("dir/a"), &a).expect("write");
-    fs::write(mount.path().join("b"), &b).expect("write");
-    let objects = world.chunks();
-    assert_eq!(objects.len(), 4);
-    fs::remove_dir_all(mount.path().join("dir")).expect("rm -r");
-    fs::remove_file(mount.path().join("b")).expect("rm");
-    assert_eq!(fs::read_dir(mount.path()).expect("a list").count(), 0);
-    // It counts for nothing, has no name, and is needed.
-    world.is_clean();
-    assert_eq!(mount.stop().code(), Some(0));
-    let report = world.gc(&["--delete"]);
-    assert_eq!(
-        (&report["garbage"]["total"]["objects"], &report["failed"]),
-        (&0.into(), &0.into()),
-        "{report}"
-    );
-    assert_eq!(world.chunks(), objects);
-    world.is_clean();
-
-    let dump = world.home.path().join("volume.jsonl");
-    world.home.run_ok(&["dump", path(&dump)]);
-    let other = world.home.path().join("other.db");
-    let other = path(&other);
-    world.home.run_ok(&["load", "--meta", other, path(&dump)]);
-    assert_eq!(world.fsck(&["--deep", "--meta", other]), (Some(0), Vec::new()), "of the copy");
-
-    let cold = cold_mount(world, "cold", &[]);
-    world.home.run_ok(&["restore", "--all", path(cold.path())]);
-    let restored = || fs::read(cold.path().join("dir/a")).is_ok_and(|bytes| bytes == a);
-    wait_for("the mount to hear of it", restored);
-    assert!(fs::read(cold.path().join("b")).expect("read") == b);
-    world.is_clean();
-    assert_eq!(world.gc(&["--delete"])["garbage"]["total"]["objects"], 0);
-    assert_eq!(world.chunks(), objects);
-}
-
-#[test]
-fn what_can_be_restored_is_needed_in_a_folder() {
-    if can_mount() {
-        what_can_be_restored_is_needed(&World::local());
-    }
-}
-
-#[test]
-fn what_can_be_restored_is_needed_on_a_server() {
-    if can_mount() {
-        what_can_be_restored_is_needed(&World::servers());
     }
 }
 
