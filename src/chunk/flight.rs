@@ -23,6 +23,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// While others read the same: how far ahead of a reader chunks are asked for that others begin with. Beyond that each node
 /// looks only for those that are its own to begin with.
 const NEAR: u64 = 8;
+/// Chunks of a blob whose reader is only expected that come at one time: on a slow link all at once would come together, late,
+/// and he would wait for the first of them.
+const EXPECTED: usize = 4;
 /// How long nothing is fetched ahead after a failure.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -188,7 +191,8 @@ impl Blob {
                     return;
                 }
                 // Readers who are there come before one who is only expected.
-                if readahead.is_expected() && under_way > (most - most / 4).max(1) {
+                let few = under_way <= (most - most / 4).max(1) && flights.len() < EXPECTED;
+                if readahead.is_expected() && !few {
                     return;
                 }
                 let missing =

@@ -82,10 +82,6 @@ impl Memory {
         *self.delay.lock().unwrap() = delay;
     }
 
-    pub fn set_pace(&self, pace: Duration) {
-        *self.pace.lock().unwrap() = pace;
-    }
-
     pub fn hang(&self, id: BlobId) {
         self.hanging.lock().unwrap().push(id);
     }

@@ -24,7 +24,7 @@ async fn a_chunk_is_passed_on_while_it_comes_from_the_hub() {
     let nodes = cluster.nodes(4).await;
     let (id, bytes) = cluster.blob(&nodes[0], CHUNK, 1).await;
     // A chunk takes 0.7 s; from one to the next, as a whole, it would take four times as long.
-    cluster.hub.set_pace(Duration::from_millis(100));
+    *cluster.hub.pace.lock().unwrap() = Duration::from_millis(100);
     join_all(nodes.iter().map(|node| node.read(id, &bytes))).await;
     assert_eq!(cluster.hub.times(), [1]);
     let passed_on: u64 = nodes.iter().map(Node::passed_on).sum();
@@ -41,7 +41,7 @@ async fn what_was_passed_on_and_turns_out_wrong_is_shown_to_nobody_and_nobody_is
     let nodes = cluster.nodes(3).await;
     // One chunk: that it is wrong is seen when it has come.
     let (id, bytes) = cluster.blob(&nodes[0], CHUNK - 5, 1).await;
-    cluster.hub.set_pace(Duration::from_millis(50));
+    *cluster.hub.pace.lock().unwrap() = Duration::from_millis(50);
     cluster.hub.fault(&[Fault::Wrong(CHUNK - 6), Fault::Break(40_000)]);
     join_all(nodes.iter().map(|node| node.read(id, &bytes))).await;
     assert!(nodes.iter().map(Node::passed_on).sum::<u64>() > 0, "it was passed on");

@@ -1,6 +1,7 @@
 //! Many nodes want one chunk: each gives it to the next.
 
 use super::*;
+use tokio::time::Instant;
 
 const LEN: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(60);
@@ -183,4 +184,34 @@ async fn what_was_passed_on_in_vain_is_nobodys_chunk() {
     let patience = Duration::from_millis(300);
     let e = n[1].client.fetch(BLOB, 0, LIVE as u32, &[n[0].holder()], patience).await.expect_err("not whole");
     assert_eq!(e.kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn who_is_to_begin_with_a_chunk_is_asked_to() {
+    let (_, n) = nodes(2).await;
+    let (at, size, whole) = (n[0].holder(), 3 * LIVE as u64, content(0, LIVE));
+    n[0].store.manners(|m| m.begins = true);
+    let feeding = async {
+        until("it has begun", || !lock(&n[0].store.begun).is_empty()).await;
+        n[0].store.feed(0, whole.clone());
+        n[0].store.land(0, Some(whole.clone()));
+    };
+    let asked = n[1].client.wait_begun(BLOB, size, 0, LIVE as u32, &at, SOON);
+    let (got, ()) = tokio::join!(asked, feeding);
+    assert_eq!(collect(got.expect("it comes")).await.expect("bytes"), whole);
+    assert_eq!(*lock(&n[0].store.begun), [(BLOB, size, 0)]);
+    // What is there is given without a word.
+    let again = n[1].client.wait_begun(BLOB, size, 0, LIVE as u32, &at, SOON).await.expect("held");
+    assert_eq!(collect(again).await.expect("bytes"), whole);
+    assert_eq!(lock(&n[0].store.begun).len(), 1);
+    // Who does not do it says so at once.
+    n[0].store.manners(|m| m.begins = false);
+    let begun = Instant::now();
+    let e = n[1].client.wait_begun(BLOB, size, 1, LIVE as u32, &at, SOON).await.expect_err("not begun");
+    assert_eq!(e.kind(), Kind::NotFound);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(n[1].client.is_well(n[0].id), "that is no failure");
+    // A size that makes no sense is not passed on to the shelf.
+    let e = n[1].client.wait_begun(BLOB, 1, 1, LIVE as u32, &at, SOON).await.expect_err("nonsense");
+    assert_eq!((e.kind(), lock(&n[0].store.begun).len()), (Kind::NotFound, 2));
 }
