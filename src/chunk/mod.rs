@@ -14,6 +14,7 @@ mod blob;
 pub mod cache;
 mod checkers;
 mod cluster;
+mod coming;
 pub mod digest;
 pub mod extents;
 pub mod file;
