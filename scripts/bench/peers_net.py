@@ -15,6 +15,8 @@ CLONE_NEWNET = 0x40000000
 PREFIX = "10.77.0"
 # What a link keeps for a moment: large enough for the largest packet that the kernel hands over at once.
 BURST = "256kb"
+# What waits before a link at most: 50 ms of it, but some twenty such packets, or flows that share a slow link starve.
+QUEUE_SECONDS, QUEUE_BYTES = 0.05, 1_250_000
 
 
 def run(*words):
@@ -27,6 +29,11 @@ def run(*words):
 def mbit(rate):
     """Bytes per second as tc writes it."""
     return f"{max(1, rate * 8 // 1000)}kbit"
+
+
+def queue(rate):
+    """How long what waits before a link of so many bytes per second may take, as tc writes it."""
+    return f"{max(QUEUE_SECONDS, QUEUE_BYTES / rate) * 1000:.0f}ms"
 
 
 class Net:
@@ -96,7 +103,7 @@ class Net:
         for where, device in ((down, f"v{number}"), (up, "eth0")):
             with contextlib.suppress(Failed):
                 run("tc", *where, "qdisc", "del", "dev", device, "root")
-        tbf = ("tbf", "rate", mbit(link), "burst", BURST, "latency", "50ms")
+        tbf = ("tbf", "rate", mbit(link), "burst", BURST, "latency", queue(link))
         run("tc", *up, "qdisc", "add", "dev", "eth0", "root", *tbf)
         if hub is None:
             run("tc", *down, "qdisc", "add", "dev", f"v{number}", "root", *tbf)

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::blob::Blob;
 use super::cache::Presence;
+use super::coming::{Coming, Follow, Mark};
 use super::overflow::Held;
 use super::readahead::Readahead;
 use super::tally::Tally;
@@ -19,9 +20,12 @@ use crate::peer::Stripes;
 
 /// How long the origin's refusal (no rights, it has no such blob) is taken as its answer for all chunks.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
-/// While others read the same: how far ahead of a reader chunks are asked for that others begin with. They have them by
-/// then, or are fetching them; otherwise this node does.
-const NEAR: u64 = 6;
+/// While others read the same: how far ahead of a reader chunks are asked for that others begin with. Beyond that each node
+/// looks only for those that are its own to begin with.
+const NEAR: u64 = 8;
+/// Chunks of a blob whose reader is only expected that come at one time: on a slow link all at once would come together, late,
+/// and he would wait for the first of them.
+const EXPECTED: usize = 4;
 /// How long nothing is fetched ahead after a failure.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -54,15 +58,24 @@ impl Wait {
     }
 }
 
+/// A chunk on its way.
+#[derive(Debug, Default)]
+struct Flight {
+    landing: watch::Sender<Option<Landing>>,
+    coming: Coming,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     /// The chunks on their way. As many as transfers in all cover, not as the blob has.
-    flights: HashMap<u64, watch::Sender<Option<Landing>>>,
+    flights: HashMap<u64, Flight>,
     pub readahead: Readahead,
     /// What follows the blob was asked for.
     pub followed: bool,
     /// Which chunks this node fetches first, while others read the same.
     pub stripes: Option<Stripes>,
+    /// When the tracker last said who reads it.
+    pub met: Option<Instant>,
     /// Handles open.
     pub users: usize,
     /// Raised when all chunks were dropped: what was on its way then does not count.
@@ -89,6 +102,7 @@ impl State {
             readahead: Readahead::new(chunk_size, chunks, window),
             followed: false,
             stripes: None,
+            met: None,
             users: 0,
             generation: 0,
             only_origin: false,
@@ -115,7 +129,7 @@ impl Blob {
             }
             for idx in chunks {
                 if let Some(flight) = state.flights.get(&idx) {
-                    waits.push((idx, Wait::For(flight.subscribe())));
+                    waits.push((idx, Wait::For(flight.landing.subscribe())));
                     continue;
                 }
                 // After the flights: a chunk is on the disk before its flight ends.
@@ -134,9 +148,9 @@ impl Blob {
                         _ => fetch.push(idx..idx + 1),
                     }
                 }
-                let (flight, wait) = watch::channel(None);
+                let flight = Flight::default();
+                waits.push((idx, Wait::For(flight.landing.subscribe())));
                 state.flights.insert(idx, flight);
-                waits.push((idx, Wait::For(wait)));
             }
         }
         for run in fetch {
@@ -177,17 +191,17 @@ impl Blob {
                     return;
                 }
                 // Readers who are there come before one who is only expected.
-                if readahead.is_expected() && under_way > (most - most / 4).max(1) {
+                let few = under_way <= (most - most / 4).max(1) && flights.len() < EXPECTED;
+                if readahead.is_expected() && !few {
                     return;
                 }
                 let missing =
                     |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
                 let next = match stripes {
-                    // What others begin with is left to them until a reader is near it. Otherwise whoever is ahead would
-                    // take all of it, and his one link would have to bring it to all the others.
-                    Some(stripes) => readahead
-                        .next_mine(stripes.nodes(), segment, missing, |idx| stripes.is_mine(idx))
-                        .or_else(|| readahead.next_within(NEAR, segment, missing)),
+                    // What a reader needs next goes first, wherever it is to be had.
+                    Some(stripes) => readahead.next_within(NEAR, segment, missing).or_else(|| {
+                        readahead.next_mine(stripes.nodes(), segment, missing, |idx| stripes.is_mine(idx))
+                    }),
                     None => readahead.next(segment, missing),
                 };
                 let Some(run) = next else {
@@ -197,7 +211,7 @@ impl Blob {
                     }
                     return;
                 };
-                run.clone().for_each(|idx| _ = flights.insert(idx, watch::channel(None).0));
+                run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
                 run
             };
             fill::begin(Flights::new(self, run), Some(Arc::new(place)), None);
@@ -216,20 +230,52 @@ impl Blob {
         lock(&self.state).refused = Some((Instant::now(), error.share()));
     }
 
+    /// Begins to fetch chunk `idx`, since another node asks for it; unless it is here, on its way, or too much else is fetched
+    /// for others.
+    pub(super) fn lend(self: &Arc<Self>, idx: u64) {
+        if self.shared.is_closing() || self.shared.was_full() || self.refusal().is_some() {
+            return;
+        }
+        let Ok(place) = self.shared.lent.clone().try_acquire_owned() else { return };
+        {
+            let mut state = lock(&self.state);
+            if self.file.presence(idx) != Presence::Absent || state.flights.contains_key(&idx) {
+                return;
+            }
+            state.flights.insert(idx, Flight::default());
+        }
+        let mut flights = Flights::new(self, idx..idx + 1);
+        flights.mine = true;
+        fill::begin(flights, Some(Arc::new(place)), None);
+    }
+
     /// Whether somebody waits for one of the chunks.
     pub(super) fn is_awaited(&self, mut chunks: Range<u64>) -> bool {
         let state = lock(&self.state);
-        chunks.any(|idx| state.flights.get(&idx).is_some_and(|f| f.receiver_count() > 0))
+        chunks.any(|idx| state.flights.get(&idx).is_some_and(|f| f.landing.receiver_count() > 0))
     }
 
     /// A wait for chunk `idx`, if it is on its way.
     pub(super) fn wait_for(&self, idx: u64) -> Option<Wait> {
-        lock(&self.state).flights.get(&idx).map(|flight| Wait::For(flight.subscribe()))
+        lock(&self.state).flights.get(&idx).map(|flight| Wait::For(flight.landing.subscribe()))
+    }
+
+    /// The same for who passes on what comes.
+    pub(super) fn passed_on(&self, idx: u64) -> Option<Follow> {
+        let state = lock(&self.state);
+        let flight = state.flights.get(&idx)?;
+        Some(flight.coming.follow(flight.landing.subscribe()))
+    }
+
+    /// A transfer of chunk `idx` begins. To be held until it ends.
+    pub(super) fn begins(&self, idx: u64) -> Option<Mark> {
+        let coming = lock(&self.state).flights.get(&idx).map(|flight| flight.coming.clone());
+        coming.map(|coming| coming.begin(self.file.chunk_len(idx)))
     }
 
     fn land(&self, idx: u64, landing: &Landing) {
         if let Some(flight) = lock(&self.state).flights.remove(&idx) {
-            flight.send_replace(Some(landing.clone()));
+            flight.landing.send_replace(Some(landing.clone()));
         }
     }
 }
@@ -243,11 +289,13 @@ pub(super) struct Flights {
     error: Option<Arc<Error>>,
     /// Since when other nodes have not given the first of them.
     stuck: Option<Instant>,
+    /// Not to be left to others: one of them asked for it.
+    pub mine: bool,
 }
 
 impl Flights {
     fn new(blob: &Arc<Blob>, run: Range<u64>) -> Self {
-        Flights { blob: blob.clone(), left: run, error: None, stuck: None }
+        Flights { blob: blob.clone(), left: run, error: None, stuck: None, mine: false }
     }
 
     /// The first of the run is there.
@@ -273,7 +321,7 @@ impl Flights {
         let at = idx.clamp(self.left.start, self.left.end);
         let rest = at..self.left.end;
         self.left.end = at;
-        Flights { blob: self.blob.clone(), left: rest, error: None, stuck: None }
+        Flights { blob: self.blob.clone(), left: rest, error: None, stuck: None, mine: self.mine }
     }
 
     /// The rest has failed, for this reason.

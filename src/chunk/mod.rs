@@ -14,6 +14,7 @@ mod blob;
 pub mod cache;
 mod checkers;
 mod cluster;
+mod coming;
 pub mod digest;
 pub mod extents;
 pub mod file;
@@ -28,18 +29,17 @@ mod reads;
 mod record;
 mod settle;
 mod shared;
+mod small;
 mod store;
 mod tally;
 mod verify;
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lru::LruCache;
 use tokio::sync::broadcast;
 
 pub use self::blob::BlobContent;
@@ -54,6 +54,7 @@ use self::blob::Blob;
 use self::cache::{CacheDir, ContentKey};
 use self::file::BlobReader;
 use self::shared::Shared;
+use self::small::{SMALL, Small};
 use crate::blocking::blocking;
 use crate::error::Result;
 use crate::meta::Blobs;
@@ -81,6 +82,8 @@ pub struct ChunksOptions {
     pub store_hub_blobs: bool,
     /// The last chunk of a blob is not shown before the whole was checked against its name.
     pub strict: bool,
+    /// Small blobs that stay open when nobody reads them, with two descriptors each.
+    pub small_blobs: usize,
 }
 
 impl Default for ChunksOptions {
@@ -94,6 +97,7 @@ impl Default for ChunksOptions {
             max_window: u64::MAX,
             store_hub_blobs: false,
             strict: false,
+            small_blobs: 128,
         }
     }
 }
@@ -114,17 +118,11 @@ pub struct Chunks {
     /// Blobs that files are copies of, the latest last: such a file reads piece by piece, and its way through the blob
     /// should be known as one.
     copied: Mutex<VecDeque<Arc<BlobContent>>>,
-    /// Small blobs that were opened lately. Configs and tokenizers are opened again and again, and to open two files on the
-    /// local disk costs more than to read them.
-    small: Mutex<LruCache<BlobId, Arc<BlobContent>>>,
+    small: Mutex<Small<Arc<BlobContent>>>,
 }
 
 /// Blobs held open for the files that are copies of them.
 const MAX_COPIED: usize = 8;
-/// Small blobs held open, of two descriptors each; what they keep from eviction is at most so many times [`SMALL`].
-const MAX_SMALL: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
-/// The largest of those, bytes.
-const SMALL: u64 = 1 << 20;
 
 impl Chunks {
     /// A store over a cache directory, rows about blobs, and sources in the order of preference, of which the last one is
@@ -157,10 +155,11 @@ impl Chunks {
         bucket: Option<Bucket>,
         peers: Option<Arc<Peers>>,
     ) -> Self {
+        let small = Mutex::new(Small::new(options.small_blobs));
         let shared = Shared::new(options, cache, blobs, sources, bucket, peers);
         store::start(&shared);
         cluster::start(&shared);
-        Chunks { shared, copied: Mutex::default(), small: Mutex::new(LruCache::new(MAX_SMALL)) }
+        Chunks { shared, copied: Mutex::default(), small }
     }
 
     /// Opens a blob of `size` bytes for reading. While somebody has it open all get the same one.
@@ -178,7 +177,7 @@ impl Chunks {
         content.blob().came();
         if size <= SMALL {
             // Dropped outside of the lock: the last holder's end is work.
-            let _oldest = lock(&self.small).push(id, content.clone());
+            let _oldest = lock(&self.small).hold(id, size, content.clone());
         }
         Ok(content)
     }
@@ -247,7 +246,8 @@ impl Chunks {
     /// and says that it stopped cleanly. Reads fail from now on.
     pub async fn shutdown(&self, grace: Duration) -> Result<()> {
         lock(&self.copied).clear();
-        lock(&self.small).clear();
+        let small = lock(&self.small).clear();
+        drop(small);
         self.shared.shutdown(grace).await
     }
 }

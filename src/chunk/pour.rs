@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::blob::{Blob, Facts};
 use super::cache::CacheFile;
+use super::coming::Mark;
 use super::digest::Digest;
 use super::flight::{AheadPlace, Flights, Landing};
 use super::lock;
@@ -27,6 +28,8 @@ use crate::source::{Provider, Source, Want};
 
 /// Pieces of a source that are gathered at most, however small.
 const MAX_PIECES: usize = 256;
+/// Bytes that are enough for a write of a chunk that is passed on, if that is no more than an eighth of it.
+const FOLLOWED: usize = 128 << 10;
 /// A source that gives nothing for so long has stalled: what others could use is given back while it is waited for.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -279,6 +282,7 @@ struct Pouring {
     /// Of what is gathered.
     room: Option<OwnedSemaphorePermit>,
     sink: Place,
+    mark: Option<Arc<Mark>>,
 }
 
 enum Place {
@@ -289,12 +293,25 @@ enum Place {
     Gone,
 }
 
+impl Place {
+    /// Nothing is being written.
+    fn is_here(&self) -> bool {
+        match self {
+            Place::Here(_) => true,
+            Place::Away(job) => job.is_finished(),
+            Place::Gone => false,
+        }
+    }
+}
+
 struct Sink {
     hasher: blake3::Hasher,
     whole: Option<Digest>,
     written: usize,
     memory: Option<(BytesMut, OwnedSemaphorePermit)>,
     on_memory_file: bool,
+    /// For those to whom it is passed on meanwhile.
+    mark: Option<Arc<Mark>>,
 }
 
 /// A write that the disk did not take.
@@ -308,7 +325,12 @@ impl Pouring {
     /// A chunk of a run that ends before `end`. In memory from the start if the cache would not keep it until it is read.
     async fn begin(blob: &Arc<Blob>, idx: u64, end: u64) -> Result<Self> {
         let mut pouring = Self::new(blob, idx);
-        if idx < end && blob.wants_memory(idx) {
+        if idx < end && !blob.wants_memory(idx) {
+            pouring.mark = blob.begins(idx).map(Arc::new);
+            if let Place::Here(sink) = &mut pouring.sink {
+                sink.mark = pouring.mark.clone();
+            }
+        } else if idx < end {
             let place = blob.shared.overflow.place().await?;
             if let Place::Here(sink) = &mut pouring.sink {
                 sink.memory = Some((BytesMut::with_capacity(pouring.len), place));
@@ -325,6 +347,7 @@ impl Pouring {
             written: 0,
             memory: None,
             on_memory_file: blob.file.is_in_memory(),
+            mark: None,
         };
         Pouring {
             blob: blob.clone(),
@@ -334,6 +357,7 @@ impl Pouring {
             batch: Vec::new(),
             room: None,
             sink: Place::Here(Box::new(sink)),
+            mark: None,
         }
     }
 
@@ -343,7 +367,7 @@ impl Pouring {
     }
 
     /// Takes bytes, and writes those that are enough: always up to a multiple of [`PIECE`] in the chunk, so that no page is
-    /// written twice and hashes are made of large blocks.
+    /// written twice and hashes are made of large blocks. Less is enough if the chunk is passed on.
     async fn push(&mut self, mut bytes: Bytes) -> Result<()> {
         while !bytes.is_empty() {
             if self.room.is_none() {
@@ -351,10 +375,15 @@ impl Pouring {
                 self.room =
                     Some(room.map_err(|e| Error::with_source(Kind::Internal, "memory for pieces", e))?);
             }
-            let piece = bytes.split_to(bytes.len().min(PIECE - self.taken % PIECE));
+            let followed = self.mark.as_ref().is_some_and(|mark| mark.is_followed());
+            let eighth = (self.blob.chunk_size() as usize / 8).max(4 << 10);
+            let enough = if followed { FOLLOWED.min(eighth) } else { PIECE };
+            let piece = bytes.split_to(bytes.len().min(enough - self.taken % enough));
             self.taken += piece.len();
             self.batch.push(piece);
-            if self.taken.is_multiple_of(PIECE) || self.batch.len() >= MAX_PIECES || self.rest() == 0 {
+            let due = self.taken.is_multiple_of(PIECE) || self.batch.len() >= MAX_PIECES || self.rest() == 0;
+            // More is gathered while the write before goes on.
+            if due || (self.taken.is_multiple_of(enough) && self.sink.is_here()) {
                 self.flush().await?;
             }
         }
@@ -462,5 +491,10 @@ fn write(
         }
     }
     sink.written += len;
+    if sink.memory.is_none()
+        && let Some(mark) = &sink.mark
+    {
+        mark.wrote(sink.written);
+    }
     Ok(sink)
 }

@@ -21,7 +21,7 @@ use super::{Blob, BlobContent, BlobEvent, ChunksOptions, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::Blobs;
-use crate::peer::Peers;
+use crate::peer::{NodeId, Peers};
 use crate::source::Source;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;
@@ -52,6 +52,10 @@ pub(super) struct Shared {
     pub pieces: Arc<Semaphore>,
     /// Places for transfers ahead of readers.
     pub ahead: Arc<Semaphore>,
+    /// The nodes that read the same large blob as this one lately.
+    pub companions: Mutex<Option<(Instant, Vec<NodeId>)>>,
+    /// Places for transfers that other nodes asked for.
+    pub lent: Arc<Semaphore>,
     /// How many there are.
     ahead_places: usize,
     /// Who knows what blobs are parts of, if somebody does.
@@ -168,6 +172,8 @@ impl Shared {
             pieces: Arc::new(Semaphore::new(pieces)),
             ahead: Arc::new(Semaphore::new(ahead_places)),
             ahead_places,
+            companions: Mutex::default(),
+            lent: Arc::new(Semaphore::new(ahead_places)),
             sequel: OnceLock::new(),
             expected: Expected::default(),
             followed: Arc::new(Semaphore::new(follow::MOST_READERS)),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::task::JoinHandle;
 
 use super::metrics::Figures;
@@ -40,6 +41,9 @@ use crate::vfs::{Orders, Private, Shards, Vfs, VfsOptions};
 /// How long chunks of the Hub that are on their way to the bucket may keep the end waiting.
 const UPLOADS: Duration = Duration::from_secs(5);
 
+/// Small blobs that stay open at most: those of some hundred models.
+const MOST_SMALL: usize = 1024;
+
 /// How long what was read last may take to be noted down at the end.
 const RECORDING: Duration = Duration::from_secs(5);
 
@@ -62,6 +66,12 @@ pub(super) struct Layers {
     pub(super) figures: Figures,
     /// Taken when the file system is mounted.
     pub(super) invalidations: Option<Orders>,
+}
+
+/// Small blobs that stay open: with an eighth of the descriptors that this process may have.
+fn small_blobs() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(MOST_SMALL, |limit| usize::try_from(limit / 16).unwrap_or(MOST_SMALL).clamp(64, MOST_SMALL))
 }
 
 impl Layers {
@@ -125,6 +135,7 @@ impl Layers {
             io_timeout: options.io_timeout,
             store_hub_blobs: volume.stores_hub_blobs() && !options.read_only,
             strict: options.strict,
+            small_blobs: small_blobs(),
             ..ChunksOptions::default()
         };
         let chunks = Arc::new(Chunks::among(

@@ -95,6 +95,8 @@ fn served(stats: &ServerStats, text: &mut Text) {
         .sample(&[("outcome", "refused")], stats.refused)
         .sample(&[("outcome", "replayed")], stats.replays)
         .sample(&[("outcome", "blocked")], stats.blocked);
+    text.counter("hfmount_peer_passed_on_total", "Chunks that were sent to other nodes while they came in.")
+        .sample(&[], stats.passed_on);
     text.gauge("hfmount_peer_slots_free", "Upload slots that are free.").sample(&[], stats.slots_free);
 }
 

@@ -33,7 +33,7 @@ pub use self::peers::Peers;
 pub use self::place::advertised;
 pub use self::protocol::Directory;
 pub use self::registry::{Ping, Registry};
-pub use self::server::{Server, ServerOptions, ServerStats, Shelf, Shelved};
+pub use self::server::{Server, ServerOptions, ServerStats, Shelf, Shelved, Waited};
 pub use self::stripes::Stripes;
 pub use self::types::{
     Advertise, Beat, Claim, Claimed, Decision, Holder, NodeId, NodeInfo, PeerOptions, RedisDown, Role,

@@ -67,6 +67,10 @@ pub struct ChunkAsk {
     pub from: u32,
     /// Waits so long for a transfer under way, or for a slot. `None`: answers at once.
     pub wait: Option<Duration>,
+    /// Does not wait for the end of the transfer: what has come of the chunk is passed on. Only with `wait`.
+    pub live: bool,
+    /// Of the whole blob, bytes: if nobody fetches the chunk there, that node begins to. Only with `live`.
+    pub size: Option<u64>,
 }
 
 impl Route {
@@ -85,6 +89,12 @@ impl Route {
                 }
                 if let Some(wait) = ask.wait {
                     target += &format!("{sep}wait={}", wait.as_millis());
+                    if ask.live {
+                        target += "&live=1";
+                        if let Some(size) = ask.size {
+                            target += &format!("&size={size}");
+                        }
+                    }
                 }
                 target
             }
@@ -98,12 +108,14 @@ impl Route {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
-        let (mut from, mut wait) = (None, None);
+        let (mut from, mut wait, mut live, mut size) = (None, None, None, None);
         for pair in query.into_iter().flat_map(|q| q.split('&')) {
             let (name, value) = pair.split_once('=')?;
             let slot = match name {
                 "from" => &mut from,
                 "wait" => &mut wait,
+                "live" => &mut live,
+                "size" => &mut size,
                 _ => return None,
             };
             if slot.replace(decimal(value)?).is_some() {
@@ -111,9 +123,17 @@ impl Route {
             }
         }
         let wait = wait.map(Duration::from_millis);
+        let live = match live {
+            None => false,
+            Some(1) if wait.is_some() => true,
+            Some(_) => return None,
+        };
+        if size.is_some() && !live {
+            return None;
+        }
         match (method, path.strip_prefix("/v1/")?) {
             ("GET", "ping") if query.is_none() => Some(Route::Ping),
-            ("POST", "fill") if from.is_none() => Some(Route::Fill(wait.unwrap_or_default())),
+            ("POST", "fill") if from.is_none() && !live => Some(Route::Fill(wait.unwrap_or_default())),
             ("GET", rest) => {
                 let (etag, idx) = rest.strip_prefix("blobs/")?.split_once('/')?;
                 let from = u32::try_from(from.unwrap_or(0)).ok()?;
@@ -122,6 +142,8 @@ impl Route {
                     idx: decimal(idx)?,
                     from,
                     wait,
+                    live,
+                    size,
                 }))
             }
             _ => None,

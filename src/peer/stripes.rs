@@ -38,12 +38,18 @@ impl Stripes {
         self.others.len() as u64 + 1
     }
 
-    /// Whether this node is the one to begin with chunk `idx`: of all it has the highest weight for it.
+    /// The node that is to begin with chunk `idx`: of all it has the highest weight for it.
+    #[must_use]
+    pub fn whose(&self, idx: u64) -> NodeId {
+        let stripe = idx / self.len;
+        let nodes = self.others.iter().copied().chain([self.me]);
+        nodes.max_by_key(|node| weight(self.blob, stripe, *node)).unwrap_or(self.me)
+    }
+
+    /// Whether that is this node.
     #[must_use]
     pub fn is_mine(&self, idx: u64) -> bool {
-        let stripe = idx / self.len;
-        let mine = weight(self.blob, stripe, self.me);
-        self.others.iter().all(|node| weight(self.blob, stripe, *node) < mine)
+        self.whose(idx) == self.me
     }
 }
 

@@ -21,13 +21,20 @@ pub struct PeerSource {
     client: Client,
     /// How long busy nodes are asked again.
     patience: Duration,
+    live: bool,
 }
 
 impl PeerSource {
     /// `patience`: how long to wait for a slot of holders that are all busy, before another source is asked.
     #[must_use]
     pub fn new(client: Client, patience: Duration) -> Self {
-        PeerSource { client, patience }
+        PeerSource { client, patience, live: true }
+    }
+
+    /// Only from nodes that have the chunk whole and say what its hash is.
+    #[must_use]
+    pub fn recorded(self) -> Self {
+        PeerSource { live: false, ..self }
     }
 }
 
@@ -51,7 +58,7 @@ impl Source for PeerSource {
     }
 
     fn told(&self, blob: BlobId, chunk: u64) -> Option<[u8; 32]> {
-        self.client.given(blob, chunk).map(|given| given.hash)
+        self.client.given(blob, chunk).and_then(|given| given.hash)
     }
 }
 
@@ -61,13 +68,21 @@ pub struct WaitSource {
     client: Client,
     /// How long one chunk is waited for.
     limit: Duration,
+    /// Whether those nodes are asked to begin.
+    begin: bool,
 }
 
 impl WaitSource {
     /// `limit`: how long the first byte of a chunk may take.
     #[must_use]
     pub fn new(client: Client, limit: Duration) -> Self {
-        WaitSource { client, limit }
+        WaitSource { client, limit, begin: false }
+    }
+
+    /// The nodes are asked to fetch what they do not fetch yet.
+    #[must_use]
+    pub fn begun_there(self) -> Self {
+        WaitSource { begin: true, ..self }
     }
 }
 
@@ -79,13 +94,13 @@ impl Source for WaitSource {
 
     /// Of [`Want::holders`] the first of each chunk is the one that fetches it.
     async fn fetch(&self, want: &Want) -> Result<Fetched> {
-        let waiting = Waiting { source: self.clone(), want: want.clone(), idx: want.first };
+        let waiting = Waiting { source: self.clone(), want: want.clone(), idx: want.first, next: None };
         let chunks = stream::try_unfold(waiting, Waiting::next).boxed();
         Ok(chunks.try_flatten().boxed())
     }
 
     fn told(&self, blob: BlobId, chunk: u64) -> Option<[u8; 32]> {
-        self.client.given(blob, chunk).map(|given| given.hash)
+        self.client.given(blob, chunk).and_then(|given| given.hash)
     }
 }
 
@@ -94,21 +109,42 @@ struct Waiting {
     source: WaitSource,
     want: Want,
     idx: u64,
+    next: Option<AbortOnDropHandle<Result<Got>>>,
 }
 
 impl Waiting {
+    /// Waits for a chunk, once it is polled.
+    fn open(&self, idx: u64) -> impl Future<Output = Result<Got>> + Send + use<> {
+        let WaitSource { client, limit, begin } = self.source.clone();
+        let (blob, size, len) = (self.want.blob, self.want.size, self.want.len_of(idx));
+        let owner = self.want.holders.get((idx - self.want.first) as usize).and_then(|n| n.first()).cloned();
+        async move {
+            let what = || format!("blob {blob} chunk {idx}");
+            let owner = owner.ok_or_else(|| Error::new(Kind::Internal, what()))?;
+            let len = u32::try_from(len).map_err(|e| Error::with_source(Kind::Internal, what(), e))?;
+            let got = match begin {
+                true => client.wait_begun(blob, size, idx, len, &owner, limit).await,
+                false => client.wait(blob, idx, len, &owner, limit).await,
+            };
+            got.context(what)
+        }
+    }
+
     async fn next(mut self) -> Result<Option<(BoxStream<'static, Result<Bytes>>, Self)>> {
-        let (blob, idx) = (self.want.blob, self.idx);
-        let len = self.want.len_of(idx);
-        if len == 0 {
+        if self.want.len_of(self.idx) == 0 {
             return Ok(None);
         }
-        let what = || format!("blob {blob} chunk {idx}");
-        let owner = self.want.holders.get((idx - self.want.first) as usize).and_then(|nodes| nodes.first());
-        let owner = owner.ok_or_else(|| Error::new(Kind::Internal, what()))?;
-        let len = u32::try_from(len).map_err(|e| Error::with_source(Kind::Internal, what(), e))?;
-        let got = self.source.client.wait(blob, idx, len, owner, self.source.limit).await.context(what)?;
+        let got = match self.next.take() {
+            Some(opening) => {
+                opening.await.map_err(|e| Error::with_source(Kind::Internal, "asking a peer", e))??
+            }
+            None => self.open(self.idx).await?,
+        };
         self.idx += 1;
+        // The end of a chunk that is passed on waits for its check; the next one comes meanwhile.
+        if self.want.len_of(self.idx) > 0 {
+            self.next = Some(AbortOnDropHandle::new(tokio::spawn(self.open(self.idx))));
+        }
         Ok(Some((got.bytes, self)))
     }
 }
@@ -132,7 +168,7 @@ impl Run {
     }
 
     fn open(&self, idx: u64) -> impl Future<Output = Result<Got>> + Send + use<> {
-        let PeerSource { client, patience } = self.source.clone();
+        let PeerSource { client, patience, live } = self.source.clone();
         let (blob, len) = (self.want.blob, self.len(idx));
         let holders = self.want.holders.get((idx - self.want.first) as usize).cloned();
         async move {
@@ -141,7 +177,11 @@ impl Run {
             let holders =
                 holders.ok_or_else(|| Error::new(Kind::NotFound, "no peer has it")).context(what)?;
             let len = u32::try_from(len).map_err(|e| Error::with_source(Kind::Internal, what(), e))?;
-            client.fetch(blob, idx, len, &holders, patience).await.context(what)
+            let got = match live {
+                true => client.fetch_live(blob, idx, len, &holders, patience).await,
+                false => client.fetch(blob, idx, len, &holders, patience).await,
+            };
+            got.context(what)
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Memory {
     /// Bytes of the pieces that it gives.
     pub piece: usize,
     pub delay: Mutex<Duration>,
+    /// Before each piece.
+    pub pace: Mutex<Duration>,
     /// How many transfers ahead it bears, if it says so.
     pub ahead: Option<usize>,
     /// Blobs of which nothing ever comes.
@@ -55,6 +57,7 @@ impl Memory {
             always: Mutex::new(Fault::None),
             piece: 10_000,
             delay: Mutex::default(),
+            pace: Mutex::default(),
             ahead: None,
             hanging: Mutex::default(),
             requests: Mutex::default(),
@@ -155,6 +158,16 @@ impl Source for Memory {
             .step_by(self.piece)
             .map(|at| Ok(bytes.slice(at..bytes.len().min(at + self.piece))))
             .collect();
-        Ok(stream::iter(pieces.into_iter().chain(end)).boxed())
+        let pace = *self.pace.lock().unwrap();
+        let pieces = stream::iter(pieces.into_iter().chain(end));
+        if pace.is_zero() {
+            return Ok(pieces.boxed());
+        }
+        Ok(pieces
+            .then(move |piece| async move {
+                tokio::time::sleep(pace).await;
+                piece
+            })
+            .boxed())
     }
 }

@@ -7,5 +7,6 @@ mod redis;
 mod source;
 
 mod faults;
+mod sources;
 mod together;
 mod world;

@@ -42,6 +42,8 @@ pub struct Setup {
     pub peers: PeerOptions,
     pub hub: Option<Arc<Memory>>,
     pub bucket: Option<Bucket>,
+    /// Asked before the Hub.
+    pub before: Vec<Arc<dyn Source>>,
     pub options: ChunksOptions,
 }
 
@@ -65,7 +67,7 @@ impl Setup {
             ..ChunksOptions::default()
         };
         let peers = PeerOptions { listen: Some((Ipv4Addr::LOCALHOST, 0).into()), ..PeerOptions::default() };
-        Setup { name, peers, hub: None, bucket: None, options }
+        Setup { name, peers, hub: None, bucket: None, before: Vec::new(), options }
     }
 }
 
@@ -159,6 +161,11 @@ impl Node {
         file.write_all_at(&[byte[0] ^ 1], at).expect("write");
     }
 
+    /// Chunks that it sent while they came in.
+    pub fn passed_on(&self) -> u64 {
+        self.server.as_ref().expect("not cut off").stats().passed_on
+    }
+
     pub fn given_by_peers(&self) -> u64 {
         self.chunks.stats().sources.iter().find(|s| s.name == "peer").expect("counted").bytes
     }
@@ -183,6 +190,7 @@ async fn build(redis: u16, hub: Arc<Memory>, dir: PathBuf, setup: Setup) -> Node
     if let Some(bucket) = &setup.bucket {
         sources.push(Arc::new(BucketSource::new(bucket)));
     }
+    sources.extend(setup.before);
     if setup.peers.hub {
         sources.push(setup.hub.unwrap_or(hub));
     }

@@ -7,7 +7,7 @@ use hfmount::config::Volume;
 use hfmount::error::{Error, Kind, Result};
 use hfmount::meta::kv::Kv;
 use hfmount::peer::auth::PeerKey;
-use hfmount::peer::{NodeId, PeerOptions, Registry, Role, Server, ServerOptions, Shelf, Shelved};
+use hfmount::peer::{NodeId, PeerOptions, Registry, Role, Server, ServerOptions, Shelf, Shelved, Waited};
 use hfmount::types::BlobId;
 use serde_json::Value;
 
@@ -106,8 +106,11 @@ impl Shelf for Empty {
     async fn chunk(&self, _: BlobId, _: u64) -> Result<Option<Shelved>> {
         Ok(None)
     }
-    async fn wait(&self, _: BlobId, _: u64) -> bool {
-        false
+    async fn wait(&self, _: BlobId, _: u64, _: bool) -> Waited {
+        Waited::Absent
+    }
+    async fn begin(&self, _: BlobId, _: u64, _: u64) -> Result<()> {
+        Ok(())
     }
     async fn fill(&self, _: BlobId, _: u64, _: u64) -> Result<()> {
         Err(Error::new(Kind::NotSupported, "fill"))

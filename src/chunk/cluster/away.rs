@@ -27,7 +27,7 @@ pub(super) async fn round(
     let task = fill::task_without_records(&blob, flights);
     if !nodes.is_empty() {
         let holders = for_each_chunk(flights, nodes);
-        let source = PeerSource::new(peers.client().clone(), PATIENCE);
+        let source = PeerSource::new(peers.client().clone(), PATIENCE).recorded();
         let counters = &blob.shared.counters.peers;
         let from = From { source: &source, counters, is_origin: false, holders };
         match pour::pour(flights, &task, &from, place).await {

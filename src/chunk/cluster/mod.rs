@@ -8,6 +8,7 @@
 //! | `away` | what is done while the tracker does not answer |
 //! | `held` | telling the others what is here, and taking it back before it goes |
 //! | `shelf` | what the others are served from |
+//! | `relay` | passing a chunk on while it comes in |
 //!
 //! Correctness does not rest on any of it: the cluster's record of a chunk's hash decides, as it does for one node alone.
 
@@ -15,10 +16,11 @@ mod away;
 mod held;
 mod others;
 mod parts;
+mod relay;
 mod shelf;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -40,7 +42,7 @@ use crate::source::peer::{PeerSource, WaitSource};
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(60);
 /// How long nodes that are busy are asked again before the bucket is.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long another node's transfer is waited for before the tracker is asked anew: as long as its lease lasts, within these.
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -68,11 +70,11 @@ pub(super) async fn round(
     peers: &Arc<Peers>,
     mut part: Option<Part>,
 ) -> Result<()> {
-    let (mut tries, mut nobody) = (0, 0);
+    let (mut tries, mut nobody, mut mine) = (0, 0, flights.mine);
     loop {
         let step = match part.take() {
             Some(part) => part.step,
-            None => match first_part(flights, place, peers).await {
+            None => match first_part(flights, place, peers, mine).await {
                 Ok(step) => step,
                 Err(e) if e.kind().is_transient() => return away::round(flights, place, peers, e).await,
                 Err(e) => return Err(e),
@@ -94,8 +96,18 @@ pub(super) async fn round(
             }
             step => step,
         };
+        let begun = Instant::now();
+        let (how, run) = (step.name(), flights.left.clone());
         let ended = take(flights, place, peers, step).await;
+        let (took, left) = (begun.elapsed(), flights.left.start);
+        tracing::trace!(blob = %flights.blob.id, chunks = ?run, how, left, ?took, "taken");
         let Err(Missed::Others(e)) = ended else { return ended.map_err(Missed::error) };
+        if how == Step::THEIRS {
+            // It has a lease by now, or does not do it.
+            mine = true;
+            tracing::debug!(blob = %flights.blob.id, error = %e, "another node has not begun with it");
+            continue;
+        }
         let moved = flights.left.start > before;
         flights.note_stuck(!moved);
         (tries, nobody) = match (moved, e.kind()) {
@@ -112,9 +124,14 @@ pub(super) async fn round(
 }
 
 /// Asks the tracker, and keeps the first part of the run.
-async fn first_part(flights: &mut Flights, place: &AheadPlace, peers: &Arc<Peers>) -> Result<Step> {
+async fn first_part(
+    flights: &mut Flights,
+    place: &AheadPlace,
+    peers: &Arc<Peers>,
+    mine: bool,
+) -> Result<Step> {
     let blob = flights.blob.clone();
-    let mut parts = parts::ask(&blob, peers, flights.left.clone()).await?;
+    let mut parts = parts::ask(&blob, peers, flights.left.clone(), mine).await?;
     while parts.len() > 1
         && let Some(part) = parts.pop()
     {
@@ -179,6 +196,11 @@ async fn take(
         Step::Leased { owner, left } => {
             let source = WaitSource::new(peers.client().clone(), left.clamp(SHORTEST_WAIT, LONGEST_WAIT));
             let holders = for_each_chunk(flights, vec![owner]);
+            from_peers(flights, place, peers, &source, holders).await.map_err(Missed::Others)
+        }
+        Step::Theirs(node) => {
+            let source = WaitSource::new(peers.client().clone(), SHORTEST_WAIT).begun_there();
+            let holders = for_each_chunk(flights, vec![node]);
             from_peers(flights, place, peers, &source, holders).await.map_err(Missed::Others)
         }
         Step::Free => filled(flights, peers, None).await,

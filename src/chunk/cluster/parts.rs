@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -11,7 +11,14 @@ use crate::chunk::blob::Blob;
 use crate::chunk::cache::Presence;
 use crate::chunk::lock;
 use crate::error::Result;
-use crate::peer::{Claim, Decision, Peers, Stripes};
+use crate::peer::{Claim, Decision, Directory, NodeId, Peers, Stripes};
+
+/// How long it is taken as known who reads a blob.
+const MET: Duration = Duration::from_millis(300);
+/// How long who read the same is expected to read the same again, and of how many chunks a blob is that says so: nodes that
+/// read parts of a model each have its small files in common.
+const COMPANIONS: Duration = Duration::from_secs(10);
+const LARGE: u64 = 8;
 
 /// A part of a run, and what is to be done about it.
 #[derive(Debug)]
@@ -28,12 +35,31 @@ pub(super) enum Step {
     Held(Vec<Arc<[Holder]>>),
     /// Another one is fetching it.
     Leased { owner: Holder, left: Duration },
+    /// Nobody has it, and this other node begins with it.
+    Theirs(Holder),
     /// Nobody has it, and this node may not fetch it.
     Free,
     /// Others have it, and this node gets it from none of them: it fetches it for itself, without a lease.
     Alone,
     /// Too long for one question.
     Unasked,
+}
+
+impl Step {
+    pub(super) const THEIRS: &str = "theirs";
+
+    /// For logs.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Step::Ours(_) => "ours",
+            Step::Held(_) => "held",
+            Step::Leased { .. } => "leased",
+            Step::Theirs(_) => Self::THEIRS,
+            Step::Free => "free",
+            Step::Alone => "alone",
+            Step::Unasked => "unasked",
+        }
+    }
 }
 
 impl Part {
@@ -71,19 +97,31 @@ impl Drop for Lease {
     }
 }
 
-/// Asks the tracker about a run, and takes the leases of what nobody has if this node may fetch it.
-pub(super) async fn ask(blob: &Arc<Blob>, peers: &Arc<Peers>, run: Range<u64>) -> Result<Vec<Part>> {
-    let first = run.start..run.end.min(run.start + Claim::MOST as u64);
+/// Asks the tracker about a run, and takes the leases of what nobody has if this node may fetch it. Unless it is to be `mine`
+/// by all means, what others begin with is left to them.
+pub(super) async fn ask(
+    blob: &Arc<Blob>,
+    peers: &Arc<Peers>,
+    run: Range<u64>,
+    mine: bool,
+) -> Result<Vec<Part>> {
+    let mut first = run.start..run.end.min(run.start + Claim::MOST as u64);
+    let fetches = may_fetch(blob);
+    let shared = fetches && !mine;
+    if shared && lock(&blob.state).met.is_none_or(|at| at.elapsed() > MET) {
+        // Who has come since is to have his share of it.
+        let claimed = peers.claim(&Claim::look(blob.id, vec![first.start])).await?;
+        meet(blob, peers, &claimed.participants);
+    }
+    let theirs = if shared { who_begins(blob, peers, &mut first) } else { None };
     let wanted: Vec<u64> = first.clone().collect();
     let most = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
-    let fetches = may_fetch(blob);
-    let claim = match fetches {
+    let claim = match fetches && theirs.is_none() {
         true => Claim::fill(blob.id, wanted, most),
         false => Claim::look(blob.id, wanted),
     };
     let claimed = peers.claim(&claim).await?;
-    let stripes = Stripes::new(blob.id, blob.file.chunks(), peers.me(), &claimed.participants);
-    lock(&blob.state).stripes = stripes;
+    meet(blob, peers, &claimed.participants);
     let mut decisions = claimed.decisions;
     if !fetches && decisions.contains(&Decision::Free) {
         take_stored(blob, peers, &first, &mut decisions).await?;
@@ -92,10 +130,48 @@ pub(super) async fn ask(blob: &Arc<Blob>, peers: &Arc<Peers>, run: Range<u64>) -
     for (idx, decision) in first.clone().zip(decisions) {
         add(&mut parts, blob, peers, idx, decision);
     }
+    if let Some(theirs) = theirs {
+        let free = parts.iter_mut().filter(|part| matches!(part.step, Step::Free));
+        free.for_each(|part| part.step = Step::Theirs(theirs.clone()));
+    }
     if first.end < run.end {
         parts.push(Part { run: first.end..run.end, step: Step::Unasked });
     }
     Ok(parts)
+}
+
+/// These read the blob. With those who read another large one with this node a moment ago, and will probably read this one too:
+/// whoever comes to it first is not to fetch all of it.
+fn meet(blob: &Blob, peers: &Peers, participants: &[NodeId]) {
+    let together = {
+        let mut companions = lock(&blob.shared.companions);
+        if participants.len() > 1 && blob.file.chunks() >= LARGE {
+            *companions = Some((Instant::now(), participants.to_vec()));
+        }
+        let lately = companions.as_ref().filter(|(at, _)| at.elapsed() < COMPANIONS);
+        let mut all = participants.to_vec();
+        all.extend(lately.iter().flat_map(|(_, nodes)| nodes));
+        all.sort_unstable();
+        all.dedup();
+        all
+    };
+    let stripes = Stripes::new(blob.id, blob.file.chunks(), peers.me(), &together);
+    let mut state = lock(&blob.state);
+    (state.stripes, state.met) = (stripes, Some(Instant::now()));
+}
+
+/// The other node that is to begin with the first of a run, which is cut where another one begins. `None`: this one is, or
+/// there is nobody to be asked.
+fn who_begins(blob: &Blob, peers: &Peers, run: &mut Range<u64>) -> Option<Holder> {
+    let node = {
+        let state = lock(&blob.state);
+        let stripes = state.stripes.as_ref()?;
+        let node = stripes.whose(run.start);
+        run.end = (run.start..run.end).find(|idx| stripes.whose(*idx) != node).unwrap_or(run.end);
+        node
+    };
+    let holder = peers.registry().holder(node)?;
+    (node != peers.me() && peers.client().is_well(node)).then_some(holder)
 }
 
 /// What the bucket has this node may fetch in any case.

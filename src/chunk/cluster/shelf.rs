@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 
+use super::relay::Relay;
 use crate::blocking::blocking;
 use crate::chunk::blob::{Blob, BlobContent};
 use crate::chunk::cache::{CacheFile, ContentKey, Presence};
@@ -15,7 +16,7 @@ use crate::chunk::flight::Landing;
 use crate::chunk::lock;
 use crate::chunk::shared::{PIECE, Shared};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::peer::{Shelf, Shelved};
+use crate::peer::{Shelf, Shelved, Waited};
 use crate::types::BlobId;
 
 /// Blobs kept open for those who fetch them chunk by chunk.
@@ -91,7 +92,7 @@ impl Shelf for BlobShelf {
         let file = blob.file.clone();
         let verified = file.is_verified();
         if let Some(held) = shared.overflow.get(id, idx) {
-            let (len, hash) = (held.bytes.len() as u32, *blake3::hash(&held.bytes).as_bytes());
+            let (len, hash) = (held.bytes.len() as u32, Some(*blake3::hash(&held.bytes).as_bytes()));
             let bytes = stream::once(async move { Ok(held.bytes.clone()) }).boxed();
             return Ok(Some(Shelved { len, hash, verified, bytes }));
         }
@@ -106,13 +107,47 @@ impl Shelf for BlobShelf {
         let bytes =
             Pieces { content, file, at: idx * u64::from(shared.options.chunk_size), left: record.len };
         let bytes = stream::try_unfold(bytes, Pieces::next).boxed();
-        Ok(Some(Shelved { len: record.len, hash: record.hash, verified, bytes }))
+        Ok(Some(Shelved { len: record.len, hash: Some(record.hash), verified, bytes }))
     }
 
-    async fn wait(&self, id: BlobId, idx: u64) -> bool {
-        let Ok(shared) = self.shared() else { return false };
-        let Some(wait) = shared.find(id).and_then(|blob| blob.wait_for(idx)) else { return false };
-        matches!(wait.landing().await, Landing::Cached | Landing::Memory(_))
+    async fn wait(&self, id: BlobId, idx: u64, live: bool) -> Waited {
+        let Ok(shared) = self.shared() else { return Waited::Absent };
+        let Some(blob) = shared.find(id) else { return Waited::Absent };
+        let landing = if live {
+            let Some(mut follow) = blob.passed_on(idx) else { return Waited::Absent };
+            match follow.begun().await {
+                Some(landing) => landing,
+                None => {
+                    let Ok(Some(content)) = shared.reopen(id, blob.size) else { return Waited::Absent };
+                    let relay = Relay::new(content, follow, idx);
+                    let len = relay.len();
+                    let bytes = stream::try_unfold(relay, Relay::next).boxed();
+                    return Waited::Coming(Shelved { len, hash: None, verified: false, bytes });
+                }
+            }
+        } else {
+            let Some(wait) = blob.wait_for(idx) else { return Waited::Absent };
+            wait.landing().await
+        };
+        match landing {
+            Landing::Cached | Landing::Memory(_) => Waited::Landed,
+            Landing::Failed(_) => Waited::Absent,
+        }
+    }
+
+    async fn begin(&self, id: BlobId, size: u64, idx: u64) -> Result<()> {
+        let shared = self.shared()?;
+        if !shared.reaches_origin() {
+            return Ok(());
+        }
+        let content = match shared.reopen(id, size)? {
+            Some(content) => content,
+            None => shared.open_file(id, size).await?,
+        };
+        if idx < content.blob().file.chunks() {
+            content.blob().lend(idx);
+        }
+        Ok(())
     }
 
     async fn fill(&self, id: BlobId, size: u64, idx: u64) -> Result<()> {
@@ -149,12 +184,15 @@ impl Pieces {
         self.content.blob().shared.uploads.give_way();
         let len = (self.left as usize).min(PIECE);
         let (file, at) = (self.file.clone(), self.at);
-        let piece = blocking(move || {
-            let mut piece = BytesMut::zeroed(len);
-            let n = file.read_present(at, &mut piece)?;
-            Ok((n == Some(len)).then(|| piece.freeze()))
-        });
-        let piece = piece.await?.ok_or_else(|| Error::new(Kind::NotFound, "evicted meanwhile"))?;
+        let mut piece = BytesMut::zeroed(len);
+        if file.try_read(at, &mut piece) != Some(len) {
+            let read = blocking(move || {
+                let n = file.read_present(at, &mut piece)?;
+                Ok((n == Some(len)).then_some(piece))
+            });
+            piece = read.await?.ok_or_else(|| Error::new(Kind::NotFound, "evicted meanwhile"))?;
+        }
+        let piece = piece.freeze();
         self.at += len as u64;
         self.left -= len as u32;
         Ok(Some((piece, self)))

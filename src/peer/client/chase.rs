@@ -37,6 +37,10 @@ pub(super) struct Chase {
     pub len: u32,
     /// Until when busy nodes are asked again.
     pub until: Instant,
+    /// Nodes that are still receiving it may pass it on.
+    live: bool,
+    /// Of the blob: who is waited for is to begin with the chunk.
+    size: Option<u64>,
     queue: VecDeque<Candidate>,
     /// Asked in this round, or in the queue.
     seen: HashSet<NodeId>,
@@ -66,6 +70,8 @@ impl Chase {
             idx,
             len,
             until,
+            live: false,
+            size: None,
             queue: VecDeque::new(),
             seen: HashSet::new(),
             dead: HashSet::new(),
@@ -75,6 +81,16 @@ impl Chase {
             worst: None,
             absent: None,
         }
+    }
+
+    /// Nodes that are still receiving it may pass it on.
+    pub fn live(self) -> Self {
+        Chase { live: true, ..self }
+    }
+
+    /// Who is waited for is to begin with the chunk, of a blob of `size` bytes.
+    pub fn begun_there(self, size: u64) -> Self {
+        Chase { size: Some(size), ..self }
     }
 
     /// Adds nodes that are said to hold the chunk.
@@ -112,7 +128,15 @@ impl Chase {
         let inner = self.inner.clone();
         let left = self.until.saturating_duration_since(Instant::now());
         let wait = candidate.waits.then(|| left.min(SLICE)).filter(|w| !w.is_zero());
-        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: 0, wait };
+        let live = self.live && wait.is_some();
+        let ask = ChunkAsk {
+            blob: self.blob,
+            idx: self.idx,
+            from: 0,
+            wait,
+            live,
+            size: self.size.filter(|_| live),
+        };
         let len = self.len;
         Box::pin(async move {
             let answered = inner.ask_chunk(&candidate.holder, ask, len).await;
@@ -166,7 +190,9 @@ impl Chase {
             Ok(Answered::Chunk(opened)) => return Some(opened),
             Ok(Answered::Elsewhere(others)) => {
                 self.busy.push(holder.clone());
-                let others = self.inner.choose(&others, self.len);
+                let mut others = self.inner.choose(&others, self.len);
+                // Who does not answer is named until it is known to be gone.
+                others.retain(|h| self.inner.scores.is_well(h.node));
                 let later = self.queue.iter().position(|c| c.waits).unwrap_or(self.queue.len());
                 let later = self.queue.split_off(later);
                 others.into_iter().for_each(|h| self.add(h, true));

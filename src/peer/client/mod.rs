@@ -39,6 +39,8 @@ const IDLE: usize = 4;
 const IDLE_FOR: Duration = Duration::from_secs(20);
 /// One wait for a fill.
 const FILL_SLICE: Duration = Duration::from_secs(10);
+/// How much later than it should be an answer may come from a node that is asked to begin with a chunk.
+const LATE: Duration = Duration::from_millis(500);
 /// Chunks of which is remembered who gave them.
 const GIVEN: NonZeroUsize = NonZeroUsize::new(4096).expect("above 0");
 
@@ -104,8 +106,9 @@ struct Inner {
 pub struct Got {
     /// Who gives it, to begin with: see [`Client::given`].
     pub from: NodeId,
-    /// Its BLAKE3, as that node recorded it; signed.
-    pub hash: [u8; 32],
+    /// Its BLAKE3, as that node recorded it; signed. `None`: it is still coming in there, and is passed on. Its end comes when
+    /// that node has compared it with the cluster's record.
+    pub hash: Option<[u8; 32]>,
     /// Whether that node knows the blob to be what its name says.
     pub verified: bool,
     /// Exactly the chunk's length, or an error that names the node.
@@ -126,8 +129,8 @@ impl fmt::Debug for Got {
 pub struct Given {
     /// More than one if others went on where the first one stopped.
     pub nodes: Vec<NodeId>,
-    /// The chunk's BLAKE3, as all of them recorded it.
-    pub hash: [u8; 32],
+    /// The chunk's BLAKE3, as all of them recorded it that had it whole.
+    pub hash: Option<[u8; 32]>,
     pub verified: bool,
 }
 
@@ -148,6 +151,7 @@ impl Inner {
         let mut all = self.lock();
         let given = all.get_or_insert_mut((blob, idx), fresh);
         given.nodes.push(opened.holder.node);
+        given.hash = given.hash.or(opened.hash);
         given.verified &= opened.verified;
     }
 }
@@ -192,11 +196,28 @@ impl Client {
 
     /// Chunk `idx`, which has `len` bytes, from one of `holders`: of two taken at random the better one, then the others, then
     /// those that they name. If all are busy they are asked to let this node wait, until `patience` is over. If one stalls,
-    /// another is asked beside it, and goes on where it stopped.
+    /// another is asked beside it, and goes on where it stopped. Nodes that are still receiving
+    /// it may pass it on: then its hash is not known.
     ///
     /// # Errors
     /// [`Kind::NotFound`]: none of them has it, or may be asked. [`Kind::Unavailable`], [`Kind::TimedOut`]: they are busy, or
     /// fail.
+    pub async fn fetch_live(
+        &self,
+        blob: BlobId,
+        idx: u64,
+        len: u32,
+        holders: &[Holder],
+        patience: Duration,
+    ) -> Result<Got> {
+        let chase = Chase::new(&self.0, blob, idx, len, Instant::now() + patience).live().holders(holders);
+        self.get(chase).await
+    }
+
+    /// The same only from nodes that have it whole, so that there is a node's word for its hash.
+    ///
+    /// # Errors
+    /// As [`Client::fetch_live`].
     pub async fn fetch(
         &self,
         blob: BlobId,
@@ -209,8 +230,8 @@ impl Client {
         self.get(chase).await
     }
 
-    /// The same from the node that is fetching the chunk itself, or from those that wait there already, as soon as it has
-    /// come; within `limit`.
+    /// The same from the node that is fetching the chunk itself, or from those that wait there already, as it comes there;
+    /// the first of it within `limit`.
     ///
     /// # Errors
     /// [`Kind::NotFound`]: that node has no such transfer, or it failed. [`Kind::Unavailable`]: it cannot be reached, or does
@@ -223,8 +244,38 @@ impl Client {
         owner: &Holder,
         limit: Duration,
     ) -> Result<Got> {
-        let chase = Chase::new(&self.0, blob, idx, len, Instant::now() + limit).owner(owner);
+        let chase = Chase::new(&self.0, blob, idx, len, Instant::now() + limit).live().owner(owner);
         self.get(chase).await
+    }
+
+    /// The same from a node that is asked to fetch the chunk, of a blob of `size` bytes, if it does not yet.
+    ///
+    /// # Errors
+    /// As [`Client::wait`]. [`Kind::NotFound`]: it does not do it.
+    pub async fn wait_begun(
+        &self,
+        blob: BlobId,
+        size: u64,
+        idx: u64,
+        len: u32,
+        node: &Holder,
+        limit: Duration,
+    ) -> Result<Got> {
+        let chase = Chase::new(&self.0, blob, idx, len, Instant::now() + limit);
+        let opening = self.get(chase.live().begun_there(size).owner(node));
+        match tokio::time::timeout(limit + LATE, opening).await {
+            Ok(got) => got,
+            Err(_) => {
+                self.failed(node.node);
+                Err(Error::new(Kind::TimedOut, format!("{} does not answer", request::name(node))))
+            }
+        }
+    }
+
+    /// Whether nothing bad is known of the node lately.
+    #[must_use]
+    pub fn is_well(&self, node: NodeId) -> bool {
+        self.0.scores.is_well(node)
     }
 
     async fn get(&self, chase: Chase) -> Result<Got> {

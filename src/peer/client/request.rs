@@ -40,7 +40,8 @@ pub(super) enum Filled {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub holder: Holder,
-    pub hash: [u8; 32],
+    /// `None`: it passes on what comes to it, and does not know yet.
+    pub hash: Option<[u8; 32]>,
     pub verified: bool,
     /// Where in the chunk the body begins.
     pub from: u32,
@@ -119,9 +120,12 @@ impl Inner {
         let status = answer.status;
         match status {
             StatusCode::OK => {
-                let (Some(hash), Some(verified)) = (answer.hash, answer.verified) else {
-                    return Err(Error::new(Kind::Corrupt, "an answer without a hash"));
+                let (hash, Some(verified)) = (answer.hash, answer.verified) else {
+                    return Err(Error::new(Kind::Corrupt, "an answer without a word of what it is"));
                 };
+                if hash.is_none() && !ask.live {
+                    return Err(Error::new(Kind::Corrupt, "an answer without a hash"));
+                }
                 let left = len.saturating_sub(ask.from);
                 if answer.len != u64::from(left) {
                     let why = format!("{} bytes instead of {left}", answer.len);

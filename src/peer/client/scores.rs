@@ -152,6 +152,13 @@ impl Scores {
         first.into_iter().chain(rated).map(|(.., holder)| holder).collect()
     }
 
+    /// Whether the node neither failed nor gave wrong bytes lately.
+    pub fn is_well(&self, node: NodeId) -> bool {
+        let (now, state) = (Instant::now(), self.lock());
+        let over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
+        state.nodes.peek(&node).is_none_or(|score| over(score.backoff) && over(score.blocked))
+    }
+
     pub fn asked(&self, node: NodeId) {
         self.with(node, |s| s.stats.requests += 1);
     }
@@ -167,8 +174,9 @@ impl Scores {
         });
     }
 
-    /// A transfer from the node has ended: so many bytes, for which it was waited so long.
-    pub fn ended(&self, node: NodeId, bytes: u64, waited: Duration, whole: bool) {
+    /// A transfer from the node has ended: so many bytes, for which it was waited so long. If it was `live`, no faster than they
+    /// came to that node.
+    pub fn ended(&self, node: NodeId, bytes: u64, waited: Duration, whole: bool, live: bool) {
         let mut state = self.lock();
         let score = state.nodes.get_or_insert_mut(node, Score::default);
         score.in_flight = score.in_flight.saturating_sub(1);
@@ -176,7 +184,9 @@ impl Scores {
         if bytes >= LEAST_SAMPLE {
             // A reader that is slower than the node measures itself: nobody is faster than this.
             let rate = bytes as f64 / waited.as_secs_f64().max(bytes as f64 / 2e10);
-            score.rate = blend(score.rate, rate);
+            if !live {
+                score.rate = blend(score.rate, rate);
+            }
             state.rate = blend(state.rate, rate);
         }
     }

@@ -48,8 +48,8 @@ struct Giver {
 
 impl Drop for Giver {
     fn drop(&mut self) {
-        let node = self.opened.holder.node;
-        self.inner.scores.ended(node, self.bytes, self.waited, self.whole);
+        let (node, live) = (self.opened.holder.node, self.is_live());
+        self.inner.scores.ended(node, self.bytes, self.waited, self.whole, live);
     }
 }
 
@@ -97,7 +97,9 @@ impl Transfer {
     pub async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
         if self.at == self.len {
             self.current.whole = true;
-            self.inner.scores.paused(self.longest);
+            if !self.current.is_live() {
+                self.inner.scores.paused(self.longest);
+            }
             return Ok(None);
         }
         let asked = Instant::now();
@@ -105,8 +107,11 @@ impl Transfer {
         let mut before = asked;
         let piece = loop {
             let stall = self.inner.scores.stall(self.inner.times.hedge, self.inner.times.progress / 2);
-            let wake =
-                if self.rival.is_none() && !self.others.is_empty() { before + stall } else { deadline };
+            let wake = if self.rival.is_none() && !self.others.is_empty() && !self.current.is_live() {
+                before + stall
+            } else {
+                deadline
+            };
             let step = {
                 let rival = async {
                     match &mut self.rival {
@@ -193,7 +198,7 @@ impl Transfer {
             return;
         }
         let (inner, at) = (self.inner.clone(), self.at);
-        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: at, wait: None };
+        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: at, wait: None, live: false, size: None };
         let opening = rival(inner, others, ask, self.len).boxed();
         self.rival = Some(Rival { opening, at });
     }
@@ -217,7 +222,8 @@ impl Transfer {
     /// Goes on with what the rival gives, if it says that it gives the same. `None`: it does not.
     async fn switch(&mut self, mut giver: Giver, mut piece: Bytes) -> Result<Option<Bytes>> {
         self.rival = None;
-        if giver.opened.hash != self.current.opened.hash {
+        let (new, old) = (giver.opened.hash, self.current.opened.hash);
+        if new.is_some() && old.is_some() && new != old {
             tracing::warn!(
                 blob = %self.blob, idx = self.idx, a = %name(&self.current.opened.holder), b = %name(&giver.opened.holder),
                 "two peers have different bytes of one chunk"
@@ -255,6 +261,11 @@ impl Transfer {
 impl Giver {
     fn new(inner: &Arc<Inner>, opened: Opened) -> Self {
         Giver { inner: inner.clone(), opened, bytes: 0, waited: Duration::ZERO, whole: false }
+    }
+
+    /// It passes on what comes to it.
+    fn is_live(&self) -> bool {
+        self.opened.hash.is_none()
     }
 }
 

@@ -10,7 +10,7 @@ fn holder(n: u64) -> Holder {
 #[test]
 fn requests_are_spelled_and_read() {
     let blob = BlobId::Sha256([0xab; 32]);
-    let chunk = ChunkAsk { blob, idx: 7, from: 0, wait: None };
+    let chunk = ChunkAsk { blob, idx: 7, from: 0, wait: None, live: false, size: None };
     let ab = "ab".repeat(32);
     for (method, route, target) in [
         ("GET", Route::Ping, "/v1/ping".to_owned()),
@@ -21,6 +21,16 @@ fn requests_are_spelled_and_read() {
             "GET",
             Route::Chunk(ChunkAsk { from: 9, wait: Some(Duration::from_secs(2)), ..chunk }),
             format!("/v1/blobs/{ab}/7?from=9&wait=2000"),
+        ),
+        (
+            "GET",
+            Route::Chunk(ChunkAsk { wait: Some(Duration::from_secs(2)), live: true, ..chunk }),
+            format!("/v1/blobs/{ab}/7?wait=2000&live=1"),
+        ),
+        (
+            "GET",
+            Route::Chunk(ChunkAsk { wait: Some(Duration::ZERO), live: true, size: Some(99), ..chunk }),
+            format!("/v1/blobs/{ab}/7?wait=0&live=1&size=99"),
         ),
         (
             "GET",
@@ -49,6 +59,9 @@ fn requests_are_spelled_and_read() {
         &format!("/v1/blobs/{ab}/7?wait"),
         &format!("/v1/blobs/{ab}/7?wait="),
         &format!("/v1/blobs/{ab}/7?wait=1&wait=1"),
+        &format!("/v1/blobs/{ab}/7?live=1"),
+        &format!("/v1/blobs/{ab}/7?wait=1&live=0"),
+        &format!("/v1/blobs/{ab}/7?wait=1&size=9"),
         &format!("/v1/blobs/{ab}/7?from=4294967296"),
         &format!("/v1/blobs/{ab}/7?other=1"),
         &format!("/v1/blobs/{ab}/99999999999999999999"),

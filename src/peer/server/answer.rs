@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{Reply, Upload};
-use super::shelf::Shelf;
+use super::shelf::{Shelf, Waited};
 use super::watched::Watch;
 use super::{Inner, LONGEST_FILL, LONGEST_LOOK, LONGEST_WAIT};
 use crate::error::{Error, Kind, Result};
@@ -156,7 +156,7 @@ fn sign(inner: &Inner, pass: &Pass, said: Said, busy: super::watched::Busy) -> R
 }
 
 async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAsk) -> Said {
-    let ChunkAsk { blob, idx, from, wait } = ask;
+    let ChunkAsk { blob, idx, from, wait, live, size } = ask;
     let counters = &inner.counters;
     let directory = &*inner.directory;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
@@ -169,20 +169,29 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
     };
     let mut waited = false;
     loop {
-        let Some(slot) = inner.uploads.slot(deadline).await else {
+        let busy = || {
             counters.busy.fetch_add(1, Relaxed);
-            return Said::elsewhere(&inner.uploads.others(blob, idx, node, directory));
+            Said::elsewhere(&inner.uploads.others(blob, idx, node, directory))
         };
         let shelved = match timeout(LONGEST_LOOK, shelf.chunk(blob, idx)).await {
             Ok(Ok(Some(shelved))) => shelved,
             Ok(Ok(None)) => {
-                drop(slot);
                 let Some(deadline) = deadline.filter(|_| !waited) else { break };
                 waited = true;
                 counters.waits.fetch_add(1, Relaxed);
-                match timeout_at(deadline, shelf.wait(blob, idx)).await {
-                    Ok(true) => continue,
-                    Ok(false) => break,
+                if let Some(size) = size.filter(|size| makes_sense(*size, idx)) {
+                    let begun = timeout_at(deadline, shelf.begin(blob, size, idx)).await;
+                    if let Ok(Err(error)) = begun {
+                        tracing::debug!(%blob, idx, %error, "not begun for a peer");
+                    }
+                }
+                match timeout_at(deadline, shelf.wait(blob, idx, live)).await {
+                    Ok(Waited::Landed) => continue,
+                    Ok(Waited::Absent) => break,
+                    Ok(Waited::Coming(shelved)) => {
+                        counters.passed_on.fetch_add(1, Relaxed);
+                        shelved
+                    }
                     Err(_) => {
                         seat.again();
                         return Said::nothing(StatusCode::GATEWAY_TIMEOUT);
@@ -203,13 +212,23 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
         if from >= shelved.len {
             return Said::nothing(StatusCode::BAD_REQUEST);
         }
-        let (hash, verified) = (Some(shelved.hash), Some(shelved.verified));
+        // What is passed on comes as fast as it comes here.
+        let turn = match shelved.hash {
+            None => None,
+            Some(_) => match inner.uploads.turn(deadline).await {
+                None => return busy(),
+                turn => turn,
+            },
+        };
+        let Some(slot) = inner.uploads.slot(deadline).await else { return busy() };
+        let (hash, verified) = (shelved.hash, Some(shelved.verified));
         let upload = Upload {
             skip: from,
             left: shelved.len - from,
             shelved,
             piece: Bytes::new(),
             _slot: slot,
+            _turn: turn,
             seat,
             limit: inner.limit.clone(),
             counters: counters.clone(),
@@ -252,8 +271,12 @@ async fn fill_ask(request: Request<Incoming>) -> Option<(BlobId, FillAsk)> {
     }
     let ask: FillAsk = serde_json::from_slice(&body).ok()?;
     let blob: BlobId = ask.blob.parse().ok()?;
-    // No chunk is so large that there could be more of them than the blob has bytes; none of an empty blob is asked for.
-    (ask.chunk < ask.size && ask.size <= u64::from(MAX_CHUNK).saturating_mul(1 << 32)).then_some((blob, ask))
+    makes_sense(ask.size, ask.chunk).then_some((blob, ask))
+}
+
+/// No chunk is so large that there could be more of them than the blob has bytes; none of an empty blob is asked for.
+fn makes_sense(size: u64, chunk: u64) -> bool {
+    chunk < size && size <= u64::from(MAX_CHUNK).saturating_mul(1 << 32)
 }
 
 async fn read(mut body: Incoming) -> Result<BytesMut> {

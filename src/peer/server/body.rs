@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::shelf::Shelved;
 use super::stats::Counters;
-use super::uploads::Seated;
+use super::uploads::{Seated, Turn};
 use super::watched::Busy;
 use super::{LONGEST_LOOK, MAX_PIECE};
 use crate::error::{Error, Kind, Result};
@@ -98,6 +98,7 @@ pub(super) struct Upload {
     /// Read and not sent yet.
     pub piece: Bytes,
     pub _slot: OwnedSemaphorePermit,
+    pub _turn: Option<Turn>,
     pub seat: Seated,
     pub limit: Option<Arc<Limit>>,
     pub counters: Arc<Counters>,
@@ -120,6 +121,7 @@ impl Upload {
         if self.left == 0 {
             return Ok(None);
         }
+        self.seat.given(false);
         while self.piece.is_empty() {
             let piece = timeout(LONGEST_LOOK, self.shelved.bytes.next())
                 .await
@@ -143,6 +145,7 @@ impl Upload {
             return Err(Error::new(Kind::Corrupt, "a chunk for a peer is longer than its record"));
         }
         self.counters.sent(self.to, piece.len());
+        self.seat.given(true);
         Ok(Some((piece, self)))
     }
 }

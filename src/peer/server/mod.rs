@@ -7,7 +7,7 @@
 //! ## Requests
 //! | request | meaning |
 //! |---|---|
-//! | `GET /v1/blobs/<etag>/<chunk>[?from=BYTES][&wait=MS]` | chunk number `<chunk>` of the blob (40 or 64 hex), from byte `from` of the chunk on. With `wait`, if a transfer of it is under way here or all slots are taken, the answer may take so long (at most 30 s) |
+//! | `GET /v1/blobs/<etag>/<chunk>[?from=BYTES][&wait=MS[&live=1[&size=BYTES]]]` | chunk number `<chunk>` of the blob (40 or 64 hex), from byte `from` of the chunk on. With `wait`, if a transfer of it is under way here or all slots are taken, the answer may take so long (at most 30 s); with `live=1` it begins when the chunk's first bytes have come here; with `size`, the blob's, this node begins to fetch the chunk if nothing of it is here |
 //! | `POST /v1/fill?wait=MS` | fetch a chunk from the Hub, for a node that may not. Body, at most 4 KiB: `{"blob":"sha256:<hex>"\|"git:<hex>","size":BYTES,"chunk":N}` |
 //! | `GET /v1/ping` | says who answers. `{"slots":N}` |
 //!
@@ -24,7 +24,7 @@
 //! ## Answers
 //! | status | meaning |
 //! |---|---|
-//! | 200 | the chunk's bytes, with `hfm-hash` (BLAKE3 of the whole chunk, hex) and `hfm-verified` (`1`: the blob was checked against its name; `0`: not yet); or the fill is done; or the ping's JSON |
+//! | 200 | the chunk's bytes, with `hfm-hash` (BLAKE3 of the whole chunk, hex) and `hfm-verified` (`1`: the blob was checked against its name; `0`: not yet), and without `hfm-hash` if it is still coming in (`live=1`): its end follows when it was checked against the cluster's record; or the fill is done; or the ping's JSON |
 //! | 400 | the request makes no sense, or `from` lies beyond the chunk |
 //! | 401 | not signed with K, a time more than 60 s off, or a request that was here before. Without a body, a MAC or a reason, whatever was asked; the connection is closed |
 //! | 403 | the asker is put out |
@@ -41,9 +41,11 @@
 //! A chunk's bytes have no MAC of their own: they are to be hashed. A body that ends early means that the node failed.
 //!
 //! ## Crowds
-//! A chunk is sent to three nodes at one time, those counted that wait for it here. Others get 503 with these three, and
-//! ask them with `wait`: each of the three has the chunk's transfer under way and does the same, so that a crowd forms a
-//! tree. Nodes that serve nobody do not count among the three. Who was told 504 keeps the place for a second.
+//! A chunk is sent to one node at one time, those counted that wait for it here. Others get 503 with that one, and ask it
+//! with `wait`: it has the chunk's transfer under way, passes it on as it comes, and does the same, so that a crowd forms a
+//! chain. Of every eight that were sent on one more is served here, and so is who comes back because it got nothing there;
+//! three at most. Nodes that serve nobody do not count, nor does who takes nothing for a second. Who was told 504 keeps the
+//! place for a second.
 //!
 //! # Bounds
 //! Head of a request 8 KiB and 5 s, its body 4 KiB and 5 s, 60 s between requests, 20 s for taking 16 KiB of an answer; so
@@ -76,7 +78,7 @@ use accept::Table;
 use stats::Counters;
 use uploads::Uploads;
 
-pub use shelf::{Shelf, Shelved};
+pub use shelf::{Shelf, Shelved, Waited};
 pub use stats::ServerStats;
 pub use watched::Patience;
 

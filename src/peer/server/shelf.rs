@@ -14,8 +14,8 @@ use crate::types::BlobId;
 pub struct Shelved {
     /// Bytes of the chunk.
     pub len: u32,
-    /// BLAKE3 of the chunk, as this node recorded it when it came in.
-    pub hash: [u8; 32],
+    /// BLAKE3 of the chunk, as this node recorded it when it came in; `None` while it is still coming in.
+    pub hash: Option<[u8; 32]>,
     /// Whether the whole blob was verified against its name.
     pub verified: bool,
     /// The chunk, in order: exactly `len` bytes or an error. Pieces of at most 512 KiB are best: two of them are in memory
@@ -32,15 +32,31 @@ impl Debug for Shelved {
     }
 }
 
+/// What a wait for a chunk came to.
+#[derive(Debug)]
+pub enum Waited {
+    /// It has come, and is held.
+    Landed,
+    /// It is coming: these are its bytes as they come, the last of them not before all of it was checked against the cluster's
+    /// record. The stream fails if the transfer does.
+    Coming(Shelved),
+    /// There is no such transfer, or it failed.
+    Absent,
+}
+
 /// Where the chunks of this node are. Dropping a call's future gives up on it.
 #[async_trait]
 pub trait Shelf: Debug + Send + Sync + 'static {
     /// The chunk if it is held: recorded on the local disk, or in memory.
     async fn chunk(&self, blob: BlobId, idx: u64) -> Result<Option<Shelved>>;
 
-    /// Waits until a transfer of the chunk that is under way has ended, well or not; false at once if there is none. The
-    /// caller bounds the wait.
-    async fn wait(&self, blob: BlobId, idx: u64) -> bool;
+    /// Waits until a transfer of the chunk that is under way has ended; not at all if there is none. `live`: only until it
+    /// can be passed on. The caller bounds the wait.
+    async fn wait(&self, blob: BlobId, idx: u64, live: bool) -> Waited;
+
+    /// Begins to fetch the chunk of a blob of `size` bytes, unless it is held or a transfer of it is under way, or too much is
+    /// fetched for others. Answers at once.
+    async fn begin(&self, blob: BlobId, size: u64, idx: u64) -> Result<()>;
 
     /// Fetches the chunk of a blob of `size` bytes from the Hub for another node, and returns when it is held.
     /// [`Kind::NotPermitted`](crate::error::Kind::NotPermitted): this node may not call the Hub either. The caller bounds

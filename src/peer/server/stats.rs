@@ -21,6 +21,7 @@ pub(super) struct Counters {
     pub busy: AtomicU64,
     pub redirected: AtomicU64,
     pub waits: AtomicU64,
+    pub passed_on: AtomicU64,
     pub fills: AtomicU64,
     pub refused: AtomicU64,
     pub replays: AtomicU64,
@@ -41,6 +42,7 @@ impl Default for Counters {
             busy: zero(),
             redirected: zero(),
             waits: zero(),
+            passed_on: zero(),
             fills: zero(),
             refused: zero(),
             replays: zero(),
@@ -70,6 +72,8 @@ pub struct ServerStats {
     pub redirected: u64,
     /// Requests that waited for a transfer under way.
     pub waits: u64,
+    /// Chunks that were sent while they came in.
+    pub passed_on: u64,
     /// Chunks fetched from the Hub for others.
     pub fills: u64,
     /// Requests without a right MAC, or with a time that is off.
@@ -111,6 +115,7 @@ impl Counters {
             busy: self.busy.load(Relaxed),
             redirected: self.redirected.load(Relaxed),
             waits: self.waits.load(Relaxed),
+            passed_on: self.passed_on.load(Relaxed),
             fills: self.fills.load(Relaxed),
             refused: self.refused.load(Relaxed),
             replays: self.replays.load(Relaxed),

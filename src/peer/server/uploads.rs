@@ -1,5 +1,5 @@
-//! Who is sent what: slots for all that is sent at one time, and three seats at each chunk, so that a crowd that wants one
-//! chunk becomes a tree: whoever finds the seats taken is sent on to those who sit there.
+//! Who is sent what: slots for all that is sent at one time, turns to begin, and few seats at each chunk, so that a crowd that
+//! wants one chunk becomes a chain: whoever finds the seats taken is sent on to those who sit there.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -8,16 +8,32 @@ use std::time::Duration;
 
 use lru::LruCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::peer::protocol::Directory;
 use crate::peer::types::{Holder, NodeId};
 use crate::types::BlobId;
 
-/// Nodes that are sent one chunk, or wait for it here, at one time.
-pub(super) const FAN_OUT: usize = 3;
+/// Seats of a chunk: nodes that are sent it, or wait for it here, at one time. Each passes it on while it receives it, so with
+/// one seat a chunk goes over every link once. More are given to large crowds, one for so many that were sent on, so that the way
+/// to the last does not become long.
+const CROWD: usize = 8;
+/// At most. Also for those that were sent on and came back: who has the seat does not give it to them.
+pub(super) const MOST: usize = 3;
+/// Who takes nothing of what is there for so long does not count as one who passes it on.
+const STUCK: Duration = Duration::from_secs(1);
+/// Chunks of the disk that begin to be sent at one time, and for how long they count as such: one after the other each comes
+/// sooner than all at once, and no later. Who is slow does not hold up the others.
+const TURNS: usize = 2;
+const TURN: Duration = Duration::from_millis(500);
 /// How long a seat is kept for who was told to ask again.
 const LINGER: Duration = Duration::from_secs(1);
+/// Who was sent on comes back within this time, or not before that, if it got no answer or none that is of use.
+const AT_ONCE: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_secs(3);
+/// For how long it is remembered who was sent on.
+const CAME_BACK: Duration = Duration::from_secs(30);
 /// Chunks of which is remembered who got them.
 const RECENT: NonZeroUsize = NonZeroUsize::new(4096).expect("above 0");
 /// Above so many chunks with seats, the empty ones are cleared away.
@@ -29,12 +45,15 @@ type Chunk = (BlobId, u64);
 #[derive(Debug)]
 pub(super) struct Uploads {
     slots: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     seats: HashMap<Chunk, Vec<Seat>>,
+    /// Who was sent on to others lately.
+    sent_on: LruCache<Chunk, Vec<(NodeId, Instant)>>,
     /// Who got a chunk lately, latest last.
     recent: LruCache<Chunk, Vec<NodeId>>,
 }
@@ -46,11 +65,17 @@ struct Seat {
     requests: usize,
     /// Until when it is kept without one.
     until: Instant,
+    /// Since when a piece is there that was not taken.
+    given: Option<Instant>,
 }
 
 impl Seat {
     fn is_taken(&self, now: Instant) -> bool {
         self.requests > 0 || self.until > now
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.given.is_some_and(|since| now.duration_since(since) > STUCK)
     }
 }
 
@@ -63,6 +88,10 @@ pub(super) struct Seated {
     ending: Ending,
 }
 
+/// A turn; over with the time, or when it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn(#[expect(dead_code, reason = "it is only held")] AbortOnDropHandle<()>);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Left,
@@ -74,8 +103,10 @@ enum Ending {
 
 impl Uploads {
     pub fn new(slots: u32) -> Self {
-        let state = State { seats: HashMap::new(), recent: LruCache::new(RECENT) };
-        Uploads { slots: Arc::new(Semaphore::new(slots as usize)), state: Mutex::new(state) }
+        let state =
+            State { seats: HashMap::new(), sent_on: LruCache::new(RECENT), recent: LruCache::new(RECENT) };
+        let places = |n| Arc::new(Semaphore::new(n));
+        Uploads { slots: places(slots as usize), turns: places(TURNS), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,11 +120,16 @@ impl Uploads {
 
     /// A slot: at once, or until `deadline` in the order of asking.
     pub async fn slot(&self, deadline: Option<Instant>) -> Option<OwnedSemaphorePermit> {
-        let slots = self.slots.clone();
-        match deadline {
-            None => slots.try_acquire_owned().ok(),
-            Some(deadline) => timeout_at(deadline, slots.acquire_owned()).await.ok()?.ok(),
-        }
+        take(&self.slots, deadline).await
+    }
+
+    /// The turn to begin to send a chunk, in the same way.
+    pub async fn turn(&self, deadline: Option<Instant>) -> Option<Turn> {
+        let permit = take(&self.turns, deadline).await?;
+        Some(Turn(AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(TURN).await;
+            drop(permit);
+        }))))
     }
 
     /// A seat for `node` at the chunk, or those who have them. Nodes that serve nobody take no seat from others: sending
@@ -106,7 +142,8 @@ impl Uploads {
         directory: &dyn Directory,
     ) -> Result<Seated, Vec<Holder>> {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if state.seats.len() > MANY {
             state.seats.retain(|_, seats| seats.iter().any(|s| s.is_taken(now)));
         }
@@ -115,11 +152,27 @@ impl Uploads {
         match seats.iter_mut().find(|s| s.node == node) {
             Some(seat) => seat.requests += 1,
             None => {
-                let serving: Vec<Holder> = seats.iter().filter_map(|s| directory.holder(s.node)).collect();
-                if serving.len() >= FAN_OUT {
+                let moving = seats.iter().filter(|s| !s.is_stuck(now));
+                let serving: Vec<Holder> = moving.filter_map(|s| directory.holder(s.node)).collect();
+                let sent_on = state.sent_on.get_or_insert_mut((blob, idx), Vec::new);
+                sent_on.retain(|(_, at)| now.duration_since(*at) < CAME_BACK);
+                // At once: it found nothing there. Late: nobody answered. Otherwise it was told to wait, and waits there again.
+                let in_vain = |at: Instant| !(AT_ONCE..LATE).contains(&now.duration_since(at));
+                let before = sent_on.iter().find(|(other, _)| *other == node).map(|(_, at)| *at);
+                let came_back = before.is_some_and(in_vain);
+                let seats = if came_back { MOST } else { (1 + sent_on.len() / CROWD).min(MOST) };
+                if serving.len() >= seats {
+                    if before.is_none() && sent_on.len() < CROWD * MOST {
+                        sent_on.push((node, now));
+                    }
                     return Err(serving);
                 }
-                seats.push(Seat { node, requests: 1, until: now });
+                state.seats.entry((blob, idx)).or_default().push(Seat {
+                    node,
+                    requests: 1,
+                    until: now,
+                    given: None,
+                });
             }
         }
         Ok(Seated { uploads: self.clone(), chunk: (blob, idx), node, ending: Ending::Left })
@@ -139,10 +192,28 @@ impl Uploads {
     }
 }
 
+async fn take(places: &Arc<Semaphore>, deadline: Option<Instant>) -> Option<OwnedSemaphorePermit> {
+    let places = places.clone();
+    match deadline {
+        None => places.try_acquire_owned().ok(),
+        Some(deadline) => timeout_at(deadline, places.acquire_owned()).await.ok()?.ok(),
+    }
+}
+
 impl Seated {
     /// The one who sits here was told to ask again: the seat is kept for a moment.
     pub fn again(mut self) {
         self.ending = Ending::Again;
+    }
+
+    /// A piece is ready for the one who sits here, or it has taken all so far.
+    pub fn given(&self, ready: bool) {
+        let mut state = self.uploads.lock();
+        let seat =
+            state.seats.get_mut(&self.chunk).and_then(|all| all.iter_mut().find(|s| s.node == self.node));
+        if let Some(seat) = seat {
+            seat.given = ready.then(Instant::now);
+        }
     }
 
     /// The one who sits here got the chunk.
@@ -171,7 +242,7 @@ impl Drop for Seated {
             let nodes = state.recent.get_or_insert_mut(self.chunk, Vec::new);
             nodes.retain(|n| *n != self.node);
             nodes.push(self.node);
-            if nodes.len() > FAN_OUT {
+            if nodes.len() > MOST {
                 nodes.remove(0);
             }
         }

@@ -149,7 +149,7 @@ async fn who_gave_wrong_bytes_is_left_alone() {
     let got = asker.client.fetch(BLOB, 0, LEN as u32, &[n[0].holder()], SOON).await.expect("held");
     let hash = got.hash;
     let bytes = collect(got).await.expect("bytes");
-    assert_ne!(*blake3::hash(&bytes).as_bytes(), hash, "the caller sees it");
+    assert_ne!(Some(*blake3::hash(&bytes).as_bytes()), hash, "the caller sees it");
     assert_eq!(asker.client.wrong(BLOB, 0), [n[0].id]);
     for _ in 0..5 {
         assert_eq!(fetch(&asker, &n).await.expect("from the other"), content(0, LEN));
@@ -215,7 +215,8 @@ async fn a_holder_that_is_free_goes_before_those_that_a_busy_one_names() {
     // The better one by its word is asked first.
     let all = [busy.holder(), Holder { slots_free: 0, ..free.holder() }];
     let other = asker.client.fetch(BLOB, 0, LEN as u32, &all, SOON).await.expect("from the free one");
-    assert_eq!((other.from, busy.server.stats().busy), (free.id, 1));
+    let stats = busy.server.stats();
+    assert_eq!((other.from, stats.busy + stats.redirected), (free.id, 1));
     drop(got);
 }
 

@@ -23,13 +23,15 @@ use hfmount::peer::auth::PeerKey;
 use hfmount::peer::client::Times;
 use hfmount::peer::server::Patience;
 use hfmount::peer::{
-    Client, ClientOptions, Directory, Got, Holder, NodeId, Server, ServerOptions, Shelf, Shelved,
+    Client, ClientOptions, Directory, Got, Holder, NodeId, Server, ServerOptions, Shelf, Shelved, Waited,
 };
 use hfmount::types::BlobId;
 use tokio::sync::watch;
 
 pub const BLOB: BlobId = BlobId::Sha256([0xab; 32]);
 pub const PIECE: usize = 256 << 10;
+/// Bytes of a chunk that is fed as it comes.
+pub const LIVE: usize = 1 << 20;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -109,6 +111,8 @@ pub struct Manners {
     pub rotten: bool,
     /// Never answers.
     pub hangs: bool,
+    /// Begins with what it is asked for.
+    pub begins: bool,
     /// What a fill comes to, and how long it takes.
     pub fill: Option<(Kind, String)>,
     pub fill_takes: Duration,
@@ -120,11 +124,13 @@ type Hashed = (Bytes, [u8; 32]);
 #[derive(Debug, Default)]
 pub struct Store {
     chunks: Mutex<HashMap<(BlobId, u64), Hashed>>,
-    flights: Mutex<HashMap<(BlobId, u64), watch::Sender<()>>>,
+    /// What has come so far.
+    flights: Mutex<HashMap<(BlobId, u64), watch::Sender<Bytes>>>,
     pub manners: Mutex<Manners>,
     pub waiting: AtomicU32,
     pub asked: AtomicU64,
     pub fills: Mutex<Vec<(BlobId, u64, u64)>>,
+    pub begun: Mutex<Vec<(BlobId, u64, u64)>>,
 }
 
 impl Store {
@@ -134,7 +140,11 @@ impl Store {
     }
     /// A transfer begins.
     pub fn begin(&self, idx: u64) {
-        lock(&self.flights).insert((BLOB, idx), watch::Sender::new(()));
+        lock(&self.flights).insert((BLOB, idx), watch::Sender::new(Bytes::new()));
+    }
+    /// So much of it has come: the first `come`.
+    pub fn feed(&self, idx: u64, come: Bytes) {
+        lock(&self.flights).get(&(BLOB, idx)).expect("begun").send_replace(come);
     }
     /// It ends: well if there are bytes.
     pub fn land(&self, idx: u64, bytes: Option<Bytes>) {
@@ -188,12 +198,12 @@ impl Shelf for Store {
                 Some((Ok(piece), (left, done)))
             }
         });
-        Ok(Some(Shelved { len, hash, verified: true, bytes: pieces.boxed() }))
+        Ok(Some(Shelved { len, hash: Some(hash), verified: true, bytes: pieces.boxed() }))
     }
 
-    async fn wait(&self, blob: BlobId, idx: u64) -> bool {
-        let Some(mut flight) = lock(&self.flights).get(&(blob, idx)).map(watch::Sender::subscribe) else {
-            return false;
+    async fn wait(&self, blob: BlobId, idx: u64, live: bool) -> Waited {
+        let Some(flight) = lock(&self.flights).get(&(blob, idx)).map(watch::Sender::subscribe) else {
+            return Waited::Absent;
         };
         self.waiting.fetch_add(1, Relaxed);
         struct Waiting<'a>(&'a AtomicU32);
@@ -204,8 +214,42 @@ impl Shelf for Store {
         }
         let _waiting = Waiting(&self.waiting);
         // Its sender goes when the transfer ends.
-        while flight.changed().await.is_ok() {}
-        true
+        let mut flight = flight;
+        loop {
+            let come = flight.borrow_and_update().clone();
+            if live && !come.is_empty() {
+                let bytes = stream::unfold((flight, 0), |(mut flight, at)| async move {
+                    loop {
+                        let come = flight.borrow_and_update().clone();
+                        if come.len() > at {
+                            return Some((Ok(come.slice(at..)), (flight, come.len())));
+                        }
+                        // The last of it is fed when it has landed.
+                        if flight.changed().await.is_err() {
+                            return (at < LIVE)
+                                .then(|| (Err(Error::from(Kind::Unavailable)), (flight, LIVE)));
+                        }
+                    }
+                });
+                return Waited::Coming(Shelved {
+                    len: LIVE as u32,
+                    hash: None,
+                    verified: false,
+                    bytes: bytes.boxed(),
+                });
+            }
+            if flight.changed().await.is_err() {
+                return Waited::Landed;
+            }
+        }
+    }
+
+    async fn begin(&self, blob: BlobId, size: u64, idx: u64) -> Result<()> {
+        lock(&self.begun).push((blob, size, idx));
+        if lock(&self.manners).begins && lock(&self.flights).get(&(blob, idx)).is_none() {
+            Store::begin(self, idx);
+        }
+        Ok(())
     }
 
     async fn fill(&self, blob: BlobId, size: u64, idx: u64) -> Result<()> {

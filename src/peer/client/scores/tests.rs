@@ -16,7 +16,7 @@ fn holders(n: u64) -> Vec<Holder> {
 fn sample(scores: &Scores, node: u64, rate: u64) {
     for _ in 0..20 {
         scores.began(NodeId(node), Some(Duration::from_millis(1)));
-        scores.ended(NodeId(node), rate, Duration::from_secs(1), true);
+        scores.ended(NodeId(node), rate, Duration::from_secs(1), true, false);
     }
 }
 
@@ -69,7 +69,7 @@ fn who_failed_is_asked_last_and_who_was_wrong_not_at_all() {
         assert_eq!(scores.order(holders(3), "", LEN)[2].node, NodeId(1));
     }
     scores.began(NodeId(1), None);
-    scores.ended(NodeId(1), 0, Duration::ZERO, false);
+    scores.ended(NodeId(1), 0, Duration::ZERO, false, false);
     assert!(firsts(&scores, &holders(3), "").contains(&1), "it answered again");
     scores.wrong(NodeId(2));
     for _ in 0..50 {

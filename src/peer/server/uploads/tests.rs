@@ -31,42 +31,75 @@ fn others(uploads: &Uploads, idx: u64, node: u64) -> Vec<u64> {
 }
 
 #[test]
-fn the_fourth_is_sent_to_the_three() {
+fn the_second_is_sent_to_the_first() {
     let uploads = Arc::new(Uploads::new(16));
     let first = sit(&uploads, 0, 1).expect("a seat");
-    let _two = [sit(&uploads, 0, 2).expect("a seat"), sit(&uploads, 0, 3).expect("a seat")];
-    assert_eq!(sit(&uploads, 0, 4).expect_err("three sit"), [1, 2, 3]);
+    assert_eq!(sit(&uploads, 0, 2).expect_err("it is sent on"), [1]);
     let mut second_of_1 = sit(&uploads, 0, 1).expect("it sits already");
     let _other = sit(&uploads, 1, 4).expect("another chunk");
     drop(first);
-    assert!(sit(&uploads, 0, 4).is_err(), "1 still asks for it");
+    assert!(sit(&uploads, 0, 3).is_err(), "1 still asks for it");
     second_of_1.served();
     drop(second_of_1);
-    let fourth = sit(&uploads, 0, 4).expect("a seat is free");
-    assert_eq!(others(&uploads, 0, 4), [1, 2, 3], "who got it, and who is getting it");
-    drop(fourth);
+    let next = sit(&uploads, 0, 4).expect("the seat is free");
+    assert_eq!(others(&uploads, 0, 9), [1, 4], "who got it, and who is getting it");
+    drop(next);
+}
+
+#[test]
+fn a_large_crowd_gets_more_seats() {
+    let uploads = Arc::new(Uploads::new(16));
+    let seats: Vec<u64> =
+        (1..100).filter(|node| sit(&uploads, 0, *node).map(std::mem::forget).is_ok()).collect();
+    assert_eq!(seats, [1, 10, 19], "after eight and after sixteen");
+    assert!(uploads.lock().sent_on.get(&(BLOB, 0)).is_some_and(|sent| sent.len() <= CROWD * MOST));
+}
+
+#[test]
+fn who_was_sent_on_in_vain_gets_a_seat() {
+    let uploads = Arc::new(Uploads::new(16));
+    let _first = sit(&uploads, 0, 1).expect("a seat");
+    for node in 2..5 {
+        assert_eq!(sit(&uploads, 0, node).expect_err("it is sent on"), [1]);
+    }
+    let _back = [sit(&uploads, 0, 2).expect("it came back"), sit(&uploads, 0, 3).expect("it came back")];
+    assert_eq!(sit(&uploads, 0, 4).expect_err("these are the most"), [1, 2, 3]);
+    assert_eq!(sit(&uploads, 1, 4).expect("another chunk").chunk.1, 1);
+}
+
+#[test]
+fn who_takes_nothing_is_in_nobodys_way() {
+    let uploads = Arc::new(Uploads::new(16));
+    let first = sit(&uploads, 0, 1).expect("a seat");
+    first.given(true);
+    assert_eq!(sit(&uploads, 0, 2).expect_err("1 takes it"), [1]);
+    let long_ago = Instant::now().checked_sub(STUCK + Duration::from_millis(1)).expect("after the boot");
+    uploads.lock().seats.get_mut(&(BLOB, 0)).expect("taken")[0].given = Some(long_ago);
+    let second = sit(&uploads, 0, 3).expect("1 is stuck");
+    assert_eq!(sit(&uploads, 0, 4).expect_err("3 takes it"), [3]);
+    first.given(false);
+    drop(second);
+    assert_eq!(sit(&uploads, 0, 5).expect_err("1 goes on"), [1]);
 }
 
 #[test]
 fn who_only_takes_is_in_nobodys_way() {
     let uploads = Arc::new(Uploads::new(16));
     let _takers: Vec<Seated> = (100..110).map(|n| sit(&uploads, 0, n).expect("a seat")).collect();
-    let _servers: Vec<Seated> = (1..4).map(|n| sit(&uploads, 0, n).expect("a seat")).collect();
-    assert_eq!(sit(&uploads, 0, 4).expect_err("three serve"), [1, 2, 3]);
-    assert_eq!(sit(&uploads, 0, 110).expect_err("it need not be served from here either"), [1, 2, 3]);
-    assert_eq!(others(&uploads, 0, 9), [1, 2, 3]);
+    let _server = sit(&uploads, 0, 1).expect("a seat");
+    assert_eq!(sit(&uploads, 0, 4).expect_err("one serves"), [1]);
+    assert_eq!(sit(&uploads, 0, 110).expect_err("it need not be served from here either"), [1]);
+    assert_eq!(others(&uploads, 0, 9), [1]);
 }
 
 #[tokio::test]
 async fn a_seat_is_kept_for_who_is_to_ask_again() {
     let uploads = Arc::new(Uploads::new(16));
-    for node in 1..4 {
-        sit(&uploads, 0, node).expect("a seat").again();
-    }
-    assert_eq!(sit(&uploads, 0, 4).expect_err("they come back"), [1, 2, 3]);
-    sit(&uploads, 0, 2).expect("its own seat").again();
+    sit(&uploads, 0, 1).expect("a seat").again();
+    assert_eq!(sit(&uploads, 0, 4).expect_err("it comes back"), [1]);
+    sit(&uploads, 0, 1).expect("its own seat").again();
     tokio::time::sleep(LINGER + Duration::from_millis(50)).await;
-    drop(sit(&uploads, 0, 4).expect("they did not"));
+    drop(sit(&uploads, 0, 5).expect("it did not"));
     assert!(uploads.lock().seats.is_empty(), "nothing is left behind");
 }
 
@@ -99,8 +132,9 @@ fn memory_is_bounded() {
         sit(&uploads, idx, 6).expect("a seat").again();
     }
     let mut state = uploads.lock();
+    assert!(state.sent_on.len() <= RECENT.get());
     assert_eq!(state.recent.len(), RECENT.get());
-    assert!(state.recent.iter().all(|(_, nodes)| nodes.len() == FAN_OUT));
+    assert!(state.recent.iter().all(|(_, nodes)| nodes.len() == MOST));
     for seats in state.seats.values_mut().flatten() {
         seats.until = Instant::now() - Duration::from_millis(1);
     }
