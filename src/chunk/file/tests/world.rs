@@ -171,7 +171,7 @@ impl World {
         node.files.kill();
         let left = Arc::downgrade(&node.cache);
         drop(node);
-        for _ in 0..500 {
+        for _ in 0..3000 {
             if left.strong_count() == 0 {
                 break;
             }
