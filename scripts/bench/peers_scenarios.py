@@ -1,6 +1,7 @@
 """What is done with the nodes of a run, and what is counted of it: one dictionary of figures for each."""
 
 import math
+import os
 import time
 
 CHUNK = 4 << 20
@@ -120,7 +121,7 @@ def collect(run, readers, without=(), spent=0.0):
         "first_p99": rank(first, 0.99),
         "processor": (processor(run) - spent) / (delivered / 1e9) if delivered else None,
         "memory": max(node.measure()[1] for node in run.nodes),
-        "put": bucket["bytes_in"] / size,
+        "put": bucket["bytes_in"] / max(size, brought(run, hub, label)),
         "got": bucket["bytes"] / size,
         "statuses": {key: count for key, count in hub["statuses"].items() if not key.startswith(("2", "3"))},
         "twice": twice(hub["ranges"], label),
@@ -128,6 +129,12 @@ def collect(run, readers, without=(), spent=0.0):
                    for reader, result in zip(counted, results) if result["error"]],
         "wrong": [place for result in results for place in result["wrong"]],
     }  # fmt: skip
+
+
+def brought(run, hub, label):
+    """Bytes of the model that left the Hub, each once: the files that follow those that are read come too."""
+    sent = {name: hub["paths"].get(label + name, {}).get("bytes", 0) for name in run.cluster.model}
+    return sum(min(sent[name], os.path.getsize(source)) for name, source in run.cluster.model.items())
 
 
 def rank(values, share):
