@@ -23,6 +23,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// While others read the same: how far ahead of a reader chunks are asked for that others begin with. Beyond that each node
 /// looks only for those that are its own to begin with.
 const NEAR: u64 = 8;
+/// What follows a blob begins to come when this part of the transfers that a place bears is all that is left of it.
+const LAST: usize = 8;
 /// Chunks of a blob whose reader is only expected that come at one time: on a slow link all at once would come together, late,
 /// and he would wait for the first of them.
 const EXPECTED: usize = 4;
@@ -205,7 +207,9 @@ impl Blob {
                     None => readahead.next(segment, missing),
                 };
                 let Some(run) = next else {
-                    if readahead.is_used_up() && !std::mem::replace(followed, true) {
+                    // What somebody waits for has the link to itself; only its last ones leave some of a fast one over.
+                    let ends = flights.len() <= (most / LAST).max(1);
+                    if ends && readahead.is_used_up() && !std::mem::replace(followed, true) {
                         drop(state);
                         self.follow();
                     }
