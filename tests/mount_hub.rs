@@ -215,7 +215,10 @@ fn who_waits_for_a_page_can_be_killed() {
 
 /// A model in shards of 20 chunks.
 fn in_shards() -> (Home, StandIn) {
-    let home = Home::new();
+    let mut home = Home::new();
+    if let Ok(level) = std::env::var("HFMOUNT_LOG") {
+        home.set_env("HFMOUNT_LOG", &level);
+    }
     let root = home.dir("hub");
     let model = standin::model::Model { size: 60 * CHUNK, shards: 3, seed: 3 };
     standin::model::write(&root.join("models/org/one/main"), &model).expect("written");

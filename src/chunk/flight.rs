@@ -167,7 +167,18 @@ impl Blob {
     /// Somebody read there: fetches ahead if that seems worth while.
     pub(super) fn note(self: &Arc<Self>, offset: u64, len: u64) {
         if self.file.is_complete() {
-            return self.read_complete();
+            self.read_complete();
+            // On a fast link all of it may be here before the reader has shown that he reads it whole.
+            let mut state = lock(&self.state);
+            if !state.followed {
+                state.readahead.access(offset, len);
+                if state.readahead.is_read_whole() {
+                    state.followed = true;
+                    drop(state);
+                    self.follow();
+                }
+            }
+            return;
         }
         lock(&self.state).readahead.access(offset, len);
         self.pump();

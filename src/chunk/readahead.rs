@@ -65,6 +65,15 @@ impl Stream {
         self.first == 0 && self.frontier > 0 && self.total >= behind - behind / 4
     }
 
+    /// Goes on where `other` is, which began further on.
+    fn meet(&mut self, other: &Stream) {
+        self.frontier = self.frontier.max(other.frontier);
+        self.next = self.next.max(other.next);
+        self.window = self.window.max(other.window);
+        self.total = self.total.saturating_add(other.total);
+        self.expected = false;
+    }
+
     fn end(&self) -> u64 {
         self.frontier.saturating_add(self.window)
     }
@@ -100,7 +109,10 @@ impl Readahead {
             return;
         }
         let (first, last) = (offset / self.chunk_size, (offset + len - 1) / self.chunk_size);
-        let mut stream = match self.streams.iter().position(|s| s.covers(first)) {
+        // Of several the nearest; of those that are as near the latest.
+        let covering = self.streams.iter().enumerate().filter(|(_, s)| s.covers(first));
+        let nearest = covering.min_by_key(|(_, s)| s.frontier.abs_diff(first + 1)).map(|(at, _)| at);
+        let mut stream = match nearest {
             Some(at) => self.streams.remove(at),
             None => {
                 let window = self.trust.min(self.max_window);
@@ -110,6 +122,8 @@ impl Readahead {
             }
         };
         stream.expected = false;
+        // Its second read may be here before its first.
+        stream.first = stream.first.min(first);
         if last >= stream.frontier {
             // It enters a chunk. What counts is what it read before.
             if stream.bytes >= self.chunk_size / 4 || stream.steps >= STEPS {
@@ -126,6 +140,11 @@ impl Readahead {
         }
         stream.bytes = stream.bytes.saturating_add(len);
         stream.total = stream.total.saturating_add(len);
+        // The kernel sends what one reader wants in any order: two that meet are one.
+        let meets = |s: &Stream| s.first > stream.first && s.first <= stream.frontier;
+        if let Some(at) = self.streams.iter().position(meets) {
+            stream.meet(&self.streams.remove(at));
+        }
         self.streams.insert(0, stream);
     }
 
@@ -223,11 +242,23 @@ impl Readahead {
         self.streams.iter().all(|s| s.expected)
     }
 
+    /// Whether a loader's window is all the rest, whatever of it was given out.
+    #[must_use]
+    pub fn is_read_whole(&self) -> bool {
+        self.loaders().any(|s| s.end() >= self.chunks)
+    }
+
     /// Whether a loader's window is all the rest, and all of that was given out: what it reads next is something else.
     #[must_use]
     pub fn is_used_up(&self) -> bool {
-        let loads = |s: &&Stream| !s.expected && s.window >= LOADER && s.loads(self.chunk_size);
-        self.streams.iter().filter(loads).any(|s| s.next >= self.chunks)
+        self.loaders().any(|s| s.next >= self.chunks)
+    }
+
+    /// Who has shown that he reads all of it; of something small nobody has.
+    fn loaders(&self) -> impl Iterator<Item = &Stream> {
+        // Reads that come in any order may show it no sooner than at the end.
+        let shown = |s: &Stream| s.window >= LOADER || (s.frontier >= self.chunks && self.chunks >= LOADER);
+        self.streams.iter().filter(move |s| !s.expected && shown(s) && s.loads(self.chunk_size))
     }
 
     /// Chunks from `first` on were given out and did not come: readers near there want them again.

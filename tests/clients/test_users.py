@@ -180,6 +180,8 @@ class Tokens(Case):
 
     @staticmethod
     def is_sqlite(path):
+        if not os.path.isfile(path):
+            return False
         with open(path, "rb") as file:
             return file.read(15) == b"SQLite format 3" or path.endswith("-wal")
 

@@ -319,6 +319,10 @@ impl<'a> Run<'a> {
         }
         // What its caches say, and what others see. Who has not heard of it yet would tell of another world.
         std::thread::sleep(self.cluster.push());
+        if matches!(step, Step::TruncatePath { .. }) {
+            // It may be cut here and not committed yet.
+            self.bring_home(step)?;
+        }
         self.look_from(node, step)?;
         self.look_what_became(step)?;
         self.bring_home(step)

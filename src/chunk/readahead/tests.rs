@@ -119,8 +119,23 @@ fn what_is_used_up_was_read_by_a_loader() {
     let mut w = World::new(100);
     w.sequential(0, 4 * CHUNK, MIB);
     assert!(!w.readahead.is_used_up());
+    assert!(!w.readahead.is_read_whole());
     w.sequential(4 * CHUNK, 7 * CHUNK, MIB);
     assert!(w.readahead.is_used_up(), "all is given out");
+    assert!(w.readahead.is_read_whole());
+    // In the order in which the kernel may send it.
+    let mut w = World::new(40);
+    w.read(0, 4096).read(3 * CHUNK, MIB);
+    w.sequential(4096, 3 * CHUNK, MIB).sequential(3 * CHUNK + MIB, 20 * CHUNK, MIB);
+    assert!(w.readahead.is_used_up(), "one reader");
+    let mut w = World::new(40);
+    w.read(CHUNK, MIB).read(0, MIB);
+    w.sequential(MIB, CHUNK, MIB).sequential(CHUNK + MIB, 20 * CHUNK, MIB);
+    assert!(w.readahead.is_used_up(), "the second read came first");
+    // All came before he asked for it.
+    let mut readahead = Readahead::new(CHUNK as u32, 100, u64::MAX);
+    (0..7 * CHUNK / MIB).for_each(|n| readahead.access(n * MIB, MIB));
+    assert!(readahead.is_read_whole() && !readahead.is_used_up());
     let mut w = World::new(100);
     w.sequential(50 * CHUNK, 100 * CHUNK, MIB);
     assert!(!w.readahead.is_used_up(), "half of it is no whole");
