@@ -115,9 +115,7 @@ fn a_cache_disk_that_others_filled_fails_no_read_and_no_write() {
         disk.fill();
         read(&mount.path().join("theirs"), &theirs, "of the bucket");
         read(&mount.path().join("before"), &before, "one's own");
-        let repo = mount.path().join("models--org--one");
-        let commit = fs::read_to_string(repo.join("refs/main")).expect("the branch");
-        read(&repo.join("snapshots").join(commit).join("model.safetensors"), &weights, "of the Hub");
+        read(&mount.snapshot("models--org--one").join("model.safetensors"), &weights, "of the Hub");
         let large = random_bytes(3, 96 * MIB);
         write(&mount.path().join("large"), &large);
         for n in 0..40 {

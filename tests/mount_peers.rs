@@ -1,6 +1,8 @@
 //! Real mounts on one Redis that share what each of them fetched: the Hub gives one copy and is left alone when it says so,
 //! and the figures of each node tell what it did for the others.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "support/redis.rs"]
@@ -10,8 +12,6 @@ mod standin;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 
 use mount::{Home, Mount, can_mount, wait_for};
@@ -58,19 +58,12 @@ impl World {
 }
 
 fn model(mount: &Mount) -> PathBuf {
-    let dir = mount.path().join("models--org--one");
-    let commit = fs::read_to_string(dir.join("refs/main")).expect("the branch");
-    dir.join("snapshots").join(commit).join("model.safetensors")
+    mount.snapshot("models--org--one").join("model.safetensors")
 }
 
 /// The figures at an address, by name and labels.
 fn scrape(address: &str) -> BTreeMap<String, f64> {
-    let mut stream = TcpStream::connect(address).expect("connects");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answered");
-    let (head, page) = answer.split_once("\r\n\r\n").expect("a head");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let page = figures::page(address);
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {

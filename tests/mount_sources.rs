@@ -1,6 +1,8 @@
 //! Real mounts with other places than the Hub to get bytes from: seeds, mirrors; where the bytes came from is told, the end
 //! of what is wrong is held back, and figures move.
 
+#[path = "support/figures.rs"]
+mod figures;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "standin/mod.rs"]
@@ -227,12 +229,7 @@ fn info_tells_where_chunks_came_from() {
 
 /// The figures at an address, by name and labels.
 fn scrape(address: &str) -> BTreeMap<String, f64> {
-    let mut stream = TcpStream::connect(address).expect("connects");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answered");
-    let (head, page) = answer.split_once("\r\n\r\n").expect("a head");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let page = figures::page(address);
     let (mut figures, mut family, mut seen) = (BTreeMap::new(), String::new(), Vec::new());
     for line in page.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {

@@ -296,9 +296,8 @@ fn stats_tell_the_hub_from_other_nodes() {
         stats
     });
     let read = |mount: &mount::Mount| {
-        let dir = mount.path().join("models--org--one");
-        let commit = fs::read_to_string(dir.join("refs/main")).expect("the branch");
-        assert!(fs::read(dir.join("snapshots").join(commit).join("model.safetensors")).expect("read") == big);
+        let file = mount.snapshot("models--org--one").join("model.safetensors");
+        assert!(fs::read(file).expect("read") == big);
     };
     read(&mounts[0]);
     let all = BIG as f64 * 0.999;

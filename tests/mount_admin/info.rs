@@ -57,8 +57,7 @@ fn where_a_file_of_the_hub_is() {
     let world = World { home, objects, _servers: None };
     let mount = world.home.mount("mnt", &[]);
     let repo = mount.path().join("models--org--m");
-    let commit = fs::read_to_string(repo.join("refs/main")).expect("the branch");
-    let file = repo.join("snapshots").join(commit).join("model.bin");
+    let file = mount.snapshot("models--org--m").join("model.bin");
     fs::metadata(&file).expect("stat");
     let told = || world.json(&["info", "--json", path(&file)]);
     assert_eq!(told()["chunks"][2]["where"], serde_json::json!(["hub"]), "{}", told());

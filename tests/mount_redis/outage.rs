@@ -126,9 +126,7 @@ fn blobs_that_are_open_are_read_on() {
     let hub = StandIn::start(hub_home.path(), Options::default()).expect("free ports");
     let world = World::with(RedisServer::start(), &["--hub-endpoint", hub.endpoint()]);
     let mount = world.home.mount("mnt", &["--meta-timeout", "3s"]);
-    let repo = mount.path().join("models--org--name");
-    let commit = fs::read_to_string(repo.join("refs/main")).expect("the branch");
-    let path = repo.join("snapshots").join(commit).join("model.safetensors");
+    let path = mount.snapshot("models--org--name").join("model.safetensors");
     assert!(fs::read(&path).expect("read") == data);
     let file = File::open(&path).expect("open");
     world.redis.freeze(true);
