@@ -15,6 +15,11 @@ const USUAL: usize = 16;
 const FEWEST: usize = 2;
 /// Bytes a second of one transfer: with more than this a chunk comes in half a second, and nobody feels how many share a link.
 const QUICK: f64 = 8.0 * 1024.0 * 1024.0;
+/// The same of a transfer after which so many need not be tried with fewer: even if they share what that one had, a chunk comes
+/// in a second. And how much of one shows it.
+const FAST: f64 = 64.0 * 1024.0 * 1024.0;
+const SHOWS: u64 = 2 << 20;
+const SHOWS_IN: f64 = 0.01;
 /// A transfer that has less than this part of what one can have shares a link that is full, and fewer would bring as much.
 const CROWDED: f64 = 0.6;
 /// With less than this part, more of them are no gain.
@@ -220,6 +225,12 @@ impl State {
     fn took(&mut self, bytes: u64, now: Instant) {
         self.bytes += bytes;
         self.used = Some(now);
+        if self.starting && self.limit < USUAL && self.bytes >= SHOWS {
+            self.count(now);
+            if self.shared >= SHOWS_IN && self.bytes as f64 / self.shared >= FAST {
+                self.limit = USUAL.min(self.most);
+            }
+        }
         let age = now - self.began;
         if age >= EPOCH || (self.starting && age >= BRIEF && self.bytes >= MANY) {
             self.count(now);
@@ -369,7 +380,10 @@ mod tests {
     #[test]
     fn it_grows_while_that_is_a_gain() {
         assert_eq!(Place::new().state.limit, FIRST);
-        assert_eq!(Place::new().epochs(2, 100.0 * MB, 1e10), 32, "a fast one has what it needs at once");
+        let mut place = Place::new();
+        place.with(1, 100.0 * MB, 1e10);
+        assert_eq!(place.state.limit, USUAL, "a fast one has what it needs at once");
+        assert_eq!(place.epochs(1, 100.0 * MB, 1e10), 2 * USUAL);
         assert_eq!(Place::new().epochs(40, 50.0 * MB, 1e10), 64, "all of them are worth it");
         let limit = Place::new().epochs(100, 50.0 * MB, 1500.0 * MB);
         assert!((24..=40).contains(&limit), "the link is full: {limit}");

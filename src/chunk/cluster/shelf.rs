@@ -138,11 +138,13 @@ impl Shelf for BlobShelf {
                 Presence::Suspect if !file.verify(idx)? => Ok(None),
                 Presence::Suspect | Presence::Present => file.record_of(idx),
             });
-            match record.await.context(|| format!("blob {id} chunk {idx}"))? {
-                Some(record) => break record,
-                None if !tried && self.take_near(&shared, blob, idx).await? => tried = true,
-                None => return Ok(None),
+            if let Some(record) = record.await.context(|| format!("blob {id} chunk {idx}"))? {
+                break record;
             }
+            if tried || !self.take_near(&shared, blob, idx).await? {
+                return Ok(None);
+            }
+            tried = true;
         };
         let verified = file.is_verified();
         let bytes =

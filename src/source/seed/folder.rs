@@ -37,7 +37,8 @@ impl Folder {
     /// A blob's file, if it has exactly this size. What is still being written has another name, or another size.
     pub fn blob(&self, repo: &str, blob: BlobId, size: u64) -> Option<File> {
         // Whatever lies there, opening it must not wait.
-        let file = File::from(self.beneath(&[repo, "blobs", &blob.etag()], OFlags::NONBLOCK | OFlags::NOCTTY).ok()?);
+        let file =
+            File::from(self.beneath(&[repo, "blobs", &blob.etag()], OFlags::NONBLOCK | OFlags::NOCTTY).ok()?);
         let meta = file.metadata().ok()?;
         (meta.is_file() && meta.len() == size).then_some(file)
     }
