@@ -38,18 +38,30 @@ impl Stripes {
         self.others.len() as u64 + 1
     }
 
-    /// The node that is to begin with chunk `idx`: of all it has the highest weight for it.
+    /// The node that is to begin with chunk `idx`. As many stripes as there are nodes, one after the other, are each another
+    /// one's, in an order by chance: so the shares are alike however few the stripes are.
     #[must_use]
     pub fn whose(&self, idx: u64) -> NodeId {
-        let stripe = idx / self.len;
+        let (round, place) = self.turn(idx);
         let nodes = self.others.iter().copied().chain([self.me]);
-        nodes.max_by_key(|node| weight(self.blob, stripe, *node)).unwrap_or(self.me)
+        let mut order: Vec<(u64, NodeId)> = nodes.map(|node| weight(self.blob, round, node)).collect();
+        let (_, (_, node), _) = order.select_nth_unstable(place as usize);
+        *node
     }
 
     /// Whether that is this node.
     #[must_use]
     pub fn is_mine(&self, idx: u64) -> bool {
-        self.whose(idx) == self.me
+        let (round, place) = self.turn(idx);
+        let mine = weight(self.blob, round, self.me);
+        let before = self.others.iter().filter(|node| weight(self.blob, round, **node) < mine);
+        before.count() as u64 == place
+    }
+
+    /// In which round of all nodes a chunk is, and whose turn it is there.
+    fn turn(&self, idx: u64) -> (u64, u64) {
+        let stripe = idx / self.len;
+        (stripe / self.nodes(), stripe % self.nodes())
     }
 }
 
@@ -91,9 +103,17 @@ mod tests {
                 let owners: Vec<usize> =
                     views.iter().enumerate().filter(|(_, v)| v.is_mine(idx)).map(|(i, _)| i).collect();
                 assert_eq!(owners.len(), 1, "chunk {idx} of {n} nodes");
+                assert!(views.iter().all(|v| v.whose(idx) == nodes[owners[0]]), "all agree on {idx}");
                 shares[owners[0]] += 1;
             }
-            assert!(shares.iter().all(|s| *s * n > 2400 / 2), "{n} nodes: {shares:?}");
+            let (least, most) = (shares.iter().min().expect("some"), shares.iter().max().expect("some"));
+            assert!(most - least <= LONGEST, "{n} nodes: {shares:?}");
+            // However small the blob.
+            let small = |me: &NodeId| {
+                let view = Stripes::new(BLOB, 17, *me, &nodes).expect("several");
+                (0..17).filter(|idx| view.is_mine(*idx)).count() as u64
+            };
+            assert!(nodes.iter().all(|me| (17 / n..=17 / n + 1).contains(&small(me))), "{n} nodes");
         }
     }
 
@@ -106,7 +126,7 @@ mod tests {
         }
         let s = Stripes::new(BLOB, 64, nodes[0], &nodes).expect("two");
         let mine = (0..64).filter(|i| s.is_mine(*i)).count();
-        assert!((16..=48).contains(&mine), "{mine}");
+        assert_eq!(mine, 32);
     }
 
     #[test]
