@@ -119,8 +119,15 @@ class Process:
 
     def peak_memory(self):
         """The most bytes that this process ever held in memory."""
+        return self._status("VmHWM")
+
+    def memory(self):
+        """Bytes that it holds in memory now."""
+        return self._status("VmRSS")
+
+    def _status(self, figure):
         with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
             for line in status:
-                if line.startswith("VmHWM:"):
+                if line.startswith(f"{figure}:"):
                     return int(line.split()[1]) * 1024
         raise Failed(f"{self.name} is gone")
