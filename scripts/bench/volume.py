@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from hub import s3_command
-from process import Failed, Process, built, free_port, mounted, wait_until
+from process import Failed, Process, built, free_port, hfmount, mounted, wait_until
 
 _numbers = itertools.count()
 _COUNT = re.compile(r'^hfmount_fuse_request_seconds_count\{op="([^"]+)"\} (\d+)', re.MULTILINE)
@@ -40,7 +40,7 @@ class Volume:
             if s3:
                 self._start_s3()
                 storage = ["--storage", "s3://volumes/bench", "--endpoint", self.s3.url, "--region", "us-east-1"]
-            self._hfmount("format", *storage, "--hub-endpoint", hub_url, "bench")
+            hfmount(["format", *storage, "--hub-endpoint", hub_url, "bench"], self.env)
             for mountpoint in self.mountpoints:
                 self._mount(mountpoint)
         except BaseException:
@@ -71,18 +71,6 @@ class Volume:
         self.s3.url = f"http://127.0.0.1:{port}"
         self.s3.until(lambda: answers(port), 10, "answers")
         self.env |= {"AWS_ACCESS_KEY_ID": "standin", "AWS_SECRET_ACCESS_KEY": "standin-secret"}
-
-    def _hfmount(self, *arguments):
-        done = subprocess.run(
-            [built("", "hfmount"), *arguments],
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if done.returncode != 0:
-            raise Failed(f"hfmount {arguments}: {done.stdout}{done.stderr}")
 
     def _mount(self, mountpoint):
         name = os.path.basename(mountpoint)

@@ -35,6 +35,15 @@ def built(kind, name):
     return max(places, key=os.path.getmtime)
 
 
+def hfmount(arguments, env, check=True, timeout=60):
+    """Runs one verb to its end and answers what became of it; one that fails is an error unless `check` says otherwise."""
+    command = [built("", "hfmount"), *arguments]
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    if check and done.returncode != 0:
+        raise Failed(f"hfmount {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
 def mounted(path):
     """Whether a mount lies on `path`, asked of the kernel's table: a hung mount cannot hold this up."""
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
