@@ -153,8 +153,6 @@ impl Shared {
         // for a full disk.
         let pieces = (memory / 8 * 5 / PIECE as u64) as usize;
         let ahead_places = pieces * 2 / 5;
-        // With `strict` readers wait for them.
-        let checkers = Checkers::new(!options.strict);
         let counters =
             Counters { fetched: sources.iter().map(|_| Fetched::default()).collect(), ..Counters::default() };
         Arc::new(Shared {
@@ -178,7 +176,7 @@ impl Shared {
             expected: Expected::default(),
             followed: Arc::new(Semaphore::new(follow::MOST_READERS)),
             verifying: Arc::new(Semaphore::new(CHECKERS)),
-            checkers,
+            checkers: Checkers::new(),
             uploads: Uploads::default(),
             open: Mutex::default(),
             full: Mutex::default(),

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::blob::Blob;
 use super::cache::Presence;
+use super::checkers::Haste;
 use super::digest::Digest;
 use super::tally::Tally;
 use super::{BlobEvent, lock};
@@ -52,6 +53,15 @@ impl Blob {
             check.busy = true;
         }
         self.shared.spawn(work(self.clone()));
+    }
+
+    fn haste(&self) -> Haste {
+        match self.shared.options.strict {
+            // Readers wait for the last chunk until it is done.
+            true => Haste::Awaited,
+            false if self.file.is_complete() => Haste::Soon,
+            false => Haste::Idle,
+        }
     }
 
     /// The blob is one chunk, which was checked as it came in.
@@ -179,7 +189,7 @@ async fn work(blob: Arc<Blob>) {
         };
         let file = blob.file.clone();
         let fold = move || file.fold_present(next, &digest, Digest::update);
-        let digested = blob.shared.checkers.run(fold);
+        let digested = blob.shared.checkers.run(blob.haste(), fold);
         let digest = digested.await.unwrap_or_else(|e| {
             tracing::warn!(blob = %blob.id, error = %e, "cannot read the cache to verify it");
             None
