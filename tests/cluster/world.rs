@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hfmount::chunk::cache::{CacheDir, CacheLimits};
@@ -26,6 +26,7 @@ use hfmount::types::{BlobId, SessionId, Timestamp};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+pub use crate::blobs::{bytes, eventually, same};
 use crate::redis::RedisServer;
 use crate::source::Memory;
 
@@ -283,32 +284,5 @@ impl Drop for Doomed {
     fn drop(&mut self) {
         self.kill();
         std::mem::forget(self.node.take());
-    }
-}
-
-/// Bytes that differ everywhere.
-pub fn bytes(len: usize, seed: u64) -> Bytes {
-    let mut out = vec![0; len];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut out);
-    out.into()
-}
-
-/// Compares without printing megabytes.
-#[track_caller]
-pub fn same(got: &[u8], expected: &[u8]) {
-    assert_eq!(got.len(), expected.len(), "lengths");
-    if let Some(at) = got.iter().zip(expected).position(|(a, b)| a != b) {
-        panic!("differs at byte {at}");
-    }
-}
-
-/// Waits until it is so.
-pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
