@@ -280,6 +280,22 @@ fn what_is_not_near_is_given_out_when_it_is() {
 }
 
 #[test]
+fn what_others_fetch_may_go_before_what_is_mine() {
+    let mut w = World::new(400);
+    w.sequential(0, 5 * CHUNK + 1, MIB);
+    let mut r = w.readahead.clone();
+    let frontier = r.streams[0].frontier;
+    (r.streams[0].next, r.streams[0].window) = (frontier, 64);
+    // The first two are mine, and so is the sixth.
+    let theirs = |idx: u64| ![0, 1, 5].contains(&(idx - frontier));
+    assert_eq!(r.next_of_others(8, 4, theirs), Some(frontier + 2..frontier + 5));
+    let rest = |idx: u64| theirs(idx) && idx >= frontier + 5;
+    assert_eq!(r.next_of_others(8, 4, rest), Some(frontier + 6..frontier + 8), "no further than it is near");
+    assert_eq!(r.next_of_others(6, 4, rest), None);
+    assert_eq!(r.next_within(8, 1, |_| true), Some(frontier..frontier + 1), "mine are still to be had");
+}
+
+#[test]
 fn windows_are_bounded_and_nothing_is_given_out_twice() {
     let mut r = Readahead::new(CHUNK as u32, 1000, 16);
     let mut given = BTreeSet::new();
