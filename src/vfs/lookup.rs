@@ -92,6 +92,7 @@ impl Vfs {
     /// A name that is there. A branch may be old.
     async fn found(self: &Arc<Self>, parent: Ino, name: &[u8], attr: Attr) -> Result<Found> {
         self.attrs.learn(&attr);
+        self.found_by_name(parent, name, &attr);
         let could_be_ref = attr.kind == FileType::File && attr.size == 40;
         if could_be_ref
             && let Some(lazy) = &self.lazy
