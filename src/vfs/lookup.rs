@@ -81,7 +81,7 @@ impl Vfs {
             Answer::Published => match self.meta.lookup(parent, name).await? {
                 Some(attr) => {
                     self.attrs.learn(&attr);
-                    Ok(Found::Attr(attr))
+                    Ok(Found::Attr(attr.into()))
                 }
                 // Deleted again in the same moment.
                 None => Ok(Found::Nothing),
@@ -101,11 +101,11 @@ impl Vfs {
             let dir = self.repo_dir(parent, &prefix).await?;
             lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await;
             return Ok(match self.meta.lookup(parent, name).await? {
-                Some(attr) => Found::Attr(attr),
+                Some(attr) => Found::Attr(attr.into()),
                 None => Found::Nothing,
             });
         }
-        Ok(Found::Attr(attr))
+        Ok(Found::Attr(attr.into()))
     }
 
     /// The directory of the repository above `refs` or a directory `prefix` below it.
@@ -341,7 +341,7 @@ impl Vfs {
 
 /// What a name came to.
 enum Found {
-    Attr(Attr),
+    Attr(Box<Attr>),
     Provisional(Ino),
     Virtual(Lookup),
     Nothing,

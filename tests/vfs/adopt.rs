@@ -561,3 +561,106 @@ async fn a_dump_has_it() {
     assert_eq!(report.chunks.objects, 0, "{report:?}");
     assert_eq!(asked(&cluster), 0);
 }
+
+/// A simple sequence of numbers that look random.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// What is closed is what anybody opens then, whatever became a blob or a file in between, and wherever its bytes are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whatever_is_done_to_it_each_open_sees_what_was_closed() {
+    const SIZE: usize = 1_300_000;
+    let seed: u64 = std::env::var("HFMOUNT_TEST_SEED").map_or(1, |s| s.parse().expect("a number"));
+    let rounds = std::env::var("HFMOUNT_TEST_ROUNDS").map_or(150, |s| s.parse().expect("a number"));
+    let cluster = Cluster::new(|_| {});
+    let behind = Settings { writeback: seed.is_multiple_of(2), ..Settings::default() };
+    let nodes = [cluster.node_with(behind.clone()).await, cluster.node_with(behind).await];
+    repository(&nodes[0]).await;
+    let original = random_bytes(seed, SIZE);
+    let blob = sha(&original);
+    let ino = download(&nodes[0], blob, &original).await;
+    let (mut now, mut dice, mut was_native) = (original.clone(), Dice(seed), 0);
+    let mut held: Vec<(usize, u64)> = Vec::new();
+    for round in 0..rounds {
+        let who = dice.roll(2);
+        let node = &nodes[who];
+        let what = dice.roll(10);
+        match what {
+            0..=2 => {
+                // To what it was, as a client that goes on with a download.
+                let opened = node.vfs.open(ino, libc::O_RDWR).await.expect("open");
+                for (n, piece) in original.chunks(400_000).enumerate() {
+                    let piece = Bytes::copy_from_slice(piece);
+                    node.vfs.write(opened.fh, n as u64 * 400_000, piece).await.expect("write");
+                }
+                let set = SetAttr { size: Some(SIZE as u64), ..SetAttr::default() };
+                node.vfs.setattr(ino, Some(opened.fh), set).await.expect("truncate");
+                node.vfs.flush(opened.fh).await.expect("flush");
+                node.vfs.release(opened.fh, None).await.expect("release");
+                now.clone_from(&original);
+            }
+            3 => {
+                let at = dice.roll(SIZE - 20);
+                overwrite(node, ino, at as u64, b"some other bytes").await;
+                now.resize(now.len().max(at + 16), 0);
+                now[at..at + 16].copy_from_slice(b"some other bytes");
+            }
+            4 => {
+                let size = SIZE / 2 + dice.roll(SIZE);
+                let set = SetAttr { size: Some(size as u64), ..SetAttr::default() };
+                node.vfs.setattr(ino, None, set).await.expect("truncate");
+                now.resize(size, 0);
+            }
+            5 => {
+                let cache = node.chunks.cache();
+                let key = [ContentKey::Blob(blob), ContentKey::File(ino)][dice.roll(2)];
+                cache.remove_idle(&key).expect("evict");
+            }
+            6 => held.push((who, node.vfs.open(ino, libc::O_RDONLY).await.expect("open").fh)),
+            7 if !held.is_empty() => {
+                let (who, fh) = held.swap_remove(dice.roll(held.len()));
+                nodes[who].vfs.read(fh, 0, 100_000).await.expect("read");
+                nodes[who].vfs.release(fh, None).await.expect("release");
+            }
+            8 => {
+                node.walk(&place_of(blob)).await.expect("walk");
+                tokio::time::sleep(Duration::from_millis(dice.roll(300) as u64)).await;
+            }
+            _ => {
+                if let Some(bytes) = native(node, ino).await {
+                    assert!(bytes == now, "round {round} of seed {seed}");
+                    was_native += 1;
+                }
+            }
+        }
+        // What waits for its upload other nodes do not see yet.
+        for node in &nodes {
+            node.files.drain(Duration::from_secs(30)).await;
+        }
+        let reader = &nodes[dice.roll(2)];
+        let seen = reader.read_all(ino).await.expect("read");
+        if seen != now {
+            let differ = |(a, b): (&u8, &u8)| a != b;
+            let first = seen.iter().zip(&now).position(differ).unwrap_or(0);
+            let last = seen.iter().zip(&now).rposition(differ).unwrap_or(0);
+            panic!(
+                "round {round} of seed {seed}: after {what}, {} of {} bytes; {first} to {last}: {:?}, not {:?}",
+                seen.len(),
+                now.len(),
+                &seen[first..seen.len().min(first + 20)],
+                &now[first..now.len().min(first + 20)],
+            );
+        }
+    }
+    for (who, fh) in held {
+        nodes[who].vfs.release(fh, None).await.expect("release");
+    }
+    assert!(was_native > 0 || rounds < 100, "it was a blob at times");
+    assert_eq!(faults(&cluster).await, Vec::<String>::new());
+}
