@@ -572,6 +572,13 @@ impl Dice {
     }
 }
 
+/// What waits for its upload other nodes do not see yet.
+async fn uploaded(nodes: &[Node]) {
+    for node in nodes {
+        until("uploaded", async || node.files.waiting().0.files == 0).await;
+    }
+}
+
 /// What is closed is what anybody opens then, whatever became a blob or a file in between, and wherever its bytes are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_is_done_to_it_each_open_sees_what_was_closed() {
@@ -585,6 +592,7 @@ async fn whatever_is_done_to_it_each_open_sees_what_was_closed() {
     let original = random_bytes(seed, SIZE);
     let blob = sha(&original);
     let ino = download(&nodes[0], blob, &original).await;
+    uploaded(&nodes).await;
     let (mut now, mut dice, mut was_native) = (original.clone(), Dice(seed), 0);
     let mut held: Vec<(usize, u64)> = Vec::new();
     for round in 0..rounds {
@@ -639,10 +647,7 @@ async fn whatever_is_done_to_it_each_open_sees_what_was_closed() {
                 }
             }
         }
-        // What waits for its upload other nodes do not see yet.
-        for node in &nodes {
-            node.files.drain(Duration::from_secs(30)).await;
-        }
+        uploaded(&nodes).await;
         let reader = &nodes[dice.roll(2)];
         let seen = reader.read_all(ino).await.expect("read");
         if seen != now {
