@@ -390,6 +390,77 @@ fn what_a_client_downloaded_is_native() {
     assert_eq!(mount.stop().code(), Some(0));
 }
 
+/// It is written to with what it has anyway and downloaded anew, and so is a file and a blob in turn: whoever reads it sees the
+/// same, and no open fails.
+#[test]
+fn a_downloaded_file_is_the_same_whatever_is_open_mapped_and_written_meanwhile() {
+    if !can_mount() {
+        return;
+    }
+    let world = world(1);
+    let mount = world.home.mount("mnt", &[]);
+    let bytes = bytes_of(99);
+    let path = download(&mount, &bytes);
+    let seconds = std::env::var("HFMOUNT_TEST_SECONDS").map_or(6, |s| s.parse().expect("seconds"));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    std::thread::scope(|scope| {
+        for thread in 0..5u64 {
+            let (path, bytes, mount) = (&path, &bytes, &mount);
+            scope.spawn(move || {
+                let mut random = thread * 6007 + 3;
+                let mut roll = |n: usize| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (random >> 33) as usize % n
+                };
+                let (mut open, mut maps) = (Vec::new(), Vec::new());
+                while Instant::now() < end {
+                    match roll(10) {
+                        0..=3 => open.push(File::open(path).expect("open")),
+                        4 if thread == 0 => {
+                            download(mount, bytes);
+                        }
+                        4 | 5 if thread < 2 => {
+                            let file = OpenOptions::new().read(true).write(true).open(path);
+                            let file = file.expect("to write");
+                            let at = roll(BIG - 5000);
+                            file.write_all_at(&bytes[at..at + 5000], at as u64).expect("write");
+                            open.push(file);
+                        }
+                        6 if !open.is_empty() => {
+                            let how = [libc::MAP_SHARED, libc::MAP_PRIVATE][roll(2)];
+                            maps.push(Map::of(&open[roll(open.len())], how));
+                        }
+                        7 if !open.is_empty() => drop(open.swap_remove(roll(open.len()))),
+                        8 => std::thread::sleep(Duration::from_millis(roll(200) as u64)),
+                        _ if !maps.is_empty() => drop(maps.swap_remove(roll(maps.len()))),
+                        _ => {}
+                    }
+                    let at = roll(BIG - 5000);
+                    if let Some(map) = maps.last() {
+                        assert!(map.bytes()[at..at + 5000] == bytes[at..at + 5000], "mapped, at {at}");
+                    }
+                    if let Some(file) = open.last() {
+                        let mut seen = vec![0; 5000];
+                        file.read_exact_at(&mut seen, at as u64).expect("read");
+                        assert!(seen == bytes[at..at + 5000], "at {at}");
+                    }
+                    if open.len() > 8 {
+                        open.clear();
+                    }
+                    if maps.len() > 5 {
+                        maps.clear();
+                    }
+                }
+            });
+        }
+    });
+    assert!(fs::read(&path).expect("read") == bytes);
+    download(&mount, &bytes);
+    open_native(&mount, &path);
+    assert!(!mount.log().contains("panic"));
+    assert_eq!(mount.stop().code(), Some(0));
+}
+
 #[test]
 fn what_is_open_or_mapped_stays_though_the_cache_is_too_small() {
     if !can_mount() {
