@@ -21,7 +21,7 @@ use hfmount::chunk::digest::Digest;
 use hfmount::types::BlobId;
 use mount::{Home, Mount, can_mount, wait_for};
 use redis_server::RedisServer;
-use standin::model::put;
+use standin::model::{put, random_bytes};
 use standin::{StandIn, Target};
 
 const BIG: usize = 12_000_000;
