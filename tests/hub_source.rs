@@ -296,10 +296,11 @@ async fn impossible_ranges_are_refused_without_a_request() {
 async fn refusals_make_it_ask_for_less_at_a_time() {
     let w = world().await;
     let source = HubSource::new(w.client.clone());
-    let first = source.ahead().expect("it knows");
-    assert!(first >= 8, "a fast link takes several: {first}");
+    let unused = source.ahead().expect("it knows");
+    assert!(unused >= 8, "it does not keep others from anything: {unused}");
     assert_eq!(collect(&source, &w.big).await.expect("all"), w.bytes);
-    assert_eq!(source.ahead(), Some(first));
+    let first = source.ahead().expect("it knows");
+    assert!((4..=unused).contains(&first), "not too many before it is known to be fast: {first}");
 
     w.hub.faults(|f| (f.only, f.unavailable) = (Target::Cdn, 1));
     assert_eq!(collect(&source, &w.big).await.expect("in the end"), w.bytes);
@@ -308,13 +309,14 @@ async fn refusals_make_it_ask_for_less_at_a_time() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     w.hub.faults(|f| (f.only, f.too_many, f.retry_after) = (Target::Cdn, 1, Some(0)));
     assert_eq!(collect(&source, &w.big).await.expect("in the end"), w.bytes);
-    assert_eq!(source.ahead(), Some(first / 4), "429");
+    let fewest = (first / 4).max(2);
+    assert_eq!(source.ahead(), Some(fewest), "429, and never none");
 
     // What is said about the file is no sign of a crowd.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     w.hub.expire_urls();
     assert_eq!(collect(&source, &w.big).await.expect("signed anew"), w.bytes);
-    assert_eq!(source.ahead(), Some(first / 4));
+    assert_eq!(source.ahead(), Some(fewest));
 }
 
 /// Bodies that were read to their end leave their connections to the next ones.

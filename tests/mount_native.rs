@@ -1,6 +1,8 @@
 //! Complete blobs that the kernel reads by itself out of the cache's files: what programs see of it, which is nothing but
 //! speed, whatever else is open, written, evicted or killed meanwhile.
 
+#[path = "support/hub.rs"]
+mod hub;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "standin/mod.rs"]
@@ -18,30 +20,19 @@ use std::time::{Duration, Instant};
 
 use hfmount::chunk::digest::Digest;
 use hfmount::types::BlobId;
+use hub::{World, snapshot};
 use mount::{Home, Mount, can_mount, wait_for};
 use standin::model::{put, random_bytes};
-use standin::{Options, StandIn};
 
 const BIG: usize = 5_500_000;
 
-struct World {
-    home: Home,
-    hub: StandIn,
-}
-
 /// Some repositories with a file each, all different.
 fn world(repos: u64) -> World {
-    let mut home = Home::new();
-    if let Ok(level) = std::env::var("HFMOUNT_LOG") {
-        home.set_env("HFMOUNT_LOG", &level);
-    }
-    let root = home.dir("hub");
-    for n in 0..repos {
-        put(&root, &format!("models/org/m{n}/main/model.safetensors"), bytes_of(n));
-    }
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint()]);
-    World { home, hub }
+    World::new(0, |root, _| {
+        for n in 0..repos {
+            put(root, &format!("models/org/m{n}/main/model.safetensors"), bytes_of(n));
+        }
+    })
 }
 
 fn bytes_of(n: u64) -> Vec<u8> {
@@ -49,7 +40,7 @@ fn bytes_of(n: u64) -> Vec<u8> {
 }
 
 fn model(mount: &Mount, n: u64) -> PathBuf {
-    mount.snapshot(&format!("models--org--m{n}")).join("model.safetensors")
+    snapshot(mount, &format!("m{n}")).join("model.safetensors")
 }
 
 /// Whether the kernel reads it without the daemon, which is stopped meanwhile: pages of the mount are dropped before.

@@ -3,6 +3,8 @@
 
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/hub.rs"]
+mod hub;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "support/redis.rs"]
@@ -20,7 +22,7 @@ use hfmount::types::BlobId;
 use mount::{Home, Mount, can_mount, wait_for};
 use redis_server::RedisServer;
 use standin::model::{put, random_bytes};
-use standin::{Options, StandIn, Target};
+use standin::{StandIn, Target};
 
 const BIG: usize = 12_000_000;
 const CHUNKS: f64 = 12.0;
@@ -37,11 +39,9 @@ fn world() -> World {
     let redis = RedisServer::start();
     let mut home = Home::new();
     home.set_env("HFMOUNT_META", &redis.url());
-    let root = home.dir("hub");
-    let big = random_bytes(9, BIG);
-    put(&root, "models/org/one/main/model.safetensors", &big);
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint(), "peers"]);
+    let hub::World { home, hub, big } = hub::World::in_home(home, &["peers"], BIG, |root, big| {
+        put(root, "models/org/one/main/model.safetensors", big);
+    });
     World { home, hub, big, _redis: redis }
 }
 
@@ -61,7 +61,7 @@ impl World {
 }
 
 fn model(mount: &Mount) -> PathBuf {
-    mount.snapshot("models--org--one").join("model.safetensors")
+    hub::snapshot(mount, "one").join("model.safetensors")
 }
 
 /// The figures at an address, by name and labels.

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Chunks;
 use super::cache::{CacheFile, ContentKey, Presence, Record, Seen};
+use super::checkers::Haste;
 use super::digest::Digest;
 use super::file::FileContent;
 use crate::blocking::blocking;
@@ -56,7 +57,9 @@ impl Chunks {
             }
             let Some((file, record)) = content.held(idx).await? else { return Ok(Proved::NotHere) };
             let fold = move || fold(&file, idx, &record, &digest);
-            let Some(next) = shared.checkers.run(fold).await? else { return Ok(Proved::NotHere) };
+            let Some(next) = shared.checkers.run(Haste::Soon, fold).await? else {
+                return Ok(Proved::NotHere);
+            };
             digest = next;
             seen.add(&record);
             if !content.is_at(version) {

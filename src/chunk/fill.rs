@@ -35,7 +35,7 @@ pub(super) async fn run(mut flights: Flights, mut place: AheadPlace, part: Optio
         Ok(()) => drop(flights),
         Err(e) => {
             let run = flights.left.clone();
-            if blob.is_awaited(run.clone()) {
+            if blob.is_awaited(run.clone()) && !flights.near {
                 tracing::warn!(blob = %blob.id, chunks = ?run, error = %e, "cannot fill");
             } else {
                 tracing::debug!(blob = %blob.id, chunks = ?run, error = %e, "cannot fill ahead");
@@ -52,6 +52,10 @@ async fn rounds(flights: &mut Flights, place: &mut AheadPlace, mut part: Option<
     let mut pause = FIRST_PAUSE;
     let mut wrong = 0;
     let mut left_disk = false;
+    if flights.near {
+        let came = !only_origin(&blob) && from_near(flights, place).await;
+        return if came { Ok(()) } else { Err(Error::new(Kind::Unavailable, "no disk here has it")) };
+    }
     loop {
         let before = flights.left.start;
         let ended = match &blob.shared.peers {

@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::blob::Blob;
 use super::cache::Presence;
 use super::coming::{Coming, Follow, Mark};
 use super::overflow::Held;
 use super::readahead::Readahead;
+use super::shared::Place;
 use super::tally::Tally;
 use super::{fill, lock};
 use crate::blocking::blocking;
@@ -168,6 +169,10 @@ impl Blob {
     pub(super) fn note(self: &Arc<Self>, offset: u64, len: u64) {
         if self.file.is_complete() {
             self.read_complete();
+            // Who reads the only chunk that there is shows nothing of how he reads.
+            if self.file.chunks() <= 1 {
+                return;
+            }
             // On a fast link all of it may be here before the reader has shown that he reads it whole.
             let mut state = lock(&self.state);
             if !state.followed {
@@ -192,44 +197,63 @@ impl Blob {
                 return;
             }
             let Ok(place) = self.shared.ahead.clone().try_acquire_owned() else { return };
-            let most = self.shared.most_ahead();
-            let under_way = self.shared.under_way_ahead();
-            if under_way > most {
-                return;
-            }
-            let run = {
-                let mut state = lock(&self.state);
-                let State { flights, readahead, hold, stripes, followed, .. } = &mut *state;
-                if hold.is_some_and(|at| at.elapsed() < HOLD) {
-                    return;
-                }
-                // Readers who are there come before one who is only expected.
-                let few = under_way <= (most - most / 4).max(1) && flights.len() < EXPECTED;
-                if readahead.is_expected() && !few {
-                    return;
-                }
-                let missing =
-                    |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
-                let next = match stripes {
-                    // What a reader needs next goes first, wherever it is to be had.
-                    Some(stripes) => readahead.next_within(NEAR, segment, missing).or_else(|| {
-                        readahead.next_mine(stripes.nodes(), segment, missing, |idx| stripes.is_mine(idx))
-                    }),
-                    None => readahead.next(segment, missing),
-                };
-                let Some(run) = next else {
-                    // What somebody waits for has the link to itself; only its last ones leave some of a fast one over.
-                    let ends = flights.len() <= (most / LAST).max(1);
-                    if ends && readahead.is_used_up() && !std::mem::replace(followed, true) {
-                        drop(state);
-                        self.follow();
-                    }
-                    return;
-                };
-                run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
-                run
+            let Some((run, for_all)) = self.next_ahead(segment) else { return };
+            let place = match for_all {
+                true => Place::for_all(place, &self.shared),
+                false => Place::new(place),
             };
             fill::begin(Flights::new(self, run), Some(Arc::new(place)), None);
+        }
+    }
+
+    /// The next run to fetch ahead, of at most `segment` chunks, which count as on their way from here on; and whether it is this
+    /// node's to fetch for all that read the blob.
+    fn next_ahead(self: &Arc<Self>, segment: u64) -> Option<(Range<u64>, bool)> {
+        let shared = &self.shared;
+        let (bears, under_way) = (shared.most_ahead(), shared.under_way_ahead());
+        let mut state = lock(&self.state);
+        let State { flights, readahead, hold, stripes, followed, .. } = &mut *state;
+        let most = if stripes.is_some() { shared.most_ahead_of_all() } else { bears };
+        if under_way > most || hold.is_some_and(|at| at.elapsed() < HOLD) {
+            return None;
+        }
+        // Readers who are there come before one who is only expected.
+        let few = under_way <= (most - most / 4).max(1) && flights.len() < EXPECTED;
+        if readahead.is_expected() && !few {
+            return None;
+        }
+        let missing = |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
+        let next = match stripes {
+            // What a reader needs next goes first, wherever it is to be had.
+            Some(stripes) => {
+                let mine = |idx| stripes.is_mine(idx);
+                // Where a few fill the Hub's link, others would only share it.
+                let near = NEAR.min(2 * bears as u64);
+                let run = if shared.for_all() < bears {
+                    readahead
+                        .next_within(near, segment, missing)
+                        .or_else(|| readahead.next_mine(stripes.nodes(), segment, missing, mine))
+                } else {
+                    readahead.next_of_others(near, segment, |idx| missing(idx) && !mine(idx))
+                };
+                run.map(|run| (run.clone(), mine(run.start)))
+            }
+            None => readahead.next(segment, missing).map(|run| (run, false)),
+        };
+        match next {
+            Some((run, for_all)) => {
+                run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
+                Some((run, for_all))
+            }
+            None => {
+                // What somebody waits for has the link to itself; only its last ones leave some of a fast one over.
+                let ends = flights.len() <= (most / LAST).max(1);
+                if ends && readahead.is_used_up() && !std::mem::replace(followed, true) {
+                    drop(state);
+                    self.follow();
+                }
+                None
+            }
         }
     }
 
@@ -261,7 +285,29 @@ impl Blob {
         }
         let mut flights = Flights::new(self, idx..idx + 1);
         flights.mine = true;
+        fill::begin(flights, Some(Arc::new(Place::for_all(place, &self.shared))), None);
+    }
+
+    /// Begins to take chunk `idx` from another disk of this machine, for other nodes, unless it is here or on its way; answers a
+    /// wait for it. It fails if it is not there.
+    pub(super) fn take_near(self: &Arc<Self>, idx: u64, place: Place) -> Option<Wait> {
+        let wait = {
+            let mut state = lock(&self.state);
+            if let Some(flight) = state.flights.get(&idx) {
+                return Some(Wait::For(flight.landing.subscribe()));
+            }
+            if self.shared.is_closing() || self.file.presence(idx) == Presence::Present {
+                return None;
+            }
+            let flight = Flight::default();
+            let wait = Wait::For(flight.landing.subscribe());
+            state.flights.insert(idx, flight);
+            wait
+        };
+        let mut flights = Flights::new(self, idx..idx + 1);
+        flights.near = true;
         fill::begin(flights, Some(Arc::new(place)), None);
+        Some(wait)
     }
 
     /// Whether somebody waits for one of the chunks.
@@ -306,11 +352,13 @@ pub(super) struct Flights {
     stuck: Option<Instant>,
     /// Not to be left to others: one of them asked for it.
     pub mine: bool,
+    /// From another disk of this machine, or not at all.
+    pub near: bool,
 }
 
 impl Flights {
     fn new(blob: &Arc<Blob>, run: Range<u64>) -> Self {
-        Flights { blob: blob.clone(), left: run, error: None, stuck: None, mine: false }
+        Flights { blob: blob.clone(), left: run, error: None, stuck: None, mine: false, near: false }
     }
 
     /// The first of the run is there.
@@ -336,7 +384,9 @@ impl Flights {
         let at = idx.clamp(self.left.start, self.left.end);
         let rest = at..self.left.end;
         self.left.end = at;
-        Flights { blob: self.blob.clone(), left: rest, error: None, stuck: None, mine: self.mine }
+        let mut split = Flights::new(&self.blob, rest);
+        (split.mine, split.near) = (self.mine, self.near);
+        split
     }
 
     /// The rest has failed, for this reason.
@@ -371,4 +421,4 @@ async fn recheck(mut flights: Flights) {
 }
 
 /// A place among the transfers ahead of readers; shared by the parts of a run that was split.
-pub(super) type AheadPlace = Option<Arc<OwnedSemaphorePermit>>;
+pub(super) type AheadPlace = Option<Arc<Place>>;

@@ -213,6 +213,27 @@ impl Readahead {
         None
     }
 
+    /// The same no further than [`Readahead::next_within`], of chunks that others fetch: those that are not `wanted` are still
+    /// given out later.
+    pub fn next_of_others(
+        &self,
+        near: u64,
+        segment: u64,
+        wanted: impl Fn(u64) -> bool,
+    ) -> Option<Range<u64>> {
+        for stream in &self.streams {
+            let near = near.max(stream.frontier / 2);
+            let end = stream.end().min(stream.frontier.saturating_add(near)).min(self.chunks);
+            if let Some(first) = (stream.next..end).find(|idx| wanted(*idx)) {
+                let longest = longest(stream.window, segment, self.chunks - first);
+                let end = end.min(first + longest);
+                let end = (first + 1..end).find(|idx| !wanted(*idx)).unwrap_or(end);
+                return Some(first..end);
+            }
+        }
+        None
+    }
+
     /// Somebody who reads something else is expected to read this next, from its start: `window` chunks of it are wanted
     /// before.
     pub fn expect(&mut self, window: u64) {

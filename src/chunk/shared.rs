@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,6 +59,8 @@ pub(super) struct Shared {
     pub lent: Arc<Semaphore>,
     /// How many there are.
     ahead_places: usize,
+    /// Transfers that nobody here waits for and that are probably this node's to fetch for all.
+    for_all: AtomicUsize,
     /// Who knows what blobs are parts of, if somebody does.
     pub sequel: OnceLock<Arc<dyn Sequel>>,
     /// Files that have the bytes of blobs which are read.
@@ -139,6 +141,34 @@ pub struct ChunksStats {
     pub open_blobs: u64,
 }
 
+/// A place among the transfers ahead of readers, or among those that other nodes asked for. Given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    /// Set if the transfer is this node's to fetch for all.
+    counted: Option<Arc<Shared>>,
+}
+
+impl Place {
+    pub(super) fn new(permit: OwnedSemaphorePermit) -> Self {
+        Place { _permit: permit, counted: None }
+    }
+
+    /// The same for what is this node's to fetch for all.
+    pub(super) fn for_all(permit: OwnedSemaphorePermit, shared: &Arc<Shared>) -> Self {
+        shared.for_all.fetch_add(1, Relaxed);
+        Place { _permit: permit, counted: Some(shared.clone()) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.counted {
+            shared.for_all.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 /// Whether a source is the Hub, or what stands for it: not a place that only has copies.
 fn is_origin(source: &dyn Source) -> bool {
     !matches!(source.name(), "bucket" | "peer" | "mirror" | "seed")
@@ -158,8 +188,6 @@ impl Shared {
         // for a full disk.
         let pieces = (memory / 8 * 5 / PIECE as u64) as usize;
         let ahead_places = pieces * 2 / 5;
-        // With `strict` readers wait for them.
-        let checkers = Checkers::new(!options.strict);
         let counters =
             Counters { fetched: sources.iter().map(|_| Fetched::default()).collect(), ..Counters::default() };
         Arc::new(Shared {
@@ -177,6 +205,7 @@ impl Shared {
             pieces: Arc::new(Semaphore::new(pieces)),
             ahead: Arc::new(Semaphore::new(ahead_places)),
             ahead_places,
+            for_all: AtomicUsize::new(0),
             companions: Mutex::default(),
             lent: Arc::new(Semaphore::new(ahead_places)),
             sequel: OnceLock::new(),
@@ -184,7 +213,7 @@ impl Shared {
             expected: Expected::default(),
             followed: Arc::new(Semaphore::new(follow::MOST_READERS)),
             verifying: Arc::new(Semaphore::new(CHECKERS)),
-            checkers,
+            checkers: Checkers::new(),
             uploads: Uploads::default(),
             open: Mutex::default(),
             full: Mutex::default(),
@@ -226,11 +255,25 @@ impl Shared {
         self.ahead_places - self.ahead.available_permits()
     }
 
-    /// How many of them are worth it, as far as the last of the sources knows. It cannot speak for other nodes.
+    /// How many of them are worth it, as far as the last of the sources knows: of those that come from there.
     pub(super) fn most_ahead(&self) -> usize {
         let told = self.sources.last().and_then(|source| source.ahead());
-        let fewest = if self.peers.is_some() { AHEAD_OF_PEERS } else { 1 };
-        told.map_or(self.ahead_places, |most| most.max(fewest).min(self.ahead_places))
+        told.map_or(self.ahead_places, |most| most.clamp(1, self.ahead_places))
+    }
+
+    /// The same while other nodes read what this one does, and give it most of it.
+    pub(super) fn most_ahead_of_all(&self) -> usize {
+        self.most_ahead().max(AHEAD_OF_PEERS).min(self.ahead_places)
+    }
+
+    /// Transfers under way that are this node's to fetch for all.
+    pub(super) fn for_all(&self) -> usize {
+        self.for_all.load(Relaxed)
+    }
+
+    /// The size of the blob, if it lies on another disk of this machine.
+    pub(super) fn near(&self, id: BlobId) -> Option<u64> {
+        self.sources.iter().find_map(|source| source.near(id))
     }
 
     /// The blob, if somebody has it open or something of it is on its way.

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::blob::Blob;
 use super::cache::Presence;
+use super::checkers::Haste;
 use super::digest::Digest;
 use super::tally::Tally;
 use super::{BlobEvent, lock};
@@ -52,6 +53,35 @@ impl Blob {
             check.busy = true;
         }
         self.shared.spawn(work(self.clone()));
+    }
+
+    /// `before` and chunk `idx`; `None` if the chunk is not present.
+    async fn digest(&self, idx: u64, before: Digest) -> Result<Option<Digest>> {
+        loop {
+            // Asked here: whoever needs the lock for that would have to wait for a thread that gives way to everybody.
+            let changes = self.file.changes();
+            if self.file.presence(idx) != Presence::Present {
+                return Ok(None);
+            }
+            let (file, mut digest) = (self.file.clone(), before.clone());
+            let scan = move || {
+                let whole = file.scan(idx, file.chunk_len(idx), |piece| digest.update(piece))?;
+                Ok(whole.then_some(digest))
+            };
+            let digest = self.shared.checkers.run(self.haste(), scan).await?;
+            if digest.is_none() || self.file.changes() == changes {
+                return Ok(digest);
+            }
+        }
+    }
+
+    fn haste(&self) -> Haste {
+        match self.shared.options.strict {
+            // Readers wait for the last chunk until it is done.
+            true => Haste::Awaited,
+            false if self.file.is_complete() => Haste::Soon,
+            false => Haste::Idle,
+        }
     }
 
     /// The blob is one chunk, which was checked as it came in.
@@ -177,10 +207,7 @@ async fn work(blob: Arc<Blob>) {
             check.more = false;
             (check.next, check.digest.clone().unwrap_or_else(|| Digest::new(&blob.id, blob.size)))
         };
-        let file = blob.file.clone();
-        let fold = move || file.fold_present(next, &digest, Digest::update);
-        let digested = blob.shared.checkers.run(fold);
-        let digest = digested.await.unwrap_or_else(|e| {
+        let digest = blob.digest(next, digest).await.unwrap_or_else(|e| {
             tracing::warn!(blob = %blob.id, error = %e, "cannot read the cache to verify it");
             None
         });

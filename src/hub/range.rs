@@ -62,12 +62,13 @@ impl HubClient {
         let opened = inner.with_tries(|| async {
             let permit = inner.transfers.clone().acquire_owned().await;
             let permit = permit.map_err(|_| Failure::give_up(Kind::Internal, "limit"))?;
-            let open = inner.flow.open();
+            let mut open = inner.flow.open();
             let response = inner.open(&ask).await.inspect_err(|failure| {
                 if matches!(failure.next, Next::Retry | Next::Wait(_)) {
                     inner.flow.refused();
                 }
             })?;
+            open.begins();
             let under_way = UnderWay { flow: inner.flow.clone(), _open: open, _permit: permit };
             ask.check(response, under_way, inner.options.read_timeout)
         });

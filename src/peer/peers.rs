@@ -152,6 +152,12 @@ impl Peers {
         self.tracker.advertise(&[(blob, bitmap(runs.into_iter().flatten()))]).await
     }
 
+    /// The same of several blobs at once, each of so many chunks, all of which are here.
+    pub async fn tell_whole(&self, blobs: impl IntoIterator<Item = (BlobId, u64)>) -> Result<()> {
+        let held: Vec<_> = blobs.into_iter().map(|(blob, chunks)| (blob, bitmap(0..chunks))).collect();
+        self.tracker.advertise(&held).await
+    }
+
     /// Changes when all that is held here is to be told again.
     #[must_use]
     pub fn to_advertise(&self) -> watch::Receiver<u64> {

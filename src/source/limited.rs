@@ -53,6 +53,14 @@ impl<S: Source> Source for Limited<S> {
         self.source.is_near(blob)
     }
 
+    fn near(&self, blob: BlobId) -> Option<u64> {
+        self.source.near(blob)
+    }
+
+    fn all_near(&self, most: usize) -> Option<Vec<(BlobId, u64)>> {
+        self.source.all_near(most)
+    }
+
     fn ahead(&self) -> Option<usize> {
         self.source.ahead()
     }

@@ -102,6 +102,16 @@ pub trait Source: Debug + Send + Sync + 'static {
         false
     }
 
+    /// The size of a blob that lies on a disk of this machine, as far as is known without I/O.
+    fn near(&self, _blob: BlobId) -> Option<u64> {
+        None
+    }
+
+    /// The `most` largest blobs that lie on a disk of this machine, with their sizes; `None`: it is not known yet.
+    fn all_near(&self, _most: usize) -> Option<Vec<(BlobId, u64)>> {
+        Some(Vec::new())
+    }
+
     /// How many transfers that nobody waits for yet are worth having under way here at once; `None`: it does not know.
     fn ahead(&self) -> Option<usize> {
         None

@@ -99,11 +99,12 @@ impl Vfs {
             && let Some(DirFacts { role: Some(Role::Refs { repo, prefix }), .. }) = self.facts(parent).await?
         {
             let dir = self.repo_dir(parent, &prefix).await?;
-            lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await;
-            return Ok(match self.meta.lookup(parent, name).await? {
-                Some(attr) => Found::Attr(attr.into()),
-                None => Found::Nothing,
-            });
+            if lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await {
+                return Ok(match self.meta.lookup(parent, name).await? {
+                    Some(attr) => Found::Attr(attr.into()),
+                    None => Found::Nothing,
+                });
+            }
         }
         Ok(Found::Attr(attr.into()))
     }
@@ -268,7 +269,7 @@ impl Vfs {
                     return Some(Ok((self.entry(&attr).stat, self.attr_ttl_of(&attr, changes))));
                 }
                 // The kernel asks again after whatever it changed itself; together they rely on it for no longer.
-                let (attr, age) = self.meta.recent(ino, self.opts.attr_ttl)?;
+                let (attr, age) = self.known_attr(ino)?;
                 return Some(Ok((self.entry(&attr).stat, self.opts.attr_ttl.saturating_sub(age))));
             }
             Which::Private => return None,
@@ -278,6 +279,15 @@ impl Vfs {
             Which::Unknown => return Some(Err(Error::new(Kind::Stale, format!("inode {ino}")))),
         };
         Some(Ok((made_up, self.opts.attr_ttl)))
+    }
+
+    /// Attributes that were read lately, and how long ago they were known to be right. However old they are, while the push arrives:
+    /// it would have told of a change until then.
+    fn known_attr(&self, ino: Ino) -> Option<(Attr, Duration)> {
+        let ttl = self.opts.attr_ttl;
+        let silence = self.push_silence().filter(|silence| *silence < ttl && ttl >= present::SHORTEST);
+        let (attr, age) = self.meta.recent(ino, if silence.is_some() { long::LONG } else { ttl })?;
+        Some((attr, silence.map_or(age, |silence| age.min(silence))))
     }
 
     /// The attributes of an inode, and how long the kernel may rely on them.

@@ -42,6 +42,68 @@ async fn what_a_killed_node_was_fetching_another_one_fetches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_node_loses_its_leases_and_is_right_when_it_goes_on() {
+    let cluster = Cluster::new();
+    let slow = Arc::new(Memory::new("hub"));
+    let sleeper = cluster.node_apart(Setup { hub: Some(slow.clone()), ..Setup::brief("a") }).await;
+    let other = cluster.node_with(Setup::brief("b")).await;
+    let (id, bytes) = cluster.blob(&other, 20 * CHUNK, 1).await;
+    slow.put(id, bytes.clone());
+    *slow.pace.lock().unwrap() = Duration::from_millis(300);
+    let blob = sleeper.node().open(id, &bytes).await;
+    let reader = sleeper.spawn({
+        let bytes = bytes.clone();
+        async move {
+            for at in (0..bytes.len()).step_by(CHUNK) {
+                same(&blob.read(at as u64, CHUNK as u32).await.expect("read"), &bytes[at..at + CHUNK]);
+            }
+        }
+    });
+    eventually("it is at it", || slow.chunks_asked() > 0).await;
+    let frozen = sleeper.freeze().await;
+    let asked = slow.chunks_asked();
+    let begun = std::time::Instant::now();
+    other.read(id, &bytes).await;
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert_eq!(slow.chunks_asked(), asked, "it stood still");
+    let times = cluster.hub.times();
+    assert!(times.len() == 20 && times.iter().all(|t| *t == 1), "{times:?}");
+    drop(frozen);
+    tokio::time::timeout(Duration::from_secs(40), reader).await.expect("in time").expect("the right bytes");
+    assert!(slow.chunks_asked() <= asked + 4, "the rest came from the other one: {:?}", slow.requests());
+    for node in [sleeper.node(), &other] {
+        let stats = node.chunks.stats();
+        assert_eq!((stats.chunks_wrong, stats.mismatches), (0, 0), "what came late was the same");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_that_starts_again_with_its_data_only_takes_time() {
+    let mut cluster = Cluster::new();
+    let nodes = cluster.nodes(2).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 60 * CHUNK, 1).await;
+    *cluster.hub.pace.lock().unwrap() = Duration::from_millis(30);
+    let hub = cluster.hub.clone();
+    let reading = join_all(nodes.iter().map(|node| node.read(id, &bytes)));
+    let restart = async {
+        eventually("half of it came", || hub.chunks_asked() > 20).await;
+        cluster.redis.kill();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.redis.restart();
+    };
+    tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(reading, restart) })
+        .await
+        .expect("in time");
+    let times = hub.times();
+    assert!(times.iter().all(|t| (1..=2).contains(t)), "{times:?}");
+    let twice = times.iter().filter(|t| **t == 2).count();
+    assert!(twice <= 32, "only what was on its way then: {times:?}");
+    for node in &nodes {
+        assert_eq!(node.chunks.stats().chunks_wrong, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_tracker_what_known_nodes_hold_is_still_read() {
     let mut cluster = Cluster::new();
     let nodes = cluster.nodes(2).await;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hfmount::chunk::ChunksOptions;
+use hfmount::chunk::digest::Digest;
 use hfmount::peer::PeerOptions;
 use hfmount::source::Source;
 use hfmount::source::seed::Seed;
+use hfmount::types::BlobId;
 
 use crate::source::{Fault, Memory};
 use crate::world::{CHUNK, Cluster, Node, Setup, same};
@@ -95,18 +97,154 @@ async fn who_is_to_begin_and_does_not_answer_is_not_waited_for() {
     assert!(times.iter().all(|t| *t <= 2), "{times:?}");
 }
 
+/// A node with a folder of blobs: this one.
+async fn seeded(cluster: &Cluster, id: BlobId, bytes: &[u8], setup: Setup) -> Node {
+    let root = cluster.dir.path().join(format!("{}-old", setup.name));
+    let blobs = root.join("models--acme--m/blobs");
+    std::fs::create_dir_all(&blobs).expect("a folder");
+    std::fs::write(blobs.join(id.etag()), bytes).expect("write");
+    let seed = Seed::open(&root).await.expect("a seed");
+    seed.listed().await;
+    let before = vec![Arc::new(seed) as Arc<dyn Source>];
+    cluster.node_with(Setup { before, ..setup }).await
+}
+
+/// Waits until one node hears that another one holds so many chunks of the blob.
+async fn hears(node: &Node, of: &Node, id: BlobId, chunks: u64) {
+    let begun = std::time::Instant::now();
+    loop {
+        let held = node.peers.tracker().holdings(id).await.unwrap_or_default();
+        let told = held.iter().find(|held| held.holder.node == of.peers.me()).map_or(0, |held| held.chunks);
+        if told == chunks {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{told} of {chunks}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_on_a_disk_and_nobody_has_read_is_given_to_the_others() {
+    let cluster = Cluster::new();
+    let plain = cluster.node("a").await;
+    let (id, bytes) = cluster.blob(&plain, 30 * CHUNK - 7, 1).await;
+    // None of them but the first could have it from elsewhere.
+    let deny =
+        |name| Setup { peers: PeerOptions { hub: false, ..Setup::new(name).peers }, ..Setup::new(name) };
+    let seed = seeded(&cluster, id, &bytes, deny("b")).await;
+    let unable = cluster.node_with(deny("c")).await;
+    let nodes = [seed, unable, plain];
+    meet(&nodes).await;
+    hears(&nodes[1], &nodes[0], id, 30).await;
+    assert_eq!(nodes[0].chunks.stats().chunks_filled, 0, "nothing was taken from it yet");
+    join_all(nodes[1..].iter().map(|node| node.read(id, &bytes))).await;
+    assert_eq!(cluster.hub.chunks_asked(), 0, "it was on a disk");
+    let given: u64 = nodes[1..].iter().map(|node| node.given_by_peers()).sum();
+    assert_eq!(given, 2 * bytes.len() as u64);
+    assert_eq!(nodes[0].chunks.stats().chunks_filled, 30, "each was read and checked there once");
+
+    // It is not in the cache there any more, and still on the disk.
+    let late = cluster.node_with(deny("d")).await;
+    for node in &nodes[1..] {
+        node.peers.withdraw(id, None).await;
+    }
+    let content = nodes[0].open(id, &bytes).await;
+    content.cache_file().clear(0, 30).expect("cleared");
+    assert!(!content.is_complete());
+    late.read(id, &bytes).await;
+    assert_eq!(cluster.hub.chunks_asked(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_that_is_something_else_or_gone_costs_nothing_but_a_question() {
+    let cluster = Cluster::new();
+    let plain = cluster.node("a").await;
+    let (id, bytes) = cluster.blob(&plain, 12 * CHUNK, 1).await;
+    // The volume knows better by now, as far as the first chunk goes.
+    same(&plain.open(id, &bytes).await.read(0, 10).await.expect("read"), &bytes[..10]);
+    let mut wrong = bytes.to_vec();
+    wrong.iter_mut().step_by(CHUNK).for_each(|byte| *byte ^= 1);
+    let liar = seeded(&cluster, id, &wrong, Setup::new("b")).await;
+    hears(&plain, &liar, id, 12).await;
+    let late = cluster.node("c").await;
+    plain.peers.withdraw(id, None).await;
+    same(&late.open(id, &bytes).await.read(0, 10).await.expect("read"), &bytes[..10]);
+    assert!(liar.chunks.stats().chunks_wrong > 0, "it was asked, and found out");
+    assert_eq!(liar.peers.client().stats().len(), 0, "and asked nobody else for it");
+    let (gone, gone_bytes) = cluster.blob(&plain, 5 * CHUNK, 2).await;
+    let seed = seeded(&cluster, gone, &gone_bytes, Setup::new("d")).await;
+    hears(&plain, &seed, gone, 5).await;
+    let file = cluster.dir.path().join("d-old/models--acme--m/blobs").join(gone.etag());
+    std::fs::remove_file(file).expect("gone");
+    plain.read(gone, &gone_bytes).await;
+    assert_eq!(seed.chunks.stats().chunks_filled, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_is_no_blob_of_the_volume_nothing_is_given() {
+    let cluster = Cluster::new();
+    let plain = cluster.node("a").await;
+    let secret = crate::world::bytes(3 * CHUNK, 9);
+    let id = Digest::of(&BlobId::Sha256([0; 32]), &secret);
+    let seed = seeded(&cluster, id, &secret, Setup::new("b")).await;
+    hears(&plain, &seed, id, 3).await;
+    let got = tokio::time::timeout(Duration::from_secs(5), plain.open(id, &secret).await.read(0, 10)).await;
+    assert!(!got.is_ok_and(|read| read.is_ok()), "it is in the folder, and not in the volume");
+    assert_eq!(seed.chunks.stats().chunks_filled, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_a_reader_who_has_stopped_the_others_fetch_no_more() {
+    let cluster = Cluster::new();
+    let hubs: Vec<Arc<Memory>> = (0..2).map(|_| Arc::new(Memory::new("hub"))).collect();
+    let mut nodes = Vec::new();
+    for (name, hub) in ["a", "b"].into_iter().zip(&hubs) {
+        nodes.push(cluster.node_with(Setup { hub: Some(hub.clone()), ..Setup::new(name) }).await);
+    }
+    meet(&nodes).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 600 * CHUNK, 1).await;
+    for hub in &hubs {
+        hub.put(id, bytes.clone());
+        hub.set_delay(Duration::from_millis(20));
+    }
+    // The other one looked at its head, and reads no more of it.
+    same(&nodes[1].open(id, &bytes).await.read(0, 10).await.expect("read"), &bytes[..10]);
+    let blob = nodes[0].open(id, &bytes).await;
+    for at in (0..10 * CHUNK).step_by(CHUNK / 2) {
+        same(&blob.read(at as u64, CHUNK as u32 / 2).await.expect("read"), &bytes[at..at + CHUNK / 2]);
+    }
+    assert!(hubs[1].chunks_asked() > 1, "it did its share");
+    drop(blob);
+    let asked = || hubs.iter().map(|hub| hub.chunks_asked()).sum::<u64>();
+    // What is on its way comes to its end.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = asked();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(asked(), before, "nobody reads");
+    assert!(before < 400, "{before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_by_itself_asks_the_hub_for_no_more_at_a_time_than_that_bears() {
+    let cluster = Cluster::new();
+    let mut hub = Memory::new("hub");
+    hub.ahead = Some(3);
+    let hub = Arc::new(hub);
+    hub.set_delay(Duration::from_millis(10));
+    let node = cluster.node_with(Setup { hub: Some(hub.clone()), ..Setup::new("a") }).await;
+    let (id, bytes) = cluster.blob(&node, 100 * CHUNK, 1).await;
+    hub.put(id, bytes.clone());
+    node.read(id, &bytes).await;
+    let most = hub.most_open.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(most <= 4, "and the reader's own: {most}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_lies_on_a_disk_of_one_node_is_given_to_the_others() {
     let cluster = Cluster::new();
     let plain = cluster.node("a").await;
     let (id, bytes) = cluster.blob(&plain, 30 * CHUNK, 1).await;
-    let blobs = cluster.dir.path().join("old/models--acme--m/blobs");
-    std::fs::create_dir_all(&blobs).expect("a folder");
-    std::fs::write(blobs.join(id.etag()), &bytes).expect("write");
-    let seed = Seed::open(&cluster.dir.path().join("old")).await.expect("a seed");
-    seed.listed().await;
-    let seeded = Setup { before: vec![Arc::new(seed) as Arc<dyn Source>], ..Setup::new("b") };
-    let nodes = [cluster.node_with(seeded).await, plain];
+    let nodes = [seeded(&cluster, id, &bytes, Setup::new("b")).await, plain];
     meet(&nodes).await;
     nodes[0].read(id, &bytes).await;
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -28,20 +28,27 @@ const PACE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(in crate::chunk) struct Withdrawals {
     peers: Arc<Peers>,
+    /// Does not keep the store.
+    shared: Weak<Shared>,
     runtime: Handle,
     /// When the tracker last did not answer in time.
     silent: Mutex<Option<Instant>>,
 }
 
 impl Withdrawals {
-    pub(super) fn new(peers: Arc<Peers>, runtime: Handle) -> Self {
-        Withdrawals { peers, runtime, silent: Mutex::default() }
+    pub(super) fn new(peers: Arc<Peers>, shared: &Arc<Shared>) -> Self {
+        let runtime = shared.runtime.clone();
+        Withdrawals { peers, shared: Arc::downgrade(shared), runtime, silent: Mutex::default() }
     }
 }
 
 impl Departures for Withdrawals {
     fn leaving(&self, key: &ContentKey, chunks: Option<Range<u64>>) {
         let ContentKey::Blob(blob) = *key else { return };
+        // It can still be had here.
+        if self.shared.upgrade().is_some_and(|shared| shared.near(blob).is_some()) {
+            return;
+        }
         let (peers, (done, wait)) = (self.peers.clone(), sync_channel(1));
         self.runtime.spawn(async move {
             peers.withdraw(blob, chunks).await;

@@ -7,6 +7,7 @@
 //! | `others` | chunks that this node may not fetch: another one is asked to |
 //! | `away` | what is done while the tracker does not answer |
 //! | `held` | telling the others what is here, and taking it back before it goes |
+//! | `seeds` | telling them what lies on other disks of this machine |
 //! | `shelf` | what the others are served from |
 //! | `relay` | passing a chunk on while it comes in |
 //!
@@ -17,6 +18,7 @@ mod held;
 mod others;
 mod parts;
 mod relay;
+mod seeds;
 mod shelf;
 
 use std::sync::Arc;
@@ -57,9 +59,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Starts what a node of several does in the background.
 pub(super) fn start(shared: &Arc<Shared>) {
     let Some(peers) = shared.peers.clone() else { return };
-    let withdrawals = held::Withdrawals::new(peers.clone(), shared.runtime.clone());
+    let withdrawals = held::Withdrawals::new(peers.clone(), shared);
     shared.cache.hear_of_departures(Arc::new(withdrawals));
-    shared.spawn(held::tell(shared.clone(), peers));
+    shared.spawn(held::tell(shared.clone(), peers.clone()));
+    if shared.sources.iter().any(|source| source.name() == "seed") {
+        shared.spawn(seeds::tell(shared.clone(), peers));
+    }
 }
 
 /// One round of a run: the first part of it, by what the tracker says; the other parts become tasks of their own. What is

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
+use tokio::time::timeout;
 
 use super::relay::Relay;
 use crate::blocking::blocking;
@@ -14,7 +15,7 @@ use crate::chunk::blob::{Blob, BlobContent};
 use crate::chunk::cache::{CacheFile, ContentKey, Presence};
 use crate::chunk::flight::Landing;
 use crate::chunk::lock;
-use crate::chunk::shared::{PIECE, Shared};
+use crate::chunk::shared::{PIECE, Place, Shared};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::peer::{Shelf, Shelved, Waited};
 use crate::types::BlobId;
@@ -23,6 +24,8 @@ use crate::types::BlobId;
 const MOST_OPEN: usize = 32;
 /// How long after the last request.
 const OPEN_FOR: Duration = Duration::from_secs(20);
+/// How long a chunk from another disk of this machine waits for its turn, and may take, before who asks is told to come again.
+const NEAR: Duration = Duration::from_secs(1);
 
 /// The chunks of one store, for other nodes. Does not keep the store alive.
 #[derive(Debug)]
@@ -52,7 +55,7 @@ impl BlobShelf {
             None => {
                 let key = ContentKey::Blob(id);
                 if !shared.cache.knows(&key) {
-                    return Ok(None);
+                    return self.near(shared, id).await;
                 }
                 let (cache, chunk_size) = (shared.cache.clone(), shared.options.chunk_size);
                 let found = blocking(move || match cache.size_of(&key)? {
@@ -63,13 +66,45 @@ impl BlobShelf {
                 shared.open(id, size, file)?
             }
         };
+        self.keep(id, &content);
+        Ok(Some(content))
+    }
+
+    /// The blob, of which there is nothing in the cache, if it lies on another disk of this machine and is one of the volume's.
+    async fn near(&self, shared: &Arc<Shared>, id: BlobId) -> Result<Option<Arc<BlobContent>>> {
+        let Some(size) = shared.near(id) else { return Ok(None) };
+        let row = shared.blobs.get(id).await?;
+        if row.is_none_or(|row| row.size != size) {
+            return Ok(None);
+        }
+        let content = shared.open_file(id, size).await?;
+        self.keep(id, &content);
+        Ok(Some(content))
+    }
+
+    /// Keeps it open for the next chunk.
+    fn keep(&self, id: BlobId, content: &Arc<BlobContent>) {
         let _oldest = {
             let mut open = lock(&self.open);
             open.retain(|(_, blob)| blob.id() != id);
             open.push_back((Instant::now(), content.clone()));
             if open.len() > MOST_OPEN { open.pop_front() } else { None }
         };
-        Ok(Some(content))
+    }
+
+    /// Takes chunk `idx` from another disk of this machine into the cache, if it lies there. `false`: it did not come.
+    /// [`Kind::Busy`]: others are before it.
+    async fn take_near(&self, shared: &Arc<Shared>, blob: &Arc<Blob>, idx: u64) -> Result<bool> {
+        if shared.near(blob.id) != Some(blob.size) || idx >= blob.file.chunks() {
+            return Ok(false);
+        }
+        let busy = || Error::new(Kind::Busy, format!("blob {} chunk {idx}", blob.id));
+        let permit = timeout(NEAR, shared.lent.clone().acquire_owned()).await.map_err(|_| busy())?;
+        let place =
+            Place::new(permit.map_err(|e| Error::with_source(Kind::Internal, "a place for a chunk", e))?);
+        let Some(wait) = blob.take_near(idx, place) else { return Ok(true) };
+        let landing = timeout(NEAR, wait.landing()).await.map_err(|_| busy())?;
+        Ok(matches!(landing, Landing::Cached | Landing::Memory(_)))
     }
 
     /// What nobody asked for any more. To be dropped without a lock.
@@ -90,20 +125,28 @@ impl Shelf for BlobShelf {
         // What differs from the cluster's records is dropped before anybody sees it.
         blob.compare().await;
         let file = blob.file.clone();
-        let verified = file.is_verified();
-        if let Some(held) = shared.overflow.get(id, idx) {
-            let (len, hash) = (held.bytes.len() as u32, Some(*blake3::hash(&held.bytes).as_bytes()));
-            let bytes = stream::once(async move { Ok(held.bytes.clone()) }).boxed();
-            return Ok(Some(Shelved { len, hash, verified, bytes }));
-        }
-        let record = blocking(move || match file.presence(idx) {
-            Presence::Absent => Ok(None),
-            Presence::Suspect if !file.verify(idx)? => Ok(None),
-            Presence::Suspect | Presence::Present => Ok(file.record_of(idx)?.map(|record| (file, record))),
-        });
-        let Some((file, record)) = record.await.context(|| format!("blob {id} chunk {idx}"))? else {
-            return Ok(None);
+        let mut tried = false;
+        let record = loop {
+            if let Some(held) = shared.overflow.get(id, idx) {
+                let (len, hash) = (held.bytes.len() as u32, Some(*blake3::hash(&held.bytes).as_bytes()));
+                let bytes = stream::once(async move { Ok(held.bytes.clone()) }).boxed();
+                return Ok(Some(Shelved { len, hash, verified: file.is_verified(), bytes }));
+            }
+            let file = file.clone();
+            let record = blocking(move || match file.presence(idx) {
+                Presence::Absent => Ok(None),
+                Presence::Suspect if !file.verify(idx)? => Ok(None),
+                Presence::Suspect | Presence::Present => file.record_of(idx),
+            });
+            if let Some(record) = record.await.context(|| format!("blob {id} chunk {idx}"))? {
+                break record;
+            }
+            if tried || !self.take_near(&shared, blob, idx).await? {
+                return Ok(None);
+            }
+            tried = true;
         };
+        let verified = file.is_verified();
         let bytes =
             Pieces { content, file, at: idx * u64::from(shared.options.chunk_size), left: record.len };
         let bytes = stream::try_unfold(bytes, Pieces::next).boxed();

@@ -54,6 +54,15 @@ fn who_reads_a_header_gets_its_chunk() {
 }
 
 #[test]
+fn who_reads_the_only_chunk_is_no_loader() {
+    let mut w = World::new(1);
+    for _ in 0..3 {
+        w.sequential(0, CHUNK, 4096).sequential(0, CHUNK, MIB);
+        assert!(!w.readahead.is_read_whole() && !w.readahead.is_used_up());
+    }
+}
+
+#[test]
 fn the_window_doubles_up_to_the_rest() {
     let mut w = World::new(2000);
     // Chunk entered, and what is there then beside the first thousand: it, those before, the window.
@@ -268,6 +277,22 @@ fn what_is_not_near_is_given_out_when_it_is() {
     r.access(frontier * CHUNK, MIB);
     assert_eq!(r.next_within(4, 4, |_| true), Some(frontier + 4..frontier + 5));
     assert_eq!(r.next(4, |_| true), Some(frontier + 5..frontier + 9), "alone it is all the window");
+}
+
+#[test]
+fn what_others_fetch_may_go_before_what_is_mine() {
+    let mut w = World::new(400);
+    w.sequential(0, 5 * CHUNK + 1, MIB);
+    let mut r = w.readahead.clone();
+    let frontier = r.streams[0].frontier;
+    (r.streams[0].next, r.streams[0].window) = (frontier, 64);
+    // The first two are mine, and so is the sixth.
+    let theirs = |idx: u64| ![0, 1, 5].contains(&(idx - frontier));
+    assert_eq!(r.next_of_others(8, 4, theirs), Some(frontier + 2..frontier + 5));
+    let rest = |idx: u64| theirs(idx) && idx >= frontier + 5;
+    assert_eq!(r.next_of_others(8, 4, rest), Some(frontier + 6..frontier + 8), "no further than it is near");
+    assert_eq!(r.next_of_others(6, 4, rest), None);
+    assert_eq!(r.next_within(8, 1, |_| true), Some(frontier..frontier + 1), "mine are still to be had");
 }
 
 #[test]

@@ -198,6 +198,7 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
                     }
                 }
             }
+            Ok(Err(error)) if error.kind() == Kind::Busy => return busy(),
             Ok(Err(error)) => {
                 counters.failed.fetch_add(1, Relaxed);
                 tracing::warn!(%blob, idx, %error, "a chunk cannot be given to a peer");

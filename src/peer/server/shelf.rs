@@ -47,7 +47,8 @@ pub enum Waited {
 /// Where the chunks of this node are. Dropping a call's future gives up on it.
 #[async_trait]
 pub trait Shelf: Debug + Send + Sync + 'static {
-    /// The chunk if it is held: recorded on the local disk, or in memory.
+    /// The chunk if it is held: recorded on the local disk, or in memory. [`Kind::Busy`](crate::error::Kind::Busy): it can be
+    /// had here, a moment later.
     async fn chunk(&self, blob: BlobId, idx: u64) -> Result<Option<Shelved>>;
 
     /// Waits until a transfer of the chunk that is under way has ended; not at all if there is none. `live`: only until it

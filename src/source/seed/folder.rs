@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, open, openat, openat2};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat, openat2};
 use rustix::io::Errno;
 
 use crate::types::{BlobId, RepoId};
@@ -37,13 +37,22 @@ impl Folder {
     /// A blob's file, if it has exactly this size. What is still being written has another name, or another size.
     pub fn blob(&self, repo: &str, blob: BlobId, size: u64) -> Option<File> {
         // Whatever lies there, opening it must not wait.
-        let file = File::from(self.beneath(&[repo, "blobs", &blob.etag()], OFlags::NONBLOCK).ok()?);
+        let file =
+            File::from(self.beneath(&[repo, "blobs", &blob.etag()], OFlags::NONBLOCK | OFlags::NOCTTY).ok()?);
         let meta = file.metadata().ok()?;
         (meta.is_file() && meta.len() == size).then_some(file)
     }
 
+    /// How many bytes a blob's file has, if it is one.
+    pub fn size(&self, repo: &str, blob: BlobId) -> Option<u64> {
+        let file = self.beneath(&[repo, "blobs", &blob.etag()], OFlags::PATH).ok()?;
+        let stat = fstat(&file).ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        u64::try_from(stat.st_size).ok().filter(|_| is_file)
+    }
+
     fn beneath(&self, parts: &[&str], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         match openat2(&self.0, parts.join("/"), flags, Mode::empty(), resolve) {
             // Somebody renames there at this moment.
@@ -100,7 +109,9 @@ mod tests {
         assert_eq!(found, [blob(1), blob(2), blob(3), blob(4)], "names only");
         assert!(folder.blob("models--a--b", blob(1), 6).is_some());
         assert!(folder.blob("models--a--b", blob(1), 7).is_none(), "another size");
+        assert_eq!(folder.size("models--a--b", blob(1)), Some(6));
         for n in 2..=5 {
+            assert_eq!(folder.size("models--a--b", blob(n)), None, "{n}");
             assert!(folder.blob("models--a--b", blob(n), 6).is_none(), "{n}");
         }
         assert!(folder.blob("..", blob(1), 6).is_none());

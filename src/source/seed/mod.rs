@@ -60,13 +60,16 @@ struct Known {
     repos: Vec<Vec<String>>,
     /// What is there under these names is something else.
     bad: Vec<BlobId>,
+    /// Sizes are known, as far as they can be.
+    measured: bool,
 }
 
-/// Where a blob is: the folder's number, and the repository's among its.
+/// Where a blob is: the folder's number, and the repository's among its. And its size, once that is known.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     folder: u16,
     repo: u32,
+    size: Option<u64>,
 }
 
 impl Seed {
@@ -122,13 +125,34 @@ async fn keep_listed(inner: Arc<Inner>, tell: watch::Sender<bool>) {
                 if known.blobs.len() != found.blobs.len() {
                     tracing::info!(seed = %inner.path.display(), blobs = found.blobs.len(), "blobs of a seed");
                 }
-                let bad = std::mem::take(&mut known.bad);
-                *known = Known { bad, ..found };
+                known.replace(found);
             }
             Err(e) => tracing::warn!(seed = %inner.path.display(), error = %e, "cannot list a seed"),
         }
         tell.send_replace(true);
+        // Takes long on a slow disk; nobody who reads waits for it.
+        let measurer = inner.clone();
+        if let Err(e) = blocking(move || Ok(measurer.measure())).await {
+            tracing::warn!(seed = %inner.path.display(), error = %e, "cannot measure the blobs of a seed");
+        }
         tokio::time::sleep(REFRESH).await;
+    }
+}
+
+impl Known {
+    /// The name of the repository.
+    fn repo(&self, place: Place) -> Option<String> {
+        self.repos.get(usize::from(place.folder))?.get(place.repo as usize).cloned()
+    }
+
+    /// Lists what lies there now; sizes are those of the names.
+    fn replace(&mut self, mut found: Known) {
+        for (blob, place) in &mut found.blobs {
+            place.size = self.blobs.get(blob).and_then(|before| before.size);
+        }
+        found.blobs.retain(|blob, _| !self.bad.contains(blob));
+        let (bad, measured) = (std::mem::take(&mut self.bad), self.measured);
+        *self = Known { bad, measured, ..found };
     }
 }
 
@@ -143,7 +167,7 @@ impl Inner {
         for (n, folder) in self.folders.iter().enumerate() {
             let mut repos = Vec::new();
             for repo in folder.repos() {
-                let place = Place { folder: n as u16, repo: repos.len() as u32 };
+                let place = Place { folder: n as u16, repo: repos.len() as u32, size: None };
                 let before = known.blobs.len();
                 for blob in folder.blobs(&repo) {
                     if known.blobs.len() >= MAX_BLOBS {
@@ -161,6 +185,23 @@ impl Inner {
         known
     }
 
+    /// Finds out the sizes that are not known.
+    fn measure(&self) {
+        let unknown: Vec<(BlobId, Place)> = {
+            let known = self.known();
+            let unknown = known.blobs.iter().filter(|(_, place)| place.size.is_none());
+            unknown.map(|(blob, place)| (*blob, *place)).collect()
+        };
+        for (blob, place) in unknown {
+            let Some(repo) = self.known().repo(place) else { continue };
+            let size = self.folders[usize::from(place.folder)].size(&repo, blob);
+            if let (Some(size), Some(place)) = (size, self.known().blobs.get_mut(&blob)) {
+                place.size = Some(size);
+            }
+        }
+        self.known().measured = true;
+    }
+
     /// The file of a blob with exactly this size, if there is one.
     fn open(&self, want: &Want) -> Option<File> {
         let mut tries = Vec::new();
@@ -170,9 +211,7 @@ impl Inner {
                 return None;
             }
             if let Some(place) = known.blobs.get(&want.blob) {
-                let repos = known.repos.get(usize::from(place.folder));
-                let repo = repos.and_then(|repos| repos.get(place.repo as usize)).cloned();
-                tries.extend(repo.map(|repo| (usize::from(place.folder), repo)));
+                tries.extend(known.repo(*place).map(|repo| (usize::from(place.folder), repo)));
             }
         }
         // What came there since it was listed, or if that is not done yet, lies where the Hub has it.
@@ -225,6 +264,25 @@ impl Source for Seed {
     fn is_near(&self, blob: BlobId) -> bool {
         // Until it is listed nobody knows: it is worth asking.
         self.inner.known().blobs.contains_key(&blob) || !*self.listed.borrow()
+    }
+
+    fn near(&self, blob: BlobId) -> Option<u64> {
+        self.inner.known().blobs.get(&blob)?.size
+    }
+
+    fn all_near(&self, most: usize) -> Option<Vec<(BlobId, u64)>> {
+        let mut all: Vec<(BlobId, u64)> = {
+            let known = self.inner.known();
+            if !known.measured {
+                return None;
+            }
+            known.blobs.iter().filter_map(|(blob, place)| Some((*blob, place.size?))).collect()
+        };
+        if all.len() > most {
+            all.select_nth_unstable_by_key(most, |(_, size)| std::cmp::Reverse(*size));
+            all.truncate(most);
+        }
+        Some(all)
     }
 
     fn wrong(&self, blob: BlobId) {
