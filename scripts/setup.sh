@@ -9,6 +9,7 @@
 #     python         the client libraries, of today and of before, and real weights, each in a venv of its own
 #     network        ip, tc and nsenter, for scripts/bench-peers.sh
 #     curl           the benchmark compares with it, the quickstart asks it whether the Hub is there
+#     rclone         the benchmark measures beside a mount of it
 #     suites         fio, stress-ng, git and CPython's own tests, for scripts/suites.sh
 #     transformers   a venv with transformers and torch (several GB); only scripts/test-transformers.sh wants it
 #
@@ -98,6 +99,7 @@ for part in "$@"; do
         have nsenter util-linux
         ;;
     curl) have curl curl ca-certificates ;;
+    rclone) have rclone rclone ;;
     python)
         python_for_venvs
         venv new tests/clients/requirements-new.txt

@@ -1,6 +1,8 @@
 //! A real mount over a stand-in Hub: what programs see of repositories that nobody downloaded, and what they do not have to
 //! suffer when the Hub hangs.
 
+#[path = "support/hub.rs"]
+mod hub;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "standin/mod.rs"]
@@ -9,40 +11,26 @@ mod standin;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mount::{Home, Mount, can_mount, heeding_interrupts, text, wait_for};
-use standin::model::{put, random_bytes};
-use standin::{Options, StandIn, Target};
+use hub::{World, snapshot};
+use mount::{Home, can_mount, heeding_interrupts, text, wait_for};
+use standin::model::put;
+use standin::{StandIn, Target};
 
 const BIG: usize = 9_000_000;
 const CHUNK: u64 = 1 << 20;
 
-struct World {
-    home: Home,
-    hub: StandIn,
-    big: Vec<u8>,
-}
-
 fn world() -> World {
-    let home = Home::new();
-    let root = home.dir("hub");
-    let big = random_bytes(7, BIG);
-    for repo in ["one", "two"] {
-        put(&root, &format!("models/org/{repo}/main/config.json"), "{\"a\": 1}");
-        put(&root, &format!("models/org/{repo}/main/sub dir/größe #1.txt"), "odd names");
-        put(&root, &format!("models/org/{repo}/main/model.safetensors"), &big);
-    }
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint()]);
-    World { home, hub, big }
-}
-
-/// As a client goes: the branch, its commit, the file.
-fn snapshot(mount: &Mount, repo: &str) -> PathBuf {
-    mount.snapshot(&format!("models--org--{repo}"))
+    World::new(BIG, |root, big| {
+        for repo in ["one", "two"] {
+            put(root, &format!("models/org/{repo}/main/config.json"), "{\"a\": 1}");
+            put(root, &format!("models/org/{repo}/main/sub dir/größe #1.txt"), "odd names");
+            put(root, &format!("models/org/{repo}/main/model.safetensors"), big);
+        }
+    })
 }
 
 #[test]
@@ -215,15 +203,10 @@ fn who_waits_for_a_page_can_be_killed() {
 
 /// A model in shards of 20 chunks.
 fn in_shards() -> (Home, StandIn) {
-    let mut home = Home::new();
-    if let Ok(level) = std::env::var("HFMOUNT_LOG") {
-        home.set_env("HFMOUNT_LOG", &level);
-    }
-    let root = home.dir("hub");
-    let model = standin::model::Model { size: 60 * CHUNK, shards: 3, seed: 3 };
-    standin::model::write(&root.join("models/org/one/main"), &model).expect("written");
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint()]);
+    let World { home, hub, .. } = World::new(0, |root, _| {
+        let model = standin::model::Model { size: 60 * CHUNK, shards: 3, seed: 3 };
+        standin::model::write(&root.join("models/org/one/main"), &model).expect("written");
+    });
     (home, hub)
 }
 

@@ -1,6 +1,8 @@
 //! What programs do to the files of repositories that nobody downloaded: they write over them, cut, append, move, give
 //! away and delete them. What another name of the same content, or who has a file open, sees of it.
 
+#[path = "support/hub.rs"]
+mod hub;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "standin/mod.rs"]
@@ -11,38 +13,23 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use mount::{Home, Mount, can_mount};
-use standin::model::{put, random_bytes};
-use standin::{Options, StandIn};
+use hub::{World, snapshot};
+use mount::{Mount, can_mount};
+use standin::model::put;
 
 const BIG: usize = 5_500_000;
 
-struct World {
-    home: Home,
-    hub: StandIn,
-    big: Vec<u8>,
-}
-
 fn world() -> World {
-    let home = Home::new();
-    let root = home.dir("hub");
-    let big = random_bytes(7, BIG);
-    for repo in ["one", "two"] {
-        put(&root, &format!("models/org/{repo}/main/config.json"), "{\"a\": 1}");
-        put(&root, &format!("models/org/{repo}/main/sub/model.safetensors"), &big);
-    }
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint()]);
-    World { home, hub, big }
+    World::new(BIG, |root, big| {
+        for repo in ["one", "two"] {
+            put(root, &format!("models/org/{repo}/main/config.json"), "{\"a\": 1}");
+            put(root, &format!("models/org/{repo}/main/sub/model.safetensors"), big);
+        }
+    })
 }
 
 fn repo(mount: &Mount, repo: &str) -> PathBuf {
     mount.path().join(format!("models--org--{repo}"))
-}
-
-/// As a client goes: the branch, its commit, the file.
-fn snapshot(mount: &Mount, name: &str) -> PathBuf {
-    mount.snapshot(&format!("models--org--{name}"))
 }
 
 fn open_rw(path: &Path) -> File {

@@ -3,6 +3,8 @@
 
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/hub.rs"]
+mod hub;
 #[path = "support/mount.rs"]
 mod mount;
 #[path = "standin/mod.rs"]
@@ -33,23 +35,16 @@ struct World {
 }
 
 fn world() -> World {
-    let home = Home::new();
-    let root = home.dir("hub");
-    let big = random_bytes(7, BIG);
-    put(&root, "models/org/one/main/config.json", "{\"a\": 1}");
-    put(&root, "models/org/one/main/model.safetensors", &big);
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    let mirror = StandIn::start(&root, Options::default()).expect("free ports");
-    home.run_ok(&["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint()]);
+    let hub::World { home, hub, big } = hub::World::new(BIG, |root, big| {
+        put(root, "models/org/one/main/config.json", "{\"a\": 1}");
+        put(root, "models/org/one/main/model.safetensors", big);
+    });
+    let mirror = StandIn::start(home.path().join("hub"), Options::default()).expect("free ports");
     World { home, hub, mirror, big }
 }
 
-fn snapshot(mount: &Mount) -> PathBuf {
-    mount.snapshot("models--org--one")
-}
-
 fn model(mount: &Mount) -> PathBuf {
-    snapshot(mount).join("model.safetensors")
+    hub::snapshot(mount, "one").join("model.safetensors")
 }
 
 /// What `user.hfmount.source` says.

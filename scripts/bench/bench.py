@@ -7,11 +7,11 @@ read once in order, because a file whose pages came in at random reads several t
 
 import argparse
 import contextlib
+import hashlib
 import json
 import mmap
 import os
 import random
-import re
 import shutil
 import statistics
 import subprocess
@@ -23,60 +23,24 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
 
 import link  # noqa: E402
+import loading  # noqa: E402
 import rates  # noqa: E402
+import rclone  # noqa: E402
 from hub import Hub  # noqa: E402
 from machine import machine  # noqa: E402
-from process import built  # noqa: E402
+from process import Failed, built  # noqa: E402
+from report import DROPPED, WARM, table  # noqa: E402
+from steps import drop_caches, drop_caches_if_root, measure, rate, size, warm_source  # noqa: E402
 from volume import Volume  # noqa: E402
 
 LARGE, SMALL = "bench/large", "bench/small"
-# Ways of reading a file that is filled: what `measure` calls them, and the table.
-WARM = {
-    "pread": "pread",
-    "pread_small": "pread 128 KiB",
-    "mapped": "mmap copy",
-    "touched": "mmap touch",
-    "crowded": "pread, 16 threads",
-}
-DROPPED = {"pread": "pread", "mapped": "mmap copy", "scattered": "random 4 KiB"}
-TARGETS = {
-    "cold fill": (1.10, "at most"),
-    **{f"warm {what}": (0.95, "at least") for what in WARM.values()},
-    "warm pread, old mapping": (0.90, "at least"),
-    **{f"dropped {what}": (0.90, "at least") for what in DROPPED.values()},
-    "daemon peak RSS": (200.0, "at most"),
-    "daemon peak RSS, writing": (200.0, "at most"),
-    "sequential write": (0.8, "at least"),
-    "fill at the link": (0.9, "at least"),
-    "fill at the link, processor": (1.5, "at most"),
-    "fill at the link, peak RSS": (256.0, "at most"),
-    "two shards at the link": (0.9, "at least"),
-    "first byte of 10 GiB": (1.3, "at most"),
-    **{
-        f"{kind}, {where}": (0.8, "at least")
-        for kind in rates.MAKES.values()
-        for where in ("4 tasks on 4 mounts", "16 tasks on 4 mounts", "16 tasks on 16 nodes in one process")
-    },
-}
-# No row's slowest hundredth may take longer, microseconds: as many waiters as tasks, each for a few round trips.
-P99_MAX = 50_000
-SECTIONS = ("fill", "link", "warm", "small", "commands", "names", "write")
-GROUPS = {"metadata": ("commands", "names"), "data": ("fill", "link", "warm", "small", "write")}
+SECTIONS = ("fill", "link", "warm", "load", "pretrained", "small", "commands", "names", "write")
+GROUPS = {"metadata": ("commands", "names")}
+GROUPS["data"] = tuple(section for section in SECTIONS if section not in GROUPS["metadata"])
+# Parts that a mount of rclone is measured beside.
+BESIDE = {"fill", "warm", "small"}
 # Minutes that --quick takes at most, a little over for what one round takes.
 QUICK = 10
-
-
-def measure(kind, *paths, between=0):
-    command = [sys.executable, os.path.join(HERE, "measure.py"), kind, *paths]
-    env = os.environ | {"BENCH_BETWEEN": str(between)}
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=900, env=env).stdout)
-
-
-def drop_caches():
-    """Everything clean out of the page cache, and names with it; needs root."""
-    os.sync()
-    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as knob:
-        knob.write("3\n")
 
 
 class Bench:
@@ -86,8 +50,14 @@ class Bench:
         self.hub_dir = os.path.join(self.dir, "hub")
         self.local = os.path.join(self.dir, "local")
         os.makedirs(self.local, exist_ok=True)
+        self.beside_rclone = rclone.installed() and bool(BESIDE & set(options.sections))
 
     def run(self):
+        if not rclone.installed() and BESIDE & set(self.options.sections):
+            print("  rclone is not installed: nothing is measured beside it (scripts/setup.sh rclone)", file=sys.stderr)
+        if "load" in self.options.sections and not loading.can_load():
+            print("  no safetensors for this Python: load is left out (scripts/setup.sh python)", file=sys.stderr)
+            self.options.sections.remove("load")
         self.make_repositories()
         hub = Hub(self.hub_dir, "--rate", self.options.rate)
         wanted = self.options.sections
@@ -106,6 +76,11 @@ class Bench:
                         self.warm(volume)
                     if "small" in wanted:
                         self.small_files(volume)
+            if "load" in wanted:
+                with contextlib.closing(Volume(self.dir, hub.url)) as volume:
+                    loading.loads(self, volume)
+            if "pretrained" in wanted:
+                loading.pretrained(self, hub.url)
             if "commands" in wanted:
                 self.redis_commands(hub)
             if "names" in wanted:
@@ -120,30 +95,61 @@ class Bench:
                 shutil.rmtree(self.dir, ignore_errors=True)
 
     def make_repositories(self):
-        size = self.options.size
+        wanted, size = set(self.options.sections), self.options.size
         self.repositories = [SMALL]
         self.make_small()
-        if not {"fill", "warm"} & set(self.options.sections):
-            return
-        self.repositories.append(LARGE)
-        large = os.path.join(self.hub_dir, "models", LARGE, "main")
-        path = os.path.join(large, "model.safetensors")
+        if {"fill", "warm"} & wanted:
+            self.make_model(LARGE, size)
+        if "load" in wanted:
+            self.make_model(loading.LOADED, 2 * size)
+        if "pretrained" in wanted:
+            with contextlib.suppress(Failed):
+                folder = loading.weights()
+                shutil.copytree(folder, self.repository(loading.MODEL), dirs_exist_ok=True)
+                self.repositories.append(loading.MODEL)
+
+    def repository(self, repo):
+        """What the Hub has of it, a plain folder."""
+        return os.path.join(self.hub_dir, "models", repo, "main")
+
+    def make_model(self, repo, size):
+        self.repositories.append(repo)
+        folder = self.repository(repo)
+        path = os.path.join(folder, "model.safetensors")
         if not os.path.exists(path) or os.path.getsize(path) < size:
             print(f"making a safetensors file of {size >> 20} MiB", file=sys.stderr)
-            subprocess.run([built("examples", "standin"), "make-model", large, "--size", str(size)], check=True)
+            subprocess.run([built("examples", "standin"), "make-model", folder, "--size", str(size)], check=True)
 
     def make_small(self):
-        for folder in (os.path.join(self.hub_dir, "models", SMALL, "main"), os.path.join(self.local, "small")):
-            os.makedirs(folder, exist_ok=True)
-            for number in range(1000):
-                with open(os.path.join(folder, f"file-{number:04}.json"), "wb") as file:
-                    file.write(random.Random(number).randbytes(2000))
+        """Small files at the Hub, and on the local disk in a tree as the mount's: links that lead to blobs."""
+        folder, cache = self.repository(SMALL), os.path.join(self.local, f"models--{SMALL.replace('/', '--')}")
+        self.local_small = os.path.join(cache, "snapshots", "0" * 40)
+        for place in (folder, os.path.join(cache, "blobs"), self.local_small):
+            os.makedirs(place, exist_ok=True)
+        for number in range(1000):
+            name, content = f"file-{number:04}.json", random.Random(number).randbytes(2000)
+            blob = hashlib.sha1(content).hexdigest()
+            for path in (os.path.join(folder, name), os.path.join(cache, "blobs", blob)):
+                with open(path, "wb") as file:
+                    file.write(content)
+            link = os.path.join(self.local_small, name)
+            if not os.path.islink(link):
+                os.symlink(f"../../blobs/{blob}", link)
 
-    def row(self, name, ours, theirs, unit, ratio=None, note=""):
-        """One line of the table; `ratio` is given when it is the median of ratios rather than the ratio of medians."""
+    def row(self, name, ours, theirs, unit, ratio=None, note="", beside=None):
+        """One line of the table; `ratio` is given when it is the median of ratios rather than the ratio of medians; `beside`:
+        rclone's figure."""
         ratio = ratio if ratio is not None else (ours / theirs if theirs else None)
-        self.rows.append({"name": name, "hfmount": ours, "native": theirs, "unit": unit, "ratio": ratio, "note": note})
+        figures = {"hfmount": ours, "native": theirs, "rclone": beside}
+        self.rows.append({"name": name, **figures, "unit": unit, "ratio": ratio, "note": note})
         print(f"  {name}: {ours:.4g} {unit}" + (f", ratio {ratio:.3f}" if ratio is not None else ""), file=sys.stderr)
+
+    def compared(self, name, samples, unit, note):
+        """A line of what was measured in the same rounds: ours, theirs, and rclone's if there is a third."""
+        ours, theirs, *third = samples
+        ratio = statistics.median(one / other for one, other in zip(ours, theirs))
+        medians = [statistics.median(side) for side in (ours, theirs, *third)]
+        self.row(name, *medians[:2], unit, ratio, note, *medians[2:])
 
     def turns(self, parts=1):
         """Counts the rounds of one of `parts` parts of a section: --rounds, or as many as its share of --minutes allows, and
@@ -159,17 +165,16 @@ class Bench:
                 return
             yield number
 
-    def rounds(self, pairs, prepare=None, parts=1):
-        """Measures two things turn by turn, the order changing; answers the medians of both and of their ratios."""
-        ours, theirs = [], []
+    def rounds(self, sides, prepare=None, parts=1):
+        """Measures things turn by turn, the order changing; answers the samples of each."""
+        samples = [[] for _ in sides]
         for number in self.turns(parts):
-            order = [(0, pairs[0]), (1, pairs[1])]
-            for side, action in order if number % 2 == 0 else reversed(order):
+            order = list(zip(samples, sides))
+            for taken, action in order if number % 2 == 0 else reversed(order):
                 if prepare:
                     prepare()
-                (ours, theirs)[side].append(action())
-        ratios = [one / other for one, other in zip(ours, theirs)]
-        return statistics.median(ours), statistics.median(theirs), statistics.median(ratios)
+                taken.append(action())
+        return samples
 
     # --- bytes
 
@@ -177,13 +182,12 @@ class Bench:
         """A whole file that lies only at the Hub: read through a new mount of a new volume, against curl to the same disk."""
         target = os.path.join(self.local, "by-curl.safetensors")
         url = f"{hub.url}/{LARGE}/resolve/{self.commits[LARGE]}/model.safetensors"
-        peaks, written = [], os.path.join(self.hub_dir, "models", LARGE, "main", "model.safetensors")
+        peaks, written = [], os.path.join(self.repository(LARGE), "model.safetensors")
 
         def by_curl():
             if os.path.exists(target):
                 os.unlink(target)
-            drop_caches_if_root()
-            warm_source(written)
+            self.begin_cold(written)
             began = time.perf_counter()
             subprocess.run(
                 ["curl", "--silent", "--fail", "--location", "--output", target, url], check=True, timeout=900
@@ -191,46 +195,75 @@ class Bench:
             return time.perf_counter() - began
 
         def by_mount():
-            volume = Volume(self.dir, hub.url)
-            try:
-                drop_caches_if_root()
-                warm_source(written)
+            with contextlib.closing(Volume(self.dir, hub.url)) as volume:
+                self.begin_cold(written)
                 taken = measure("pread", volume.path(LARGE, self.commits[LARGE], "model.safetensors"))
                 assert taken["bytes"] == os.path.getsize(written), taken
                 peaks.append(volume.peak_memory())
                 return taken["seconds"]
-            finally:
-                volume.close()
 
-        ours, theirs, ratio = self.rounds((by_mount, by_curl))
-        self.row(
-            "cold fill", ours, theirs, "s", ratio, f"curl -o from the same Hub, capped at {self.options.rate} bytes/s"
-        )
+        def by_rclone():
+            limit = rate(self.options.rate)
+            with contextlib.closing(rclone.Rclone(self.dir, self.repository(LARGE), limit)) as mount:
+                self.begin_cold(written)
+                return measure("pread", mount.path("model.safetensors"))["seconds"]
+
+        sides = [by_mount, by_curl, *([by_rclone] if self.beside_rclone else [])]
+        note = f"curl -o from the same Hub, capped at {self.options.rate} bytes/s"
+        self.compared("cold fill", self.rounds(sides), "s", note)
         self.row(
             "daemon peak RSS", max(peaks) / (1 << 20), None, "MiB", note=f"while filling {self.options.size >> 20} MiB"
         )
 
-    def warm(self, volume):
-        """The filled file against its copy on the local disk: hot, and with the page cache dropped."""
-        path = volume.path(LARGE, self.commits[LARGE], "model.safetensors")
-        local = os.path.join(self.local, "by-curl.safetensors")
-        # Who maps it while it is filled keeps what he has; the others are served as if he were not there.
+    def begin_cold(self, source):
+        drop_caches_if_root()
+        warm_source(source)
+
+    @contextlib.contextmanager
+    def mapped_since_before_it_is_filled(self, volume, path):
+        """Who maps it while it is filled keeps what he has; the others are served as if he were not there."""
         with open(path, "rb") as early, mmap.mmap(early.fileno(), 0, prot=mmap.PROT_READ) as mapping:
             mapping[0]
             measure("pread", path)
-            # Until it is checked as a whole.
-            time.sleep(3)
-            self.against_local((path, local), "pread", "warm pread, old mapping", False)
-        for kind, title in WARM.items():
-            self.against_local((path, local), kind, f"warm {title}", False)
-        if os.geteuid() != 0:
-            print("  not root: reads with the page cache dropped are left out", file=sys.stderr)
-            return
-        for kind, title in DROPPED.items():
-            self.against_local((path, local), kind, f"dropped {title}", True)
+            volume.until_checked(path)
+            yield
 
-    def against_local(self, files, kind, title, dropped):
-        """A way of reading a file of the mount against the same on the local disk."""
+    def warm(self, volume):
+        """The filled file against its copy on the local disk: hot, and with the page cache dropped."""
+        path = volume.path(LARGE, self.commits[LARGE], "model.safetensors")
+        files = (path, os.path.join(self.local, "by-curl.safetensors"))
+        with self.mapped_since_before_it_is_filled(volume, path):
+            self.against_local(files, "pread", "warm pread, old mapping", parts=self.warm_parts())
+        with self.filled_by_rclone(LARGE, "model.safetensors") as beside:
+            files += beside
+            for kind, title in WARM.items():
+                self.against_local(files, kind, f"warm {title}", parts=self.warm_parts())
+            note = "after all warm reads; it answers opens, and the kernel reads by itself"
+            self.row("daemon RSS, warm reads", volume.memory() / (1 << 20), None, "MiB", note=note)
+            if os.geteuid() != 0:
+                print("  not root: reads with the page cache dropped are left out", file=sys.stderr)
+                return
+            for kind, title in DROPPED.items():
+                self.against_local(files, kind, f"dropped {title}", dropped=True, parts=self.warm_parts())
+
+    def warm_parts(self):
+        return len(WARM) + len(DROPPED) + 1
+
+    @contextlib.contextmanager
+    def filled_by_rclone(self, repo, *names):
+        """The paths of files in a mount of rclone, all of them in its cache; none if it is not there."""
+        if not self.beside_rclone:
+            yield ()
+            return
+        with contextlib.closing(rclone.Rclone(self.dir, self.repository(repo))) as mount:
+            paths = tuple(mount.path(name) for name in names)
+            for path in paths:
+                if os.path.isfile(path):
+                    measure("pread", path)
+            yield paths
+
+    def against_local(self, files, kind, title, dropped=False, parts=1):
+        """A way of reading a file of the mount against the same on the local disk, and through rclone."""
         if not dropped:
             drop_caches_if_root()
             # Pages that came in at random are slower ever after.
@@ -241,29 +274,30 @@ class Bench:
             taken = measure(kind, file)
             return taken["bytes"] / taken["seconds"] / 1e9
 
-        turns = [lambda file=file: speed(file) for file in files]
-        parts = len(WARM) + len(DROPPED) + 1
-        ours, theirs, ratio = self.rounds(turns, prepare=drop_caches if dropped else None, parts=parts)
+        sides = [lambda file=file: speed(file) for file in files]
+        samples = self.rounds(sides, prepare=drop_caches if dropped else None, parts=parts)
         note = "page cache dropped, read from the disk cache" if dropped else "in the kernel's page cache"
-        self.row(title, ours, theirs, "GB/s", ratio, note)
+        self.compared(title, samples, "GB/s", note)
 
     # --- names
 
     def small_files(self, volume):
         folder = os.path.dirname(volume.path(SMALL, self.commits[SMALL], "x"))
-        local = os.path.join(self.local, "small")
-        for kind in ("stat", "open_read"):
-            measure(kind, folder)
-        for kind, title in (("stat", "stat"), ("open_read", "open+read+close 2 KB")):
-            for lap, note in (("first", "nothing in the kernel"), ("again", "all in the kernel")):
+        with self.filled_by_rclone(SMALL, "") as beside:
+            folders = (folder, self.local_small, *beside)
+            for kind in ("stat", "open_read"):
+                for place in folders:
+                    measure(kind, place)
+            for kind, title in (("stat", "stat"), ("open_read", "open+read+close 2 KB")):
+                for lap, note in (("first", "nothing in the kernel"), ("again", "all in the kernel")):
 
-                def one(path, kind=kind, lap=lap):
-                    if lap == "first":
-                        drop_caches_if_root()
-                    return measure(kind, path)[lap]["median"] * 1e6
+                    def one(path, kind=kind, lap=lap):
+                        if lap == "first":
+                            drop_caches_if_root()
+                        return measure(kind, path)[lap]["median"] * 1e6
 
-                ours, theirs, ratio = self.rounds([lambda path=path: one(path) for path in (folder, local)], parts=4)
-                self.row(f"{title}, {lap}", ours, theirs, "µs", ratio, f"each of 1,000 files; {note}")
+                    samples = self.rounds([lambda path=path: one(path) for path in folders], parts=4)
+                    self.compared(f"{title}, {lap}", samples, "µs", f"each of 1,000 files by links; {note}")
 
     def redis_commands(self, hub):
         """Commands sent to the metadata engine for each operation: a count, the same on every machine."""
@@ -295,45 +329,6 @@ class Bench:
     def machine(self):
         about = machine(self.dir, built("", "hfmount"))
         return about | {"rounds": self.options.rounds, "size": self.options.size}
-
-
-def drop_caches_if_root():
-    if os.geteuid() == 0:
-        drop_caches()
-    else:
-        os.sync()
-
-
-def warm_source(path):
-    """The Hub's own file in the page cache: its disk is not what is measured."""
-    with open(path, "rb", buffering=0) as file:
-        while file.read(1 << 22):
-            pass
-
-
-def table(about, rows):
-    lines = [f"{about['version']} on {about['cpu']}, {about['memory']}, Linux {about['kernel']}, {about['disk']}, "
-             f"{about['date']}; medians of {about['rounds']} interleaved rounds", ""]  # fmt: skip
-    lines += ["| what | hfmount | native | ratio | |", "|---|---|---|---|---|"]
-    for row in rows:
-        native = "" if row["native"] is None else f"{row['native']:.4g} {row['unit']}"
-        ratio = "" if row["ratio"] is None else f"**{row['ratio']:.3f}**"
-        note = row["note"]
-        if row["name"] in TARGETS:
-            bound, how = TARGETS[row["name"]]
-            value = row["ratio"] if row["ratio"] is not None else row["hfmount"]
-            met = value <= bound if how == "at most" else value >= bound
-            note += f"; to reach: {how} {bound:g}, {'reached' if met else 'MISSED'}"
-        tail = re.search(r"p99 (\d+) µs", note)
-        if row["ratio"] is not None and tail and int(tail[1]) > P99_MAX:
-            note += f"; p99 to reach: at most {P99_MAX} µs, MISSED"
-        lines.append(f"| {row['name']} | {row['hfmount']:.4g} {row['unit']} | {native} | {ratio} | {note} |")
-    return "\n".join(lines)
-
-
-def size(text):
-    units = {"K": 10, "M": 20, "G": 30}
-    return int(text[:-1]) << units[text[-1].upper()] if text[-1].upper() in units else int(text)
 
 
 def main():

@@ -114,6 +114,20 @@ def crowded(path, threads=16, reads=32):
     return {"seconds": taken, "bytes": threads * reads * MIB}
 
 
+def loaded(path):
+    """All tensors of a safetensors file, as a loader has them. A second time: the memory for them is there then."""
+    from safetensors.numpy import load_file
+
+    size = os.stat(path).st_size
+    tensors = load_file(path)
+    del tensors
+    started = time.perf_counter()
+    tensors = load_file(path)
+    taken = time.perf_counter() - started
+    assert sum(tensor.nbytes for tensor in tensors.values()) <= size
+    return {"seconds": taken, "bytes": size}
+
+
 def write(path):
     """A file of as many bytes as BENCH_SIZE says, 1 MiB at a time, then fsync and close: all of it is stored."""
     size, written = int(os.environ["BENCH_SIZE"]), 0
@@ -176,6 +190,7 @@ if __name__ == "__main__":
         "touched": touched,
         "scattered": scattered,
         "crowded": crowded,
+        "loaded": loaded,
         "write": write,
         "stat": stat,
         "open_read": open_read,

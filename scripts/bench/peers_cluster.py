@@ -14,7 +14,7 @@ import time
 import urllib.request
 
 from hub import Hub, s3_command
-from process import Failed, Process, built, free_port, mounted, wait_until
+from process import Failed, Process, built, free_port, hfmount, mounted, wait_until
 from volume import cpu_seconds
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -91,13 +91,7 @@ class Cluster:
         return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
 
     def hfmount(self, *words, check=True, timeout=60):
-        done = subprocess.run(
-            [built("", "hfmount"), *words],
-            env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
-        )  # fmt: skip
-        if check and done.returncode != 0:
-            raise Failed(f"hfmount {' '.join(words)}: {done.stdout}{done.stderr}")
-        return done
+        return hfmount(words, self.env, check, timeout)
 
     @contextlib.contextmanager
     def run(self, nodes, peers, hub_link=None):

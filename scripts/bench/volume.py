@@ -1,22 +1,27 @@
 """A volume of its own for one measurement: formatted, mounted, and gone without a trace."""
 
+import glob
 import itertools
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 
 from hub import s3_command
-from process import Failed, Process, built, free_port, mounted
+from process import Failed, Process, built, free_port, hfmount, mounted, wait_until
 
 _numbers = itertools.count()
+_COUNT = re.compile(r'^hfmount_fuse_request_seconds_count\{op="([^"]+)"\} (\d+)', re.MULTILINE)
 
 
 class Volume:
-    """SQLite and a folder; `redis`: Redis instead of SQLite; `s3`: a stand-in S3 server instead of the folder. Mounted
-    once, or as often as `mounts` says."""
+    """SQLite and a folder; `redis`: Redis instead of SQLite, `late_ms` milliseconds away; `s3`: a stand-in S3 server instead
+    of the folder. Mounted once, or as often as `mounts` says."""
 
-    def __init__(self, parent, hub_url, redis=False, s3=False, mounts=1):
+    def __init__(self, parent, hub_url, redis=False, s3=False, mounts=1, late_ms=0):
         self.dir = os.path.join(parent, f"volume-{next(_numbers)}")
         self.mountpoints = [os.path.join(self.dir, f"mnt-{number}") for number in range(mounts)]
         self.mountpoint = self.mountpoints[0]
@@ -24,16 +29,18 @@ class Volume:
             os.makedirs(os.path.join(self.dir, name))
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "HF_", "HFMOUNT_"))}
         self.env = kept | {"HFMOUNT_HOME": os.path.join(self.dir, "home")}
-        self.redis = self.s3 = None
+        self.redis = self.late = self.s3 = None
         self.daemons = []
         try:
             if redis:
                 self._start_redis()
+            if late_ms:
+                self._start_network(late_ms)
             storage = ["--storage", f"file://{self.dir}/store"]
             if s3:
                 self._start_s3()
                 storage = ["--storage", "s3://volumes/bench", "--endpoint", self.s3.url, "--region", "us-east-1"]
-            self._hfmount("format", *storage, "--hub-endpoint", hub_url, "bench")
+            hfmount(["format", *storage, "--hub-endpoint", hub_url, "bench"], self.env)
             for mountpoint in self.mountpoints:
                 self._mount(mountpoint)
         except BaseException:
@@ -50,24 +57,20 @@ class Volume:
         self.redis.until(lambda: self.redis_cli("ping") == "PONG", 10, "answers")
         self.env["HFMOUNT_META"] = f"redis://127.0.0.1:{port}/0"
 
+    def _start_network(self, late_ms):
+        port = free_port()
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "late.py")
+        command = [sys.executable, script, str(port), str(self.redis.port), str(late_ms)]
+        self.late = Process("late", command, os.path.join(self.dir, "late.log"))
+        self.late.until(lambda: answers(port), 10, "answers")
+        self.env["HFMOUNT_META"] = f"redis://127.0.0.1:{port}/0"
+
     def _start_s3(self):
         port = free_port()
         self.s3 = Process("s3", s3_command(os.path.join(self.dir, "store"), port), os.path.join(self.dir, "s3.log"))
         self.s3.url = f"http://127.0.0.1:{port}"
         self.s3.until(lambda: answers(port), 10, "answers")
         self.env |= {"AWS_ACCESS_KEY_ID": "standin", "AWS_SECRET_ACCESS_KEY": "standin-secret"}
-
-    def _hfmount(self, *arguments):
-        done = subprocess.run(
-            [built("", "hfmount"), *arguments],
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if done.returncode != 0:
-            raise Failed(f"hfmount {arguments}: {done.stdout}{done.stderr}")
 
     def _mount(self, mountpoint):
         name = os.path.basename(mountpoint)
@@ -93,13 +96,33 @@ class Volume:
     def peak_memory(self):
         return max(daemon.peak_memory() for daemon in self.daemons)
 
+    def memory(self):
+        return max(daemon.memory() for daemon in self.daemons)
+
+    def requests(self):
+        """What the kernel asked the first mount so far, by kind."""
+        (place,) = glob.glob(os.path.join(self.dir, "home", "run", "*.sock"))
+        with socket.socket(socket.AF_UNIX) as figures:
+            figures.connect(place)
+            figures.sendall(b"GET /metrics HTTP/1.1\r\nHost: hfmount\r\nConnection: close\r\n\r\n")
+            page = b"".join(iter(lambda: figures.recv(1 << 16), b"")).decode()
+        return {op: int(count) for op, count in _COUNT.findall(page)}
+
+    def until_checked(self, path):
+        """All of a blob is here, and what its name says."""
+
+        def checked():
+            return json.loads(os.getxattr(path, "user.hfmount.source"))["verified"]
+
+        wait_until(checked, 120, f"{path} is checked", self.daemons[0].alive)
+
     def close(self):
         for daemon in self.daemons:
             daemon.stop(30)
         left = [mountpoint for mountpoint in self.mountpoints if mounted(mountpoint)]
         for mountpoint in left:
             subprocess.run(["umount", "-l", mountpoint], check=False)
-        for server in (self.redis, self.s3):
+        for server in (self.late, self.redis, self.s3):
             if server:
                 server.stop()
         if left:

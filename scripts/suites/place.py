@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 
-from process import Failed, Process, built, free_port, mounted
+from process import Failed, Process, built, free_port, hfmount, mounted
 
 WORLDS = ("embedded", "cluster")
 
@@ -62,17 +62,7 @@ class Volume:
 
     def hfmount(self, *arguments):
         """Runs one verb to its end."""
-        done = subprocess.run(
-            [built("", "hfmount"), *arguments],
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        if done.returncode != 0:
-            raise Failed(f"hfmount {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-        return done.stdout
+        return hfmount(arguments, self.env, timeout=300).stdout
 
     def mount(self, *options):
         """Mounts the volume once more, with a disk cache of its own; answers the directory."""

@@ -169,6 +169,10 @@ impl Blob {
     pub(super) fn note(self: &Arc<Self>, offset: u64, len: u64) {
         if self.file.is_complete() {
             self.read_complete();
+            // Who reads the only chunk that there is shows nothing of how he reads.
+            if self.file.chunks() <= 1 {
+                return;
+            }
             // On a fast link all of it may be here before the reader has shown that he reads it whole.
             let mut state = lock(&self.state);
             if !state.followed {

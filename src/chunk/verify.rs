@@ -1,7 +1,7 @@
 //! The whole blob against its name, in the background: chunks are digested in order as they come, so that the last one
 //! costs no more than the others. Of several nodes that read a blob one checks it.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -53,6 +53,26 @@ impl Blob {
             check.busy = true;
         }
         self.shared.spawn(work(self.clone()));
+    }
+
+    /// `before` and chunk `idx`; `None` if the chunk is not present.
+    async fn digest(&self, idx: u64, before: Digest) -> Result<Option<Digest>> {
+        loop {
+            // Asked here: whoever needs the lock for that would have to wait for a thread that gives way to everybody.
+            let changes = self.file.changes();
+            if self.file.presence(idx) != Presence::Present {
+                return Ok(None);
+            }
+            let (file, mut digest) = (self.file.clone(), before.clone());
+            let scan = move || {
+                let whole = file.scan(idx, file.chunk_len(idx), |piece| digest.update(piece))?;
+                Ok(whole.then_some(digest))
+            };
+            let digest = self.shared.checkers.run(self.haste(), scan).await?;
+            if digest.is_none() || self.file.changes() == changes {
+                return Ok(digest);
+            }
+        }
     }
 
     fn haste(&self) -> Haste {
@@ -107,7 +127,7 @@ impl Blob {
     async fn mismatch(self: &Arc<Self>) -> Result<()> {
         let shared = &self.shared;
         tracing::error!(blob = %self.id, "the bytes are not what the name says; dropped, to be fetched again");
-        shared.counters.mismatches.fetch_add(1, Relaxed);
+        shared.is_wrong(self.id);
         {
             let mut state = lock(&self.state);
             state.generation += 1;
@@ -187,10 +207,7 @@ async fn work(blob: Arc<Blob>) {
             check.more = false;
             (check.next, check.digest.clone().unwrap_or_else(|| Digest::new(&blob.id, blob.size)))
         };
-        let file = blob.file.clone();
-        let fold = move || file.fold_present(next, &digest, Digest::update);
-        let digested = blob.shared.checkers.run(blob.haste(), fold);
-        let digest = digested.await.unwrap_or_else(|e| {
+        let digest = blob.digest(next, digest).await.unwrap_or_else(|e| {
             tracing::warn!(blob = %blob.id, error = %e, "cannot read the cache to verify it");
             None
         });

@@ -80,6 +80,11 @@ pub(super) struct BenchArgs {
 struct Report {
     args: BenchArgs,
     dir: PathBuf,
+    figures: Figures,
+}
+
+/// What came out.
+struct Figures {
     /// `None`: a directory like any other.
     volume: Option<Found>,
     rows: Vec<Row>,
@@ -103,23 +108,21 @@ impl BenchArgs {
         let tell = |p: Progress| steps.count(p.what, p.done, Some(p.of).filter(|of| *of > 0), p.bytes);
         let result = self.measure(&home, &dir, &runtime, &stop, &tell);
         steps.end();
-        let report = result.map_err(|e| match e.kind() {
+        let figures = result.map_err(|e| match e.kind() {
             Kind::Interrupted => Failure::said("interrupted; what was made is removed".to_owned()),
             _ => e.into(),
         })?;
-        let (volume, rows, caches, notes) = report;
-        let report = Report { args: self, dir, volume, rows, caches, notes };
+        let report = Report { args: self, dir, figures };
         let text = match report.args.json {
             true => format!("{:#}\n", table::as_json(&report)),
             false => table::as_text(&report, Colours::of_stdout()),
         };
         if !report.args.json {
-            report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            report.figures.notes.iter().for_each(|note| eprintln!("note: {note}"));
         }
         Ok(show(&text)?)
     }
 
-    #[allow(clippy::type_complexity, reason = "taken apart at once")]
     fn measure(
         &self,
         home: &Home,
@@ -127,7 +130,7 @@ impl BenchArgs {
         runtime: &tokio::runtime::Runtime,
         stop: &CancellationToken,
         tell: bench::Tell<'_>,
-    ) -> Result<(Option<Found>, Vec<Row>, Caches, Vec<String>)> {
+    ) -> Result<Figures> {
         let options = Options {
             dir: dir.to_owned(),
             threads: usize::try_from(self.threads).unwrap_or(1),
@@ -149,11 +152,11 @@ impl BenchArgs {
         if let Caches::OwnPages(why) = &outcome.caches {
             notes.push(format!("the kernel's caches were not dropped but for the files' own pages: {why}"));
         }
-        let Measured { found, rows: more, notes: about } =
+        let Measured { found: volume, rows: more, notes: about } =
             runtime.block_on(volume::measure(home, &self.meta, (dir, note), options.threads, stop, tell))?;
         rows.extend(more);
         notes.extend(about);
-        Ok((found, rows, outcome.caches, notes))
+        Ok(Figures { volume, rows, caches: outcome.caches, notes })
     }
 }
 

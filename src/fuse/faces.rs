@@ -341,6 +341,10 @@ impl<B> Table<B> {
     /// A thread without a number cannot be told from others.
     fn send(&mut self, tid: u32, from: Node, cached: bool, native: bool) {
         if tid != 0 {
+            // Who did not come counts for nothing, and every open that may be native looks through all of them.
+            while self.sent.peek_lru().is_some_and(|(_, sent)| !sent.is_fresh()) {
+                self.sent.pop_lru();
+            }
             self.sent.put((tid, from.ino), Sent { from: from.twin, cached, native, at: Instant::now() });
         }
     }

@@ -81,7 +81,7 @@ impl Vfs {
             Answer::Published => match self.meta.lookup(parent, name).await? {
                 Some(attr) => {
                     self.attrs.learn(&attr);
-                    Ok(Found::Attr(attr))
+                    Ok(Found::Attr(attr.into()))
                 }
                 // Deleted again in the same moment.
                 None => Ok(Found::Nothing),
@@ -92,19 +92,21 @@ impl Vfs {
     /// A name that is there. A branch may be old.
     async fn found(self: &Arc<Self>, parent: Ino, name: &[u8], attr: Attr) -> Result<Found> {
         self.attrs.learn(&attr);
+        self.found_by_name(parent, name, &attr);
         let could_be_ref = attr.kind == FileType::File && attr.size == 40;
         if could_be_ref
             && let Some(lazy) = &self.lazy
             && let Some(DirFacts { role: Some(Role::Refs { repo, prefix }), .. }) = self.facts(parent).await?
         {
             let dir = self.repo_dir(parent, &prefix).await?;
-            lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await;
-            return Ok(match self.meta.lookup(parent, name).await? {
-                Some(attr) => Found::Attr(attr),
-                None => Found::Nothing,
-            });
+            if lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await {
+                return Ok(match self.meta.lookup(parent, name).await? {
+                    Some(attr) => Found::Attr(attr.into()),
+                    None => Found::Nothing,
+                });
+            }
         }
-        Ok(Found::Attr(attr))
+        Ok(Found::Attr(attr.into()))
     }
 
     /// The directory of the repository above `refs` or a directory `prefix` below it.
@@ -267,7 +269,7 @@ impl Vfs {
                     return Some(Ok((self.entry(&attr).stat, self.attr_ttl_of(&attr, changes))));
                 }
                 // The kernel asks again after whatever it changed itself; together they rely on it for no longer.
-                let (attr, age) = self.meta.recent(ino, self.opts.attr_ttl)?;
+                let (attr, age) = self.known_attr(ino)?;
                 return Some(Ok((self.entry(&attr).stat, self.opts.attr_ttl.saturating_sub(age))));
             }
             Which::Private => return None,
@@ -277,6 +279,15 @@ impl Vfs {
             Which::Unknown => return Some(Err(Error::new(Kind::Stale, format!("inode {ino}")))),
         };
         Some(Ok((made_up, self.opts.attr_ttl)))
+    }
+
+    /// Attributes that were read lately, and how long ago they were known to be right. However old they are, while the push arrives:
+    /// it would have told of a change until then.
+    fn known_attr(&self, ino: Ino) -> Option<(Attr, Duration)> {
+        let ttl = self.opts.attr_ttl;
+        let silence = self.push_silence().filter(|silence| *silence < ttl && ttl >= present::SHORTEST);
+        let (attr, age) = self.meta.recent(ino, if silence.is_some() { long::LONG } else { ttl })?;
+        Some((attr, silence.map_or(age, |silence| age.min(silence))))
     }
 
     /// The attributes of an inode, and how long the kernel may rely on them.
@@ -340,7 +351,7 @@ impl Vfs {
 
 /// What a name came to.
 enum Found {
-    Attr(Attr),
+    Attr(Box<Attr>),
     Provisional(Ino),
     Virtual(Lookup),
     Nothing,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::VfsOptions;
 use super::types::{Entry, Stat};
 use super::virtual_ino;
-use crate::meta::{Attr, Content, Role};
+use crate::meta::{Attr, Content};
 use crate::types::{FileType, Ino, Timestamp};
 
 /// The shortest time to live with which anything is granted for longer: it takes about that long to notice that the push
@@ -60,10 +60,11 @@ pub fn is_immutable(attr: &Attr) -> bool {
 }
 
 /// Whether the kernel may rely on a name that stands for `attr` for long, and on its attributes, should the push be known
-/// to arrive. Below [`SHORTEST`] the user wants names asked for, whatever they are.
+/// to arrive. Below [`SHORTEST`] the user wants names asked for, whatever they are. The directories of a repository have their names
+/// until somebody deletes or moves them; their attributes change with what is in them.
 #[must_use]
 pub fn may_last(attr: &Attr, opts: &VfsOptions) -> (bool, bool) {
-    let name = is_immutable(attr) || matches!(attr.role, Some(Role::Snapshot { .. }));
+    let name = is_immutable(attr) || (attr.hub && attr.kind == FileType::Dir && attr.role.is_some());
     (name && opts.entry_ttl >= SHORTEST, is_immutable(attr) && opts.attr_ttl >= SHORTEST)
 }
 

@@ -97,7 +97,10 @@ pub(super) async fn follow_commits(vfs: Weak<Vfs>, mut commits: broadcast::Recei
         let commit = commits.recv().await;
         let Some(vfs) = vfs.upgrade() else { return };
         match commit {
-            Ok(FileCommitted { before, attr, merged }) => vfs.committed(before, &attr, merged),
+            Ok(FileCommitted { before, attr, merged }) => {
+                vfs.committed(before, &attr, merged);
+                vfs.maybe_a_blob(attr.ino);
+            }
             // Which is not known: the next open of each finds another version, and drops what the kernel has.
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
@@ -135,8 +138,14 @@ impl Vfs {
 
     /// Whether all that others changed until just now is known here.
     pub(super) fn push_arrives(&self) -> bool {
-        let silence = self.opts.entry_ttl.clamp(SHORTEST, LONGEST_SILENCE);
-        self.meta.kv().heard_until().is_some_and(|until| until.elapsed() < silence)
+        self.push_silence().is_some()
+    }
+
+    /// How long ago "just now" was. `None`: too long, or that is not known.
+    pub(super) fn push_silence(&self) -> Option<Duration> {
+        let longest = self.opts.entry_ttl.clamp(SHORTEST, LONGEST_SILENCE);
+        let silence = self.meta.kv().heard_until()?.elapsed();
+        (silence < longest).then_some(silence)
     }
 
     /// Events were missed.

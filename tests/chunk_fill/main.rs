@@ -1,6 +1,8 @@
 //! Blobs: fetched once, checked, kept; through faults of sources, of the disk and of the process.
 
 mod bench;
+#[path = "../support/blobs.rs"]
+mod blobs;
 mod crash;
 mod faults;
 mod follow;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hfmount::chunk::cache::{CacheDir, CacheLimits};
@@ -15,6 +15,7 @@ use hfmount::source::Source;
 use hfmount::source::bucket::Bucket;
 use hfmount::types::{BlobId, SessionId};
 
+pub use crate::blobs::{bytes, eventually, same};
 use crate::source::Memory;
 
 pub const CHUNK: usize = 64 << 10;
@@ -72,15 +73,6 @@ pub async fn world(dir: &Path) -> World {
     Build::default().at(dir).await
 }
 
-/// Bytes that differ everywhere.
-pub fn bytes(len: usize, seed: u64) -> Bytes {
-    let mut out = vec![0; len];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut out);
-    out.into()
-}
-
 pub fn sha256(bytes: &[u8]) -> BlobId {
     Digest::of(&BlobId::Sha256([0; 32]), bytes)
 }
@@ -111,15 +103,6 @@ impl World {
     }
 }
 
-/// Compares without printing megabytes.
-#[track_caller]
-pub fn same(got: &[u8], expected: &[u8]) {
-    assert_eq!(got.len(), expected.len(), "lengths");
-    if let Some(at) = got.iter().zip(expected).position(|(a, b)| a != b) {
-        panic!("differs at byte {at}");
-    }
-}
-
 /// Reads all of a blob in steps.
 pub async fn read_all(blob: &BlobContent, step: u32) -> Bytes {
     let mut all = Vec::new();
@@ -127,12 +110,4 @@ pub async fn read_all(blob: &BlobContent, step: u32) -> Bytes {
         all.extend_from_slice(&blob.read(all.len() as u64, step).await.expect("read"));
     }
     all.into()
-}
-
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(10), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -35,6 +35,15 @@ def built(kind, name):
     return max(places, key=os.path.getmtime)
 
 
+def hfmount(arguments, env, check=True, timeout=60):
+    """Runs one verb to its end and answers what became of it; one that fails is an error unless `check` says otherwise."""
+    command = [built("", "hfmount"), *arguments]
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    if check and done.returncode != 0:
+        raise Failed(f"hfmount {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
 def mounted(path):
     """Whether a mount lies on `path`, asked of the kernel's table: a hung mount cannot hold this up."""
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
@@ -119,8 +128,15 @@ class Process:
 
     def peak_memory(self):
         """The most bytes that this process ever held in memory."""
+        return self._status("VmHWM")
+
+    def memory(self):
+        """Bytes that it holds in memory now."""
+        return self._status("VmRSS")
+
+    def _status(self, figure):
         with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
             for line in status:
-                if line.startswith("VmHWM:"):
+                if line.startswith(f"{figure}:"):
                     return int(line.split()[1]) * 1024
         raise Failed(f"{self.name} is gone")

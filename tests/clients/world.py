@@ -21,7 +21,7 @@ import time
 
 from client import VENVS, Client, readable_by_all
 from hub import Hub, s3_command
-from process import Failed, Process, built, free_port, mounted, wait_until
+from process import Failed, Process, built, free_port, hfmount, mounted, wait_until
 
 USERS = (61001, 61002)  # no account needed: a uid and a home of its own make a user
 
@@ -148,13 +148,7 @@ class World:
 
     def hfmount(self, *arguments, check=True, env=None, timeout=60):
         """Runs one verb to its end and answers its output."""
-        done = subprocess.run(
-            [built("", "hfmount"), *arguments],
-            env=self.environment() | (env or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
-        )  # fmt: skip
-        if check and done.returncode != 0:
-            raise Failed(f"hfmount {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-        return done
+        return hfmount(arguments, self.environment() | (env or {}), check, timeout)
 
     def redis_cli(self, *arguments, check=True):
         command = ["redis-cli", "-p", str(self.redis.port), *arguments]

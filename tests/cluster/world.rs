@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hfmount::chunk::cache::{CacheDir, CacheLimits};
@@ -26,6 +26,7 @@ use hfmount::types::{BlobId, SessionId, Timestamp};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+pub use crate::blobs::{bytes, eventually, same};
 use crate::redis::RedisServer;
 use crate::source::Memory;
 
@@ -256,7 +257,7 @@ impl Doomed {
         let stopped = Arc::new(AtomicUsize::new(0));
         let mut held = Vec::new();
         for _ in 0..threads {
-            let (hold, held_up) = std::sync::mpsc::channel::<()>();
+            let (hold, held_up) = std::sync::mpsc::sync_channel::<()>(1);
             let stopped = stopped.clone();
             runtime.spawn(async move {
                 stopped.fetch_add(1, SeqCst);
@@ -277,38 +278,11 @@ impl Doomed {
 }
 
 /// A node whose threads all stand still.
-pub struct Frozen(#[allow(dead_code, reason = "what counts is when they are dropped")] Vec<Sender<()>>);
+pub struct Frozen(#[allow(dead_code, reason = "what counts is when they are dropped")] Vec<SyncSender<()>>);
 
 impl Drop for Doomed {
     fn drop(&mut self) {
         self.kill();
         std::mem::forget(self.node.take());
-    }
-}
-
-/// Bytes that differ everywhere.
-pub fn bytes(len: usize, seed: u64) -> Bytes {
-    let mut out = vec![0; len];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut out);
-    out.into()
-}
-
-/// Compares without printing megabytes.
-#[track_caller]
-pub fn same(got: &[u8], expected: &[u8]) {
-    assert_eq!(got.len(), expected.len(), "lengths");
-    if let Some(at) = got.iter().zip(expected).position(|(a, b)| a != b) {
-        panic!("differs at byte {at}");
-    }
-}
-
-/// Waits until it is so.
-pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

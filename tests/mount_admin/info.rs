@@ -46,18 +46,16 @@ fn where_a_file_of_the_hub_is() {
     if !can_mount() {
         return;
     }
-    let home = Home::new();
-    let root = home.dir("hub");
-    put(&root, "models/org/m/main/model.bin", random_bytes(7, 3 * CHUNK));
-    let hub = StandIn::start(&root, Options::default()).expect("free ports");
-    let args =
-        ["format", "--chunk-size", "1M", "--hub-endpoint", hub.endpoint(), "--store-hub-blobs", "always"];
-    home.run_ok(&args);
+    let always = ["--store-hub-blobs", "always"];
+    let hub::World { home, hub: _hub, .. } =
+        hub::World::in_home(Home::new(), &always, 3 * CHUNK, |root, big| {
+            put(root, "models/org/m/main/model.bin", big);
+        });
     let objects = home.path().join("hfmount/storage/default");
     let world = World { home, objects, _servers: None };
     let mount = world.home.mount("mnt", &[]);
     let repo = mount.path().join("models--org--m");
-    let file = mount.snapshot("models--org--m").join("model.bin");
+    let file = hub::snapshot(&mount, "m").join("model.bin");
     fs::metadata(&file).expect("stat");
     let told = || world.json(&["info", "--json", path(&file)]);
     assert_eq!(told()["chunks"][2]["where"], serde_json::json!(["hub"]), "{}", told());

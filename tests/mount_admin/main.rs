@@ -1,11 +1,15 @@
 //! `hfmount gc`, `fsck` and `info` beside real mounts: what a crash leaves goes, and nothing else; damage is found; where a
 //! file is. On SQLite with a folder, and on Redis with an S3 server.
 
+#[path = "../support/hub.rs"]
+mod hub;
 mod info;
 #[path = "../support/mount.rs"]
 mod mount;
 #[path = "../support/redis.rs"]
 mod redis_server;
+#[path = "../support/servers.rs"]
+mod servers;
 #[path = "../standin/mod.rs"]
 mod standin;
 mod trash;
@@ -18,8 +22,9 @@ use std::process::{Child, Command};
 use mount::{Home, Mount, can_mount, text, wait_for};
 use redis_server::RedisServer;
 use serde_json::Value;
+use servers::Servers;
+use standin::S3;
 use standin::model::{put, random_bytes};
-use standin::{Options, S3, StandIn};
 
 const CHUNK: usize = 1 << 20;
 
@@ -38,14 +43,7 @@ impl World {
     }
 
     fn servers() -> Self {
-        let mut home = Home::new();
-        let redis = RedisServer::start();
-        let s3 = S3::start(home.dir("s3")).expect("a free port");
-        home.set_env("HFMOUNT_META", &redis.url());
-        home.set_env("AWS_ACCESS_KEY_ID", s3.access_key());
-        home.set_env("AWS_SECRET_ACCESS_KEY", s3.secret_key());
-        let args = ["--chunk-size", "1M", "--storage", "s3://test/some", "--endpoint", s3.endpoint()];
-        home.run_ok(&[&["format"], &args[..]].concat());
+        let Servers { home, redis, s3 } = Servers::formatted(&["--chunk-size", "1M"]);
         let objects = home.path().join("s3/test/some/default");
         World { home, objects, _servers: Some((redis, s3)) }
     }

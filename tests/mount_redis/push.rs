@@ -164,6 +164,54 @@ fn without_the_push_data_is_strict_and_names_follow() {
     assert_eq!((one.stop().code(), two.stop().code()), (Some(0), Some(0)));
 }
 
+/// What another program that loads a model looks at, when what the kernel may rely on for a second has run out: of a repository that
+/// is known only the branch is asked for, while the push is known to arrive.
+#[test]
+fn a_repository_that_is_known_is_loaded_for_next_to_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let hub_home = tempfile::tempdir().expect("folder");
+    for n in 0..5 {
+        put(hub_home.path(), &format!("models/org/name/main/file-{n}.json"), n.to_string());
+    }
+    let hub = StandIn::start(hub_home.path(), Options::default()).expect("free ports");
+    let world = World::with(RedisServer::start(), &["--hub-endpoint", hub.endpoint()]);
+    let (one, two) = (world.home.mount("one", &[]), world.home.mount("two", &[]));
+    let load = |root: &Path| {
+        let repo = root.join("models--org--name");
+        let folder = repo.join("snapshots").join(text(&repo.join("refs/main")));
+        assert!(folder.is_dir() && repo.join("blobs").is_dir());
+        (0..5).map(|n| text(&folder.join(format!("file-{n}.json")))).collect::<String>()
+    };
+    let asked = |seconds: f64, act: &dyn Fn()| {
+        let calls = || world.redis.calls("evalsha") + world.redis.calls("hmget");
+        let (begun, before) = (Instant::now(), calls());
+        act();
+        thread::sleep(Duration::from_secs_f64(seconds).saturating_sub(begun.elapsed()));
+        calls() - before
+    };
+    for _ in 0..2 {
+        assert_eq!(load(one.path()), "01234");
+        thread::sleep(Duration::from_millis(1500));
+    }
+    let mut least = u64::MAX;
+    // Of several, since sessions are kept alive meanwhile, and a busy machine may be silent for a second.
+    for _ in 0..5 {
+        let idle = asked(3.0, &|| ());
+        let with = asked(3.0, &|| assert_eq!(load(one.path()), "01234"));
+        least = least.min(with.saturating_sub(idle));
+    }
+    assert!(least <= 4, "{least} commands for a load");
+
+    // It is deleted all the same when somebody does so elsewhere.
+    let there = two.path().join("models--org--name");
+    assert!(there.join("refs/main").is_file());
+    fs::remove_dir_all(&there).expect("rm -r");
+    wait_for("the names to go", || !one.path().join("models--org--name").exists());
+    assert_eq!((one.stop().code(), two.stop().code()), (Some(0), Some(0)));
+}
+
 /// Whole files, appended ones, cut ones; kernel pages and attributes of before never show in what an open reads.
 #[test]
 fn an_open_sees_what_was_closed_elsewhere() {

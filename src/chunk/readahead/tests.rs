@@ -54,6 +54,15 @@ fn who_reads_a_header_gets_its_chunk() {
 }
 
 #[test]
+fn who_reads_the_only_chunk_is_no_loader() {
+    let mut w = World::new(1);
+    for _ in 0..3 {
+        w.sequential(0, CHUNK, 4096).sequential(0, CHUNK, MIB);
+        assert!(!w.readahead.is_read_whole() && !w.readahead.is_used_up());
+    }
+}
+
+#[test]
 fn the_window_doubles_up_to_the_rest() {
     let mut w = World::new(2000);
     // Chunk entered, and what is there then beside the first thousand: it, those before, the window.

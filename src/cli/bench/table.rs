@@ -14,11 +14,11 @@ const WIDTHS: [usize; 4] = [18, 12, 12, 12];
 
 pub(super) fn as_text(report: &Report, colours: Colours) -> String {
     let mut text = head(report);
-    let first = report.rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
+    let first = report.figures.rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
     let title = line(first, "", ["rate", "mean", "p50", "p99"].map(str::to_owned));
     text.push_str(&colours.paint(Look::Bold, title.trim_end()));
     text.push('\n');
-    for row in &report.rows {
+    for row in &report.figures.rows {
         let rate = format!("{} {}", figure(row.rate()), row.unit.word());
         let lap = |of: Duration| if row.has_laps() { time(of) } else { "-".to_owned() };
         let (p50, p99) = (lap(row.p50), lap(row.p99));
@@ -38,7 +38,7 @@ pub(super) fn as_text(report: &Report, colours: Colours) -> String {
 fn head(report: &Report) -> String {
     let args = &report.args;
     let mut text = format!("{}", report.dir.display());
-    if let Some(volume) = &report.volume {
+    if let Some(volume) = &report.figures.volume {
         text.push_str(&format!(": volume {}, {}, {}", volume.name, volume.engine, volume.storage));
     }
     let files = format!(
@@ -48,7 +48,7 @@ fn head(report: &Report) -> String {
         human_size(args.big_file_size),
         args.small_file_count,
         human_size(args.small_file_size),
-        caches_word(&report.caches),
+        caches_word(&report.figures.caches),
     );
     text + &files
 }
@@ -88,7 +88,7 @@ pub(super) fn as_json(report: &Report) -> Value {
     json!({
         "directory": report.dir,
         "version": env!("CARGO_PKG_VERSION"),
-        "volume": report.volume.as_ref().map(|volume| json!({
+        "volume": report.figures.volume.as_ref().map(|volume| json!({
             "name": volume.name,
             "engine": volume.engine,
             "meta": volume.meta,
@@ -98,9 +98,9 @@ pub(super) fn as_json(report: &Report) -> Value {
         "big_file_size": args.big_file_size,
         "small_file_size": args.small_file_size,
         "small_file_count": args.small_file_count,
-        "caches": caches_word(&report.caches),
-        "rows": report.rows.iter().map(row_json).collect::<Vec<_>>(),
-        "notes": report.notes,
+        "caches": caches_word(&report.figures.caches),
+        "rows": report.figures.rows.iter().map(row_json).collect::<Vec<_>>(),
+        "notes": report.figures.notes,
     })
 }
 

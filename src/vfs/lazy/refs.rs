@@ -96,7 +96,7 @@ impl Lazy {
     }
 
     /// Asks again for a branch that is known, when the answer is older than `--ref-ttl`. Waits briefly; a Hub that does not
-    /// answer changes nothing.
+    /// answer changes nothing. Whether it was asked: the branch may be another commit then.
     /// `known` is when the file last changed or was last found to be true.
     pub async fn refresh(
         self: &Arc<Self>,
@@ -106,28 +106,29 @@ impl Lazy {
         prefix: &str,
         name: &[u8],
         known: Timestamp,
-    ) {
+    ) -> bool {
         let age = Timestamp::now().0.saturating_sub(known.0);
         if (0..i64::try_from(self.opts.ref_ttl.as_nanos()).unwrap_or(i64::MAX)).contains(&age) {
-            return;
+            return false;
         }
-        let Ok(text) = std::str::from_utf8(name) else { return };
+        let Ok(text) = std::str::from_utf8(name) else { return false };
         let full = format!("{prefix}{text}");
         if !matches!(guess(&full), Guess::Branch | Guess::Unlisted) {
-            return;
+            return false;
         }
         let key = (refs, Bytes::copy_from_slice(name));
         {
             let mut state = self.state();
             let now = Instant::now();
             match state.checked.get(&key) {
-                Some(at) if now.duration_since(*at) < self.opts.ref_ttl => return,
+                Some(at) if now.duration_since(*at) < self.opts.ref_ttl => return false,
                 _ => state.checked.put(key, now),
             };
         }
-        let Ok(flight) = self.ask(Question::Ref(dir, repo.clone(), full)) else { return };
+        let Ok(flight) = self.ask(Question::Ref(dir, repo.clone(), full)) else { return false };
         // A slow answer still lands in the metadata, for the next lookup.
         let _late = tokio::time::timeout(REF_PATIENCE, flight).await;
+        true
     }
 }
 

@@ -109,7 +109,9 @@ impl CacheFile {
 
     fn load_bits(&self, all_suspect: bool) -> Result<()> {
         let bits = write(&self.bits);
-        let mut buf = vec![0; 64 << 10];
+        // Most contents have one chunk, and more zeros would cost more than all the rest of an open.
+        let records = usize::try_from(record_offset(bits.len()) - record_offset(0)).unwrap_or(usize::MAX);
+        let mut buf = vec![0; records.min(64 << 10)];
         let mut idx = 0;
         while idx < bits.len() {
             let n = self.index().read_full(&mut buf, record_offset(idx)).context(|| self.what())?;

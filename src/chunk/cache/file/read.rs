@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::super::read;
-use super::{CacheFile, Presence};
+use super::CacheFile;
 use crate::error::{Result, ResultExt};
 
 impl CacheFile {
@@ -70,28 +70,8 @@ impl CacheFile {
         Ok(whole.then(|| hasher.finalize().into()))
     }
 
-    /// Feeds a present chunk, piece by piece, to a copy of `start`, which it returns. `None`: the chunk is not present.
-    pub fn fold_present<T: Clone>(
-        &self,
-        idx: u64,
-        start: &T,
-        mut see: impl FnMut(&mut T, &[u8]),
-    ) -> Result<Option<T>> {
-        loop {
-            let changes = self.changes.load(SeqCst);
-            let mut state = start.clone();
-            if self.presence(idx) != Presence::Present
-                || !self.scan(idx, self.chunk_len(idx), |piece| see(&mut state, piece))?
-            {
-                return Ok(None);
-            }
-            if self.changes.load(SeqCst) == changes {
-                return Ok(Some(state));
-            }
-        }
-    }
-
-    /// Shows the first `len` bytes of chunk `idx` in pieces of at most 256 KiB; `false` if the file ends before.
+    /// Shows the first `len` bytes of chunk `idx`, present or not ([`CacheFile::changes`]), in pieces of at most 256 KiB;
+    /// `false` if the file ends before. Takes no lock for which others would wait.
     pub fn scan(&self, idx: u64, len: u32, mut see: impl FnMut(&[u8])) -> Result<bool> {
         let start = idx * u64::from(self.chunk_size);
         let mut buf = vec![0; (256 << 10).min(len as usize)];
