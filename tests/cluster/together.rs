@@ -60,7 +60,7 @@ async fn what_an_earlier_run_left_is_told_to_the_others() {
     let other = cluster.node("b").await;
     let asked = cluster.hub.chunks_asked();
     let mut held = 0;
-    for _ in 0..200 {
+    for _ in 0..1500 {
         held = other.peers.tracker().holdings(id).await.expect("holdings").iter().map(|h| h.chunks).sum();
         if held == 40 {
             break;
