@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use hfmount::chunk::digest::Digest;
+use hfmount::types::BlobId;
 use hub::{World, snapshot};
 use mount::{Home, Mount, can_mount, wait_for};
 use standin::model::{put, random_bytes};
@@ -304,6 +306,149 @@ fn who_writes_never_writes_to_the_blob() {
     writer.write_all_at(b"A", 0).expect("write");
     drop(writer);
     assert_eq!(fs::read_to_string(&path).expect("read"), "Another");
+    assert_eq!(mount.stop().code(), Some(0));
+}
+
+/// A file as a client has it that downloads by itself.
+fn download(mount: &Mount, bytes: &[u8]) -> PathBuf {
+    let blobs = mount.path().join("models--org--mine/blobs");
+    fs::create_dir_all(&blobs).expect("mkdir");
+    let etag = Digest::of(&BlobId::Sha256([0; 32]), bytes).etag();
+    let temporary = blobs.join(format!("{etag}.0a1b2c3d.incomplete"));
+    fs::write(&temporary, bytes).expect("write");
+    let path = blobs.join(etag);
+    fs::rename(&temporary, &path).expect("rename");
+    path
+}
+
+#[test]
+fn what_a_client_downloaded_is_native() {
+    if !can_mount() {
+        return;
+    }
+    let world = world(1);
+    let mount = world.home.mount("mnt", &[]);
+    let bytes = bytes_of(99);
+    let path = download(&mount, &bytes);
+    let native = open_native(&mount, &path);
+    let mapped = Map::of(&native, libc::MAP_SHARED);
+    assert!(
+        mapped.bytes() == bytes && fs::read(&path).expect("read") == bytes && read_direct(&path) == bytes
+    );
+    assert_eq!(native.metadata().expect("stat").ino(), fs::metadata(&path).expect("stat").ino());
+    let mut end = [0; 10];
+    assert_eq!(native.read_at(&mut end, BIG as u64 - 3).expect("read"), 3, "it ends where it ends");
+
+    // Written to it is a file, and who had it as a blob reads that on.
+    let mut expected = bytes.clone();
+    let writer = OpenOptions::new().read(true).write(true).open(&path).expect("open to write");
+    writer.write_all_at(b"written over", 3_000_000).expect("write");
+    expected[3_000_000..3_000_012].copy_from_slice(b"written over");
+    assert!(fs::read(&path).expect("read beside the writer") == expected);
+    drop(writer);
+    let file = File::open(&path).expect("open");
+    assert!(!is_native(&mount, &file));
+    assert!(
+        Map::of(&file, libc::MAP_PRIVATE).bytes() == expected && fs::read(&path).expect("read") == expected
+    );
+    let mut seen = vec![0; BIG];
+    native.read_exact_at(&mut seen, 0).expect("read on");
+    assert!(seen == bytes && mapped.bytes() == bytes);
+    OpenOptions::new().write(true).open(&path).expect("open").set_len(1000).expect("cut");
+    assert!(fs::read(&path).expect("read") == expected[..1000]);
+    drop((file, native, mapped));
+
+    // And a blob again when a client downloads it anew.
+    assert_eq!(download(&mount, &bytes), path);
+    let native = open_native(&mount, &path);
+    assert!(Map::of(&native, libc::MAP_PRIVATE).bytes() == bytes);
+    drop(native);
+    assert_eq!(mount.stop().code(), Some(0));
+
+    world.hub.faults(|f| f.refuse = true);
+    let mount = world.home.mount("mnt", &["--offline"]);
+    let native = File::open(&path).expect("open");
+    assert!(is_native(&mount, &native), "the first open after a remount");
+    assert!(Map::of(&native, libc::MAP_SHARED).bytes() == bytes);
+    drop(native);
+    assert_eq!(mount.stop().code(), Some(0));
+    // With nothing on the disk it comes from the storage.
+    let mount = world
+        .home
+        .mount("mnt", &["--offline", "--cache-dir", world.home.dir("other").to_str().expect("text")]);
+    assert!(fs::read(&path).expect("read") == bytes);
+    open_native(&mount, &path);
+    assert_eq!(mount.stop().code(), Some(0));
+}
+
+/// It is written to with what it has anyway and downloaded anew, and so is a file and a blob in turn: whoever reads it sees the
+/// same, and no open fails.
+#[test]
+fn a_downloaded_file_is_the_same_whatever_is_open_mapped_and_written_meanwhile() {
+    if !can_mount() {
+        return;
+    }
+    let world = world(1);
+    let mount = world.home.mount("mnt", &[]);
+    let bytes = bytes_of(99);
+    let path = download(&mount, &bytes);
+    let seconds = std::env::var("HFMOUNT_TEST_SECONDS").map_or(6, |s| s.parse().expect("seconds"));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    std::thread::scope(|scope| {
+        for thread in 0..5u64 {
+            let (path, bytes, mount) = (&path, &bytes, &mount);
+            scope.spawn(move || {
+                let mut random = thread * 6007 + 3;
+                let mut roll = |n: usize| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (random >> 33) as usize % n
+                };
+                let (mut open, mut maps) = (Vec::new(), Vec::new());
+                while Instant::now() < end {
+                    match roll(10) {
+                        0..=3 => open.push(File::open(path).expect("open")),
+                        4 if thread == 0 => {
+                            download(mount, bytes);
+                        }
+                        4 | 5 if thread < 2 => {
+                            let file = OpenOptions::new().read(true).write(true).open(path);
+                            let file = file.expect("to write");
+                            let at = roll(BIG - 5000);
+                            file.write_all_at(&bytes[at..at + 5000], at as u64).expect("write");
+                            open.push(file);
+                        }
+                        6 if !open.is_empty() => {
+                            let how = [libc::MAP_SHARED, libc::MAP_PRIVATE][roll(2)];
+                            maps.push(Map::of(&open[roll(open.len())], how));
+                        }
+                        7 if !open.is_empty() => drop(open.swap_remove(roll(open.len()))),
+                        8 => std::thread::sleep(Duration::from_millis(roll(200) as u64)),
+                        _ if !maps.is_empty() => drop(maps.swap_remove(roll(maps.len()))),
+                        _ => {}
+                    }
+                    let at = roll(BIG - 5000);
+                    if let Some(map) = maps.last() {
+                        assert!(map.bytes()[at..at + 5000] == bytes[at..at + 5000], "mapped, at {at}");
+                    }
+                    if let Some(file) = open.last() {
+                        let mut seen = vec![0; 5000];
+                        file.read_exact_at(&mut seen, at as u64).expect("read");
+                        assert!(seen == bytes[at..at + 5000], "at {at}");
+                    }
+                    if open.len() > 8 {
+                        open.clear();
+                    }
+                    if maps.len() > 5 {
+                        maps.clear();
+                    }
+                }
+            });
+        }
+    });
+    assert!(fs::read(&path).expect("read") == bytes);
+    download(&mount, &bytes);
+    open_native(&mount, &path);
+    assert!(!mount.log().contains("panic"));
     assert_eq!(mount.stop().code(), Some(0));
 }
 

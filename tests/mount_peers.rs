@@ -14,11 +14,14 @@ mod standin;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
+use hfmount::chunk::digest::Digest;
+use hfmount::types::BlobId;
 use mount::{Home, Mount, can_mount, wait_for};
 use redis_server::RedisServer;
-use standin::model::put;
+use standin::model::{put, random_bytes};
 use standin::{StandIn, Target};
 
 const BIG: usize = 12_000_000;
@@ -124,4 +127,56 @@ fn a_hub_that_wants_to_be_left_alone_is_by_all_nodes() {
     }
     assert!(begun.elapsed().as_secs_f64() >= 1.9, "{:?}", begun.elapsed());
     assert_eq!(w.hub.counters().statuses.get(&429), Some(&1), "one refusal for both");
+}
+
+/// What `hfmount info` says of a file.
+fn told(w: &World, path: &Path) -> String {
+    w.home.run_ok(&["info", "--json", path.to_str().expect("UTF-8")])
+}
+
+#[test]
+fn what_a_client_downloads_on_one_node_the_others_have_from_it_and_from_the_storage() {
+    if !can_mount() {
+        return;
+    }
+    let w = world();
+    let ((one, at_one), (two, at_two)) = (w.node("one"), w.node("two"));
+    wait_for("both know each other", || w.active() == 2);
+    let bytes = random_bytes(33, BIG);
+    let etag = Digest::of(&BlobId::Sha256([0; 32]), &bytes).etag();
+    let blobs = |mount: &Mount| mount.path().join("models--org--mine/blobs");
+    fs::create_dir_all(blobs(&one)).expect("mkdir");
+    let temporary = blobs(&one).join(format!("{etag}.incomplete"));
+    fs::write(&temporary, &bytes).expect("write");
+    let path = blobs(&one).join(&etag);
+    fs::rename(&temporary, &path).expect("rename");
+    wait_for("it is known to be a blob", || told(&w, &path).contains("\"proven\": true"));
+    assert!(fs::read(&path).expect("read") == bytes);
+    assert!(fs::read(blobs(&two).join(&etag)).expect("read") == bytes);
+    let came = |address: &str, source: &str| {
+        let name = format!("hfmount_source_bytes_total{{source=\"{source}\"}}");
+        scrape(address).get(&name).copied().unwrap_or_default()
+    };
+    assert_eq!((came(&at_one, "peer"), came(&at_one, "file")), (0.0, 0.0), "it was here");
+    assert_eq!((came(&at_two, "peer") + came(&at_two, "file"), came(&at_two, "hub")), (BIG as f64, 0.0));
+    assert!(came(&at_two, "peer") > 0.0, "who has it gives it");
+    assert_eq!(two.stop().code(), Some(0));
+    assert_eq!(one.stop().code(), Some(0));
+
+    // Nobody is left who has it, and the Hub is not to be asked.
+    let cold = w.home.dir("cold");
+    let args =
+        ["--peer-listen", "127.0.0.1:0", "--hub", "deny", "--cache-dir", cold.to_str().expect("UTF-8")];
+    let three = w.home.mount("three", &args);
+    assert!(fs::read(blobs(&three).join(&etag)).expect("read") == bytes);
+    // Written to there, it is what was written.
+    let mut now = bytes;
+    now[5_000_000..5_000_004].copy_from_slice(b"over");
+    let file = fs::OpenOptions::new().write(true).open(blobs(&three).join(&etag)).expect("open");
+    file.write_all_at(b"over", 5_000_000).expect("write");
+    drop(file);
+    assert!(fs::read(blobs(&three).join(&etag)).expect("read") == now);
+    assert!(told(&w, &blobs(&three).join(&etag)).contains("\"proven\": false"));
+    assert_eq!(three.stop().code(), Some(0));
+    assert_eq!(w.hub.counters().bytes, 0);
 }

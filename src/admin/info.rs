@@ -8,7 +8,7 @@ use super::paths::path_of;
 use crate::chunk::cache::{ContentKey, Peek};
 use crate::chunk::extents;
 use crate::error::{Error, Kind, Result};
-use crate::meta::{Attr, Content};
+use crate::meta::{Attr, Content, Proven};
 use crate::source::Provider;
 use crate::source::bucket::Object;
 use crate::types::{BlobId, Extent, Ino, Origin};
@@ -31,7 +31,7 @@ pub struct Info {
     pub more: bool,
 }
 
-/// What is known of the blob that a file is, or began as a copy of.
+/// What is known of the blob that a file is, has the bytes of, or began as a copy of.
 #[derive(Debug)]
 pub struct BlobInfo {
     pub id: BlobId,
@@ -54,7 +54,7 @@ pub struct ChunkInfo {
     pub stored: Option<bool>,
     /// The caches of this machine that have it.
     pub cached: Vec<PathBuf>,
-    /// Of a blob that a cache has: where its bytes came from when they came there.
+    /// Of a blob that a cache has, or a file that is there as one: where its bytes came from when they came there.
     pub from: Option<Provider>,
 }
 
@@ -137,9 +137,24 @@ async fn blob(
 
 async fn file(place: &Place, caches: &[PathBuf], look: bool, info: &mut Info) -> Result<()> {
     let ino = info.attr.ino;
-    let peeks = peeks(caches, ContentKey::File(ino))?;
+    let own = peeks(caches, ContentKey::File(ino))?;
     let Some(inode) = place.survey.inode(ino).await? else { return Ok(()) };
     let row = inode.row?;
+    // Its bytes may be here as those of the blob that they are.
+    let as_blob = match row.proven {
+        Some(Proven(id)) => peeks(caches, ContentKey::Blob(id))?,
+        None => Vec::new(),
+    };
+    if let Some(Proven(id)) = row.proven {
+        let known = place.survey.blobs(&[id]).await?.pop();
+        info.blob = Some(BlobInfo {
+            id,
+            // By whoever said it of the file.
+            verified: true,
+            origins: known.map(|r| r.origins).unwrap_or_default(),
+            verified_here: as_blob.iter().any(|(_, peek)| peek.is_verified()),
+        });
+    }
     for range in place.survey.chunk_ranges(ino, &row, row.chunks).await? {
         for first in range.clone().step_by(AT_ONCE as usize) {
             let count = AT_ONCE.min(range.end - first);
@@ -159,8 +174,12 @@ async fn file(place: &Place, caches: &[PathBuf], look: bool, info: &mut Info) ->
                 }
                 let tag = extents::tag(&list);
                 let holds = |peek: &Peek| peek.record(index).is_some_and(|r| r.tag == tag);
-                let cached = peeks.iter().filter(|(_, p)| holds(p)).map(|(root, _)| root.clone()).collect();
-                let from = None;
+                let own = own.iter().filter(|(_, p)| holds(p));
+                let blobs = as_blob.iter().filter(|(_, p)| p.record(index).is_some());
+                let mut cached: Vec<PathBuf> = own.chain(blobs).map(|(root, _)| root.clone()).collect();
+                cached.sort();
+                cached.dedup();
+                let from = as_blob.iter().find_map(|(_, p)| p.record(index)).map(|record| record.from);
                 info.chunks.push(ChunkInfo { index, hash: None, extents: list, stored, cached, from });
             }
         }

@@ -11,6 +11,7 @@ use super::cluster::{self, Part};
 use super::flight::{AheadPlace, Flights};
 use super::pour::{self, From, Task};
 use crate::error::{Error, Kind, Result};
+use crate::source::Source;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -117,6 +118,20 @@ pub(super) async fn from_these_sources(
     let shared = &blob.shared;
     let only_origin = only_origin(&blob);
     let mut worst: Option<Error> = None;
+    if let Some(source) = shared.backings.source(&blob.id) {
+        // Its bytes were held to the blob's name: they are as good as the origin's.
+        let from = From::outside(&source, &shared.counters.files, true);
+        match pour::pour(flights, task, &from, place).await {
+            Ok(()) => return Ok(()),
+            Err(e) => {
+                if e.kind() != Kind::NotFound {
+                    shared.counters.files.failed.fetch_add(1, Relaxed);
+                }
+                tracing::debug!(blob = %blob.id, error = %e, "no bytes from a file of the volume");
+                worst = Some(e.context(source.name()));
+            }
+        }
+    }
     for (n, source) in shared.sources.iter().enumerate() {
         if only_origin && n + 1 < shared.sources.len() {
             continue;

@@ -10,6 +10,8 @@
 //!                            └─ store             into the bucket, in the background
 //! ```
 
+mod adopt;
+mod backing;
 mod blob;
 pub mod cache;
 mod checkers;
@@ -42,6 +44,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
+pub use self::adopt::{Proof, Proved};
+pub use self::backing::Backing;
 pub use self::blob::BlobContent;
 pub use self::cluster::BlobShelf;
 pub use self::file::{FileContent, Files};
@@ -264,6 +268,10 @@ impl BlobReader for Chunks {
             if copied.len() > MAX_COPIED { copied.pop_front() } else { None }
         };
         content.read(offset, len).await
+    }
+
+    async fn read_here(&self, blob: BlobId, size: u64, offset: u64, len: u32) -> Option<Bytes> {
+        self.read_whole(blob, size, offset, len).await
     }
 }
 

@@ -218,8 +218,8 @@ async fn show(
             } else {
                 blob.check_more();
             }
-            // What a peer gave is put there by whoever brought it into the cluster.
-            if !matches!(from, Provider::Bucket | Provider::Peer) && !finding.stored {
+            // What a peer gave is put there by whoever brought it into the cluster; what a file has is there as the file's.
+            if !matches!(from, Provider::Bucket | Provider::Peer | Provider::File) && !finding.stored {
                 shared.uploads.add(&blob, idx, hash);
             }
             if let Some(peers) = &shared.peers {

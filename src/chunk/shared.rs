@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::backing::Backings;
 use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
 use super::checkers::{CHECKERS, Checkers};
 use super::follow::{self, Expected, Sequel};
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     for_all: AtomicUsize,
     /// Who knows what blobs are parts of, if somebody does.
     pub sequel: OnceLock<Arc<dyn Sequel>>,
+    /// Files that have the bytes of blobs which are read.
+    pub backings: Backings,
     pub expected: Expected,
     /// Places for readers who are followed.
     pub followed: Arc<Semaphore>,
@@ -95,6 +98,8 @@ pub(super) struct Counters {
     pub fetched: Vec<Fetched>,
     /// Other nodes.
     pub peers: Fetched,
+    /// Files of the volume.
+    pub files: Fetched,
     pub filled: AtomicU64,
     pub wrong: AtomicU64,
     pub mismatches: AtomicU64,
@@ -210,6 +215,7 @@ impl Shared {
             companions: Mutex::default(),
             lent: Arc::new(Semaphore::new(ahead_places)),
             sequel: OnceLock::new(),
+            backings: Backings::default(),
             expected: Expected::default(),
             followed: Arc::new(Semaphore::new(follow::MOST_READERS)),
             verifying: Arc::new(Semaphore::new(CHECKERS)),
@@ -376,10 +382,12 @@ impl Shared {
             time: Duration::from_nanos(f.nanos.load(Relaxed)),
         };
         let peers = self.peers.is_some().then(|| figures("peer", &c.peers));
+        // Few mounts ever need one.
+        let files = (c.files.requests.load(Relaxed) > 0).then(|| figures("file", &c.files));
         let sources = self.sources.iter().zip(&c.fetched).map(|(source, f)| figures(source.name(), f));
         ChunksStats {
             cache: self.cache.stats(),
-            sources: peers.into_iter().chain(sources).collect(),
+            sources: peers.into_iter().chain(files).chain(sources).collect(),
             chunks_filled: c.filled.load(Relaxed),
             chunks_wrong: c.wrong.load(Relaxed),
             mismatches: c.mismatches.load(Relaxed),

@@ -17,6 +17,7 @@ use super::lock;
 use super::shared::Shared;
 use crate::blocking::blocking;
 use crate::error::Result;
+use crate::source::Provider;
 use crate::source::bucket::Bucket;
 use crate::types::BlobId;
 
@@ -98,7 +99,10 @@ impl Uploads {
 
     /// Looks in the background for chunks of an opened blob that earlier runs did not put into the bucket.
     pub(super) fn look_for(&self, blob: &Arc<Blob>) {
-        if !blob.shared.stores() || blob.file.next_recorded(0, blob.file.chunks()).is_none() {
+        if !blob.shared.stores()
+            || blob.shared.backings.has(&blob.id)
+            || blob.file.next_recorded(0, blob.file.chunks()).is_none()
+        {
             return;
         }
         let blob = blob.clone();
@@ -107,8 +111,10 @@ impl Uploads {
             let looked = blocking(move || {
                 let mut from = 0;
                 while let Some(idx) = file.next_recorded(from, file.chunks()) {
+                    // What files of the volume have is in the bucket, as theirs.
                     if let Some(record) = file.record_of(idx)?
                         && !record.stored
+                        && record.from != Provider::File
                     {
                         found.shared.uploads.add(&found, idx, record.hash);
                     }

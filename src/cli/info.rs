@@ -155,7 +155,8 @@ fn sources(told: &Told) -> (Vec<(Provider, Amount)>, Amount) {
     let mut here: Vec<(Provider, Amount)> = Vec::new();
     let mut missing = Amount::default();
     let size = told.info.attr.size;
-    for chunk in told.info.chunks.iter().filter(|chunk| chunk.extents.is_empty()) {
+    let proven = told.info.attr.proven.is_some();
+    for chunk in told.info.chunks.iter().filter(|chunk| proven || chunk.extents.is_empty()) {
         let start = chunk.index.saturating_mul(told.chunk_size);
         let bytes = size.saturating_sub(start).min(told.chunk_size);
         match (chunk.from, here.iter_mut().find(|(from, _)| Some(*from) == chunk.from)) {
@@ -217,6 +218,7 @@ fn as_json(told: &Told) -> Value {
         "size": attr.size,
         "version": format!("{}-{}", attr.version.session, attr.version.seq),
         "content": content(&attr.content),
+        "proven": attr.proven.is_some(),
         "target": target,
         "blob": blob,
         "chunk_size": told.chunk_size,
@@ -246,8 +248,12 @@ fn as_text(told: &Told, each: bool) -> String {
                 (false, true) => "verified by a mount",
                 (false, false) => "not verified as a whole yet",
             };
-            let began = if attr.content == Content::Extents { "written to, and else " } else { "" };
-            table.row("content", format!("{began}of the Hub, {} ({verified})", blob.id));
+            let what = match (&attr.content, attr.proven) {
+                (Content::Extents, Some(_)) => "written by a client, with the bytes of",
+                (Content::Extents, None) => "written to, and else of the Hub,",
+                _ => "of the Hub,",
+            };
+            table.row("content", format!("{what} {} ({verified})", blob.id));
             for origin in &blob.origins {
                 table.row("from", origin.to_string());
             }

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::Meta;
 use super::kv::number;
-use super::schema::{self, Content, InodeRow, Layout, Role};
+use super::schema::{self, Content, InodeRow, Layout, Proven, Role};
 use crate::error::{Error, Kind, Result};
-use crate::types::{FileType, Ino, Timestamp, Version};
+use crate::types::{BlobId, FileType, Ino, Timestamp, Version};
 
 /// More than this a single file never counts for, bytes: the sum of a volume full of files that are nothing but holes stays
 /// a number that the engines can hold.
@@ -46,6 +46,8 @@ pub struct Attr {
     /// Of a file: one more than the highest chunk index that may have a row.
     pub chunks: u64,
     pub layout: Layout,
+    /// The blob that has exactly these bytes, if that was found out: see [`Meta::prove`].
+    pub proven: Option<BlobId>,
     /// It has extended attributes.
     pub xattrs: bool,
     /// See [`InodeRow::uncounted`].
@@ -85,6 +87,7 @@ impl Attr {
             parent: row.parent,
             chunks: row.chunks,
             layout: row.layout,
+            proven: row.proven.map(|Proven(blob)| blob),
             xattrs: row.xattrs,
             uncounted: row.uncounted,
         }
@@ -96,7 +99,7 @@ impl Attr {
         (self.mtime, self.ctime) = (newer.mtime, self.ctime.max(newer.ctime));
         (self.version, self.content) = (newer.version, newer.content.clone());
         (self.chunks, self.layout) = (newer.chunks, newer.layout);
-        self.uncounted = newer.uncounted;
+        (self.proven, self.uncounted) = (newer.proven, newer.uncounted);
     }
 
     /// The bytes that the data counts for in the volume's usage: its size, holes and all. What is a blob of the Hub's, or

@@ -214,6 +214,7 @@ impl Meta {
         };
         row.size = change.size;
         row.uncounted = false;
+        row.proven = None;
         row.version = change.version.unwrap_or_else(|| self.next_version());
         row.ctime = Timestamp::now();
         row.mtime = change.mtime.unwrap_or(row.mtime);

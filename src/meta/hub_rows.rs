@@ -45,6 +45,7 @@ impl Meta {
             xattrs: false,
             uncounted: true,
             layout: Layout::default(),
+            proven: None,
         }
     }
 

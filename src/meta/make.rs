@@ -89,6 +89,7 @@ impl New {
             xattrs: false,
             uncounted: false,
             layout: Layout::default(),
+            proven: None,
         })
     }
 }

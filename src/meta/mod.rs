@@ -36,6 +36,7 @@ mod make;
 pub mod memory;
 pub mod metered;
 mod orphans;
+mod proven;
 mod publish;
 mod quota;
 mod recent;
@@ -92,8 +93,8 @@ pub use self::refs::RefTarget;
 pub use self::rename::{RenameMode, Renamed};
 pub use self::schema::JOURNALS;
 pub use self::schema::{
-    Content, INLINE_MAX, InodeRow, LINK_MAX, Layout, NAME_MAX, Role, SCHEMA, SchemaRow, TARGET_MAX, Under,
-    XATTRS_MAX,
+    Content, INLINE_MAX, InodeRow, LINK_MAX, Layout, NAME_MAX, Proven, Role, SCHEMA, SchemaRow, TARGET_MAX,
+    Under, XATTRS_MAX,
 };
 pub use self::session::{SessionInfo, SessionStatus, list_sessions};
 pub use self::setattr::SetAttr;

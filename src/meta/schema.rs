@@ -153,6 +153,9 @@ pub struct InodeRow {
     pub uncounted: bool,
     #[serde(default)]
     pub layout: Layout,
+    /// What the bytes of its chunk rows were found to be. Goes with the next change of the data.
+    #[serde(default)]
+    pub proven: Option<Proven>,
 }
 
 impl InodeRow {
@@ -161,6 +164,10 @@ impl InodeRow {
         if self.chunks == 0 { Some(0) } else { self.layout.data }
     }
 }
+
+/// The blob that has exactly the bytes of a file: all of them were held to its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proven(#[serde(with = "blob_bytes")] pub BlobId);
 
 /// How the data of a file lies, beyond its chunk rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -92,6 +92,7 @@ pub(super) async fn prepare(kv: &dyn Kv) -> Result<()> {
         xattrs: false,
         uncounted: false,
         layout: Layout::default(),
+        proven: None,
     };
     loop {
         if let Some(value) = kv.get(&[schema::schema_key()]).await?.pop().flatten() {

@@ -17,16 +17,19 @@ pub enum Provider {
     Mirror = 3,
     Seed = 4,
     Peer = 5,
+    /// A file of the volume that has the same bytes.
+    File = 6,
 }
 
 impl Provider {
     /// All that are known by name.
-    pub const ALL: [Provider; 6] = [
+    pub const ALL: [Provider; 7] = [
         Provider::Seed,
         Provider::Peer,
         Provider::Bucket,
         Provider::Mirror,
         Provider::Hub,
+        Provider::File,
         Provider::Unknown,
     ];
 
@@ -51,6 +54,7 @@ impl Provider {
             Provider::Mirror => "mirror",
             Provider::Seed => "seed",
             Provider::Peer => "peer",
+            Provider::File => "file",
         }
     }
 
@@ -64,6 +68,7 @@ impl Provider {
             Provider::Mirror => "mirrors",
             Provider::Seed => "seeds",
             Provider::Peer => "peers",
+            Provider::File => "a file of the volume",
         }
     }
 }

@@ -131,6 +131,11 @@ impl AttrCache {
         lock(&self.told).put(ino, version)
     }
 
+    /// The version that the kernel's pages are of, as far as that is known.
+    pub fn told(&self, ino: Ino) -> Option<Version> {
+        lock(&self.told).peek(&ino).copied()
+    }
+
     /// This mount wrote the new version itself, so the kernel's pages have become that version's.
     pub fn told_moves(&self, ino: Ino, from: Version, to: Version) {
         let mut told = lock(&self.told);

@@ -10,11 +10,11 @@ use super::handles::Data;
 use super::lazy::tombstone_of;
 use super::types::{Caller, Entry, SetAttr, Stat, TimeOrNow};
 use super::virtual_ino::{Which, which};
-use super::{present, private};
+use super::{adopt, present, private};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{self, Attr, Keep, New, Removed, RenameMode, Role, is_temporary as is_temporary_name};
-use crate::types::{BlobId, FileType, Ino, RepoId, Timestamp};
+use crate::types::{FileType, Ino, RepoId, Timestamp};
 
 impl Vfs {
     /// Where a name lies, once it is clear that it may be changed.
@@ -136,6 +136,7 @@ impl Vfs {
         }
         let attr = self.meta.link(ino, parent, name).await?;
         self.attrs.forget(ino);
+        self.bears_name(parent, name, &attr);
         Ok(self.entry(&attr))
     }
 
@@ -189,11 +190,7 @@ impl Vfs {
             return Ok(false);
         }
         // A client that downloaded with a token of its own made `<repository>/blobs/<etag>` itself: the Hub has that too.
-        let is_etag = std::str::from_utf8(name).ok().and_then(BlobId::from_etag).is_some();
-        if is_etag && let Some(above) = self.facts(facts.parent).await? {
-            return Ok(above.parent != Ino::ROOT || facts.parent == Ino::ROOT);
-        }
-        Ok(true)
+        Ok(adopt::etag(name).is_none() || !self.may_hold_blobs(parent).await?)
     }
 
     /// What was deleted on purpose does not come back from the Hub by itself while its tombstone lasts. For a repository
@@ -243,6 +240,7 @@ impl Vfs {
         let keep = if mode == RenameMode::Replace { self.keeps(to.0, to.1).await? } else { Keep::No };
         let renamed = self.meta.rename_keeping(from.0, from.1, to.0, to.1, mode, keep).await?;
         self.attrs.forget(renamed.moved.ino);
+        self.bears_name(to.0, to.1, &renamed.moved);
         if let Some(replaced) = &renamed.replaced {
             self.attrs.removed(replaced);
         }

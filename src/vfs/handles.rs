@@ -5,15 +5,15 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::chunk::{BlobContent, FileContent};
+use crate::chunk::{Backing, BlobContent, FileContent};
 use crate::error::{Error, Kind, Result};
 use crate::meta::Attr;
-use crate::types::{BlobId, Ino};
+use crate::types::{BlobId, Ino, Version};
 
 /// What a handle reads and writes.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// A blob of the Hub, read-only.
+    /// A blob of the Hub, or a file that has the bytes of one, read-only.
     Blob(Arc<BlobContent>),
     /// What users wrote.
     File(Arc<FileContent>),
@@ -32,12 +32,23 @@ pub struct Handle {
     pub data: Data,
     /// What a blob's inode was when it was opened.
     pub attr: Option<Arc<Attr>>,
+    /// The blob is a file's, which may be written to.
+    pub backed: Option<Backed>,
+}
+
+/// That a file is read as a blob.
+#[derive(Debug)]
+pub struct Backed {
+    /// The version of the file that is the blob.
+    pub version: Version,
+    /// Keeps the file's bytes at hand for the blob.
+    pub _backing: Backing,
 }
 
 impl Handle {
     /// A handle that knows no more of its inode than its data does.
     pub fn new(ino: Ino, flags: i32, data: Data) -> Self {
-        Handle { ino, flags, data, attr: None }
+        Handle { ino, flags, data, attr: None, backed: None }
     }
 
     /// Whether the file may be changed by it: opened for writing, or emptied by the open.
@@ -80,6 +91,12 @@ impl Handles {
         inos.sort_unstable();
         inos.dedup();
         inos
+    }
+
+    /// Whether anybody has the inode open.
+    pub fn is_open(&self, ino: Ino) -> bool {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().any(|h| h.ino == ino)
     }
 
     /// Whether the file may be changed by who has it open.

@@ -19,6 +19,8 @@ impl Vfs {
             Err(e) => return Some(Err(e)),
         };
         let read = match &handle.data {
+            // Whether it is that still may have to be asked.
+            Data::Blob(_) if !self.is_surely_a_blob(&handle) => None,
             Data::Blob(blob) => blob.try_read(offset, buf).map(Ok),
             Data::File(file) => file.try_read(offset, buf).map(Ok),
             Data::Empty => Some(Ok(0)),
@@ -40,7 +42,10 @@ impl Vfs {
 
     pub(super) async fn read_from(&self, handle: &Handle, offset: u64, size: u32) -> Result<Bytes> {
         match &handle.data {
-            Data::Blob(blob) => blob.read(offset, size).await,
+            Data::Blob(blob) => match self.written_since(handle).await? {
+                Some(file) => file.read(offset, size).await,
+                None => self.read_blob(handle, blob, offset, size).await,
+            },
             Data::File(file) => file.read(offset, size).await,
             Data::Empty => Ok(Bytes::new()),
             Data::Private(file) => {

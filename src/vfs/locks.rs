@@ -184,10 +184,20 @@ impl Vfs {
 
     /// What the file is now, before its new holder reads it. Whether the kernel's pages are of that.
     async fn revalidate(&self, handle: &Handle) -> Result<bool> {
-        let Data::File(file) = &handle.data else { return Ok(true) };
+        let file = match &handle.data {
+            Data::File(file) => Some(file),
+            Data::Blob(_) if handle.backed.is_some() => None,
+            _ => return Ok(true),
+        };
         let attr = self.meta.getattr(handle.ino).await?;
-        file.refresh(&attr);
-        let now = file.version();
+        let now = match file {
+            Some(file) => {
+                file.refresh(&attr);
+                file.version()
+            }
+            // If it is another one, reads go by that from now on.
+            None => attr.version,
+        };
         Ok(self.attrs.tell(handle.ino, now) == Some(now))
     }
 

@@ -81,7 +81,7 @@ impl Vfs {
             Answer::Published => match self.meta.lookup(parent, name).await? {
                 Some(attr) => {
                     self.attrs.learn(&attr);
-                    Ok(Found::Attr(attr))
+                    Ok(Found::Attr(attr.into()))
                 }
                 // Deleted again in the same moment.
                 None => Ok(Found::Nothing),
@@ -92,6 +92,7 @@ impl Vfs {
     /// A name that is there. A branch may be old.
     async fn found(self: &Arc<Self>, parent: Ino, name: &[u8], attr: Attr) -> Result<Found> {
         self.attrs.learn(&attr);
+        self.found_by_name(parent, name, &attr);
         let could_be_ref = attr.kind == FileType::File && attr.size == 40;
         if could_be_ref
             && let Some(lazy) = &self.lazy
@@ -100,12 +101,12 @@ impl Vfs {
             let dir = self.repo_dir(parent, &prefix).await?;
             if lazy.refresh(dir, parent, &repo, &prefix, name, attr.mtime).await {
                 return Ok(match self.meta.lookup(parent, name).await? {
-                    Some(attr) => Found::Attr(attr),
+                    Some(attr) => Found::Attr(attr.into()),
                     None => Found::Nothing,
                 });
             }
         }
-        Ok(Found::Attr(attr))
+        Ok(Found::Attr(attr.into()))
     }
 
     /// The directory of the repository above `refs` or a directory `prefix` below it.
@@ -350,7 +351,7 @@ impl Vfs {
 
 /// What a name came to.
 enum Found {
-    Attr(Attr),
+    Attr(Box<Attr>),
     Provisional(Ino),
     Virtual(Lookup),
     Nothing,

@@ -7,6 +7,7 @@
 //! | `lazy` | asking the Hub, once, and publishing what it has |
 //! | `shards` | which files are read one after the other |
 //! | `change` | make, link, unlink, rename, setattr |
+//! | `adopt` | files that clients downloaded become blobs |
 //! | `open`, `io`, `handles` | open files |
 //! | `outage` | open files while the metadata do not answer |
 //! | `dirs` | listings |
@@ -16,6 +17,7 @@
 //! | `virtual_ino`, `present` | inodes of this mount only; how inodes are shown |
 //! | `push`, `attr_cache`, `long`, `orders` | what is remembered, and when it is dropped |
 
+mod adopt;
 mod atime;
 mod attr_cache;
 mod change;
@@ -90,6 +92,7 @@ pub struct Vfs {
     locks: locks::Locks,
     long: long::LongLived,
     outage: outage::Outage,
+    adoption: Arc<adopt::Adoption>,
     invalidations: Invalidations,
     opts: VfsOptions,
 }
@@ -107,6 +110,7 @@ impl Vfs {
         invalidations: Invalidations,
         opts: VfsOptions,
     ) -> Arc<Self> {
+        chunks.read_files_of(&files);
         let vfs = Arc::new(Vfs {
             meta,
             chunks,
@@ -119,6 +123,7 @@ impl Vfs {
             locks: locks::Locks::default(),
             long: long::LongLived::default(),
             outage: outage::Outage::default(),
+            adoption: Arc::default(),
             invalidations,
             opts,
         });

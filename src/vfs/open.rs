@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::change::{Place, unremembered};
-use super::handles::{Data, Handle};
+use super::handles::{Backed, Data, Handle};
 use super::types::{Caller, Entry, Opened, SetAttr};
 use super::virtual_ino::{Which, which};
 use crate::blocking::blocking;
@@ -15,7 +15,7 @@ use crate::chunk::cache::CacheFile;
 use crate::chunk::file::Saved;
 use crate::error::{Error, Kind, Result};
 use crate::meta::{Attr, Content, New};
-use crate::types::{FileType, Ino, Version};
+use crate::types::{BlobId, FileType, Ino, Version};
 
 /// A file that the kernel may read by itself: see [`Vfs::native`].
 #[derive(Clone, Debug)]
@@ -160,15 +160,27 @@ impl Vfs {
             let right = !matches!(&data, Data::Blob(blob) if blob.was_wrong());
             let told = right.then_some(attr.version);
             let grant = grant(Opening { immutable: right, told, now: attr.version, flags });
-            let handle = Handle { ino, flags, data, attr: Some(Arc::new(attr.clone())) };
+            let handle = Handle { attr: Some(Arc::new(attr.clone())), ..Handle::new(ino, flags, data) };
             return Ok(self.granted(handle, attr, grant));
         }
-        let file = self.files.open(attr)?;
-        if let Some(tid) = tid.filter(|_| flags & libc::O_TRUNC == 0)
-            && self.attrs.sends_back(tid, ino, file.version(), file.size())
+        let look_again = |version, size| match tid.filter(|_| flags & libc::O_TRUNC == 0) {
+            Some(tid) if self.attrs.sends_back(tid, ino, version, size) => {
+                Err(Error::new(Kind::Stale, format!("the size that the kernel knows of inode {ino}")))
+            }
+            _ => Ok(()),
+        };
+        if !writes(flags)
+            && let Some(blob) = self.reads_as(attr)
         {
-            return Err(Error::new(Kind::Stale, format!("the size that the kernel knows of inode {ino}")));
+            look_again(attr.version, attr.size)?;
+            match self.open_as_blob(attr, blob, flags).await {
+                Ok(opened) => return Ok(opened),
+                // The file has all of it.
+                Err(e) => tracing::debug!(%ino, %blob, "it is read as the file that it is: {e}"),
+            }
         }
+        let file = self.files.open(attr)?;
+        look_again(file.version(), file.size())?;
         // Linux empties the file though it be opened for reading.
         if flags & libc::O_TRUNC != 0 {
             file.truncate(0).await?;
@@ -178,6 +190,23 @@ impl Vfs {
         Ok(self.granted(Handle::new(ino, flags, Data::File(file)), attr, grant))
     }
 
+    /// Opens a file for reading that is a blob.
+    async fn open_as_blob(self: &Arc<Self>, attr: &Attr, blob: BlobId, flags: i32) -> Result<Opened> {
+        let (ino, now) = (attr.ino, attr.version);
+        let backed = Backed { version: now, _backing: self.chunks.back(blob, ino) };
+        let content = self.chunks.open_blob(blob, attr.size).await?;
+        if content.is_complete() && content.is_verified() {
+            self.let_go_of(ino);
+        }
+        let grant = grant(Opening { immutable: false, told: self.attrs.tell(ino, now), now, flags });
+        let handle = Handle {
+            attr: Some(Arc::new(attr.clone())),
+            backed: Some(backed),
+            ..Handle::new(ino, flags, Data::Blob(content))
+        };
+        Ok(self.granted(handle, attr, grant))
+    }
+
     fn granted(&self, handle: Handle, attr: &Attr, grant: Grant) -> Opened {
         let Grant { keep_cache, drop_attrs } = grant;
         let drop_attrs = self.accessed_by_open(attr, handle.flags, keep_cache) || drop_attrs;
@@ -185,7 +214,8 @@ impl Vfs {
     }
 
     fn opened(&self, handle: Handle, keep_cache: bool, drop_attrs: bool) -> Opened {
-        let (no_flush, blob) = (!handle.writable(), matches!(handle.data, Data::Blob(_)));
+        let no_flush = !handle.writable();
+        let blob = matches!(handle.data, Data::Blob(_)) && handle.backed.is_none();
         let fh = self.handles.insert(handle);
         Opened { fh, keep_cache, direct_io: false, drop_attrs, drop_pages: false, no_flush, blob }
     }
@@ -240,6 +270,7 @@ impl Vfs {
             }
             Err(e) => return Err(e),
         };
+        self.adoption.named(parent, name, &attr);
         let opened = self.open_attr(None, &attr, flags).await?;
         Ok((self.entry(&attr), opened))
     }
@@ -315,6 +346,9 @@ impl Vfs {
             },
             _ => Ok(()),
         };
+        if handle.writable() {
+            self.maybe_a_blob(handle.ino);
+        }
         if let (Some(owner), false) = (flock_owner, handle.ino.is_virtual()) {
             self.let_go(handle.ino, owner).await?;
         }

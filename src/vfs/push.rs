@@ -97,7 +97,10 @@ pub(super) async fn follow_commits(vfs: Weak<Vfs>, mut commits: broadcast::Recei
         let commit = commits.recv().await;
         let Some(vfs) = vfs.upgrade() else { return };
         match commit {
-            Ok(FileCommitted { before, attr, merged }) => vfs.committed(before, &attr, merged),
+            Ok(FileCommitted { before, attr, merged }) => {
+                vfs.committed(before, &attr, merged);
+                vfs.maybe_a_blob(attr.ino);
+            }
             // Which is not known: the next open of each finds another version, and drops what the kernel has.
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,

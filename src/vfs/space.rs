@@ -113,8 +113,16 @@ impl Vfs {
         if source.ino == target.ino && from.abs_diff(to) < len {
             return Err(Error::new(Kind::Invalid, "copy_file_range within itself"));
         }
-        let copied = match (&source.data, &target.data) {
-            (Data::File(of), Data::File(file)) => {
+        // A file that is read as a blob is copied as the file that it is.
+        let source_file = match &source.data {
+            Data::File(of) => Some(of.clone()),
+            Data::Blob(_) if source.backed.is_some() => {
+                Some(self.files.open(&self.meta.getattr(source.ino).await?)?)
+            }
+            _ => None,
+        };
+        let copied = match (&source_file, &target.data) {
+            (Some(of), Data::File(file)) => {
                 let before = (of.lineage(), file.lineage());
                 let copied = file.copy_from(of, from, to, len).await;
                 self.note_commit(of, before.0);

@@ -69,7 +69,7 @@ pub struct Opened {
     pub drop_pages: bool,
     /// Nothing will ever be written through this handle: its close need not be told.
     pub no_flush: bool,
-    /// It reads a blob, whose data never changes: [`Vfs::native`](super::Vfs::native) may have a file of all of it.
+    /// It reads what the Hub brought, whose data never changes.
     pub blob: bool,
 }
 

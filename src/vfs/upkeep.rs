@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Vfs, atime, push};
+use super::{Vfs, adopt, atime, push};
 use crate::error::Result;
 use crate::meta::Meta;
 
@@ -24,6 +24,7 @@ impl Vfs {
         let every = every(&self.meta);
         tokio::spawn(upkeep(Arc::downgrade(self), every, self.meta.renewals()));
         if !self.opts.read_only {
+            tokio::spawn(adopt::adopt_all(Arc::downgrade(self), self.adoption.clone()));
             tokio::spawn(tidy(Arc::downgrade(self), every));
         }
         if self.notes_accesses() {

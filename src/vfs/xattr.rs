@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::meta::{Content, SetXattr, Xattrs};
 use crate::types::{FileType, Ino};
 
-/// Made up on demand for files of the Hub, and in no list: what copies attributes would copy it to where it is not so.
+/// Made up on demand for files of the Hub, and those that have the bytes of one, and in no list: what copies attributes would copy it to where it is not so.
 const SOURCE: &[u8] = b"user.hfmount.source";
 
 /// That an inode has none is believed for as long as the kernel may believe its attributes, but no longer than this.
@@ -121,10 +121,14 @@ impl Vfs {
         Ok(())
     }
 
-    /// Where the bytes of a file of the Hub came from, and how many are not on this machine's disk: one line of JSON.
+    /// Where the bytes of a file of the Hub came from, and how many are not on this machine's disk: one line of JSON. `file`: they
+    /// were written here by a client, and turned out to be what the file's name says.
     async fn source_of(&self, ino: Ino) -> Result<Bytes> {
         let attr = self.meta.getattr(ino).await?;
-        let Content::Blob(blob) = attr.content else { return Err(Kind::NoData.into()) };
+        let blob = match (attr.content, attr.proven) {
+            (Content::Blob(blob), _) | (Content::Extents, Some(blob)) => blob,
+            _ => return Err(Kind::NoData.into()),
+        };
         let found = self.chunks.whereabouts(blob, attr.size).await?;
         let amount = |a: &Amount| json!({"chunks": a.chunks, "bytes": a.bytes});
         let here: Map<_, _> =

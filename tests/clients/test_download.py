@@ -1,7 +1,10 @@
 """Clients that write: downloads through the mount, by new and old libraries, and what becomes of them."""
 
+import errno
+import json
 import os
 import shutil
+import time
 import unittest
 
 from case import MIB, Case, noise, sha256
@@ -80,6 +83,35 @@ class Download(Case):
         answer = self.world.act("download", repo_id=repo.id, filename="model.safetensors", offline=True)
         self.assert_same(answer, FILES["model.safetensors"])
         self.assert_no_warnings(self.world.act("scan"), repo)
+
+    def test_what_was_downloaded_is_read_as_a_blob(self):
+        """What the library downloaded by itself is held to its name, and then complete and verified like a file of the Hub."""
+        if not self.world.lazy:
+            self.skipTest("a plain folder is not mounted")
+        for stack in ("new", "old"):
+            files = {name: noise(len(data), f"{stack} {name}") for name, data in FILES.items()}
+            repo = self.hub.add(f"acme/adopted-{stack}", files, private=True)
+            for name in ("model.safetensors", "sub/tokenizer.json"):
+                self.world.act("download", repo_id=repo.id, filename=name, token=repo.token, stack=stack)
+            blobs = os.path.join(self.world.repo_dir(repo), "blobs")
+            names = [name for name in os.listdir(blobs) if len(name) in (40, 64)]
+            self.assertEqual(len(names), 2, names)
+            for name in names:
+                self.assertEqual(self.source(os.path.join(blobs, name))["verified"], True, name)
+            for name in ("model.safetensors", "sub/tokenizer.json"):
+                again = self.world.act("download", repo_id=repo.id, filename=name, offline=True, stack=stack)
+                self.assert_same(again, files[name])
+
+    def source(self, path):
+        """Where its bytes came from, once that is said of it."""
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return json.loads(os.getxattr(path, "user.hfmount.source"))
+            except OSError as error:
+                if error.errno != errno.ENODATA or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def test_download_to_a_local_folder_on_the_mount(self):
         repo = self.hub.add("acme/local", FILES)

@@ -138,9 +138,9 @@ pub async fn older_layouts_are_raised(world: &World) {
     let row: InodeRow = rmp_serde::from_slice(&raw).expect("decode");
     let row = InodeRow { chunks: 0, layout: Layout::default(), ..row };
     let mut raw = rmp_serde::to_vec(&row).expect("encode");
-    assert_eq!(raw[..3], [0xdc, 0, 21]);
+    assert_eq!(raw[..3], [0xdc, 0, 22]);
     raw[2] = 16;
-    raw.truncate(raw.len() - 8);
+    raw.truncate(raw.len() - 9);
     let of_old = rmp_serde::to_vec(&SchemaRow { version: 1, oldest: 1 }).expect("encode");
     let write = vec![Write::Set(attr, raw.into()), Write::Set(schema.clone(), of_old.into())];
     assert_eq!(kv.commit(Txn { write, ..Txn::default() }).await.expect("commit"), Outcome::Applied);

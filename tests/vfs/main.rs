@@ -1,5 +1,6 @@
 //! The file system without a kernel: nodes of a cluster in one process, against a stand-in Hub.
 
+mod adopt;
 mod attrs;
 mod bin;
 mod files;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hfmount::chunk::cache::{CacheDir, CacheLimits};
+use hfmount::chunk::file::FilesOptions;
 use hfmount::chunk::{Chunks, ChunksOptions, Files};
 use hfmount::error::{Kind, Result};
 use hfmount::hub::{HubClient, HubOptions, Token};
@@ -54,6 +55,7 @@ pub struct Settings {
     pub tombstone_ttl: Duration,
     pub token: Option<&'static str>,
     pub relatime: bool,
+    pub writeback: bool,
 }
 
 impl Default for Settings {
@@ -66,6 +68,7 @@ impl Default for Settings {
             tombstone_ttl: Duration::from_secs(3600),
             token: None,
             relatime: false,
+            writeback: false,
         }
     }
 }
@@ -123,7 +126,9 @@ impl Cluster {
         };
         let chunks =
             Arc::new(Chunks::new(options, cache.clone(), meta.blobs(), sources, Some(self.bucket.clone())));
-        let files = Files::new(meta.clone(), cache, self.bucket.clone(), chunks.clone(), CHUNK);
+        let behind = FilesOptions { writeback: settings.writeback, ..FilesOptions::default() };
+        let (bucket, blobs) = (self.bucket.clone(), chunks.clone());
+        let files = Files::with_options(meta.clone(), cache, bucket, blobs, CHUNK, behind);
         let (orders, invalidations) = Vfs::invalidation_queue();
         let lazy_options = LazyOptions { ref_ttl: settings.ref_ttl, io_timeout: Duration::from_secs(20) };
         let lazy = (!settings.offline)

@@ -6,10 +6,12 @@
 //! | `contents` | opening, finding and unlinking contents |
 //! | `usage` | how much they take, when they were last used |
 //! | `load` | what an earlier run left |
+//! | `turn` | the bytes of a file become those of a blob |
 
 mod contents;
 mod held;
 mod load;
+mod turn;
 mod usage;
 
 use std::collections::HashMap;
@@ -32,6 +34,7 @@ use super::{CacheLimits, ContentKey, lock, write};
 use crate::error::{Result, ResultExt};
 
 use self::contents::GATES;
+pub use self::turn::Seen;
 
 /// One content as the evictor sees it.
 #[derive(Debug)]

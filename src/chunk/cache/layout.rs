@@ -120,7 +120,7 @@ pub(super) fn pair_in_memory(name: &str, size: u64, chunk_size: u32) -> std::io:
     fill_pair(data, index, size, chunk_size)
 }
 
-fn make(disk: &Disk, path: &Path) -> std::io::Result<DiskFile> {
+pub(super) fn make(disk: &Disk, path: &Path) -> std::io::Result<DiskFile> {
     match disk.remove(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}

@@ -28,7 +28,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub use dir::{CacheDir, CacheStats, Departures};
+pub use dir::{CacheDir, CacheStats, Departures, Seen};
 pub use file::{CacheFile, Presence};
 pub use index::{BLOB_TAG, Record, Tag};
 pub use journal::{Journal, Kept, Waiting};

@@ -302,3 +302,107 @@ fn a_restart_knows_what_is_there_and_removes_halves() {
     assert!(!tmp.path().join(blob(2).path()).exists());
     assert_eq!(dir.open_content(blob(3), 64, CHUNK).expect("open").presence(0), Presence::Absent);
 }
+
+const FILE: ContentKey = ContentKey::File(Ino(5));
+const SIZE: u64 = CHUNK as u64 * 2 + 100;
+
+/// A file in the cache, as those who write files leave it; and what stands for its records.
+fn written(dir: &Arc<CacheDir>, last: u32) -> [u8; 32] {
+    let file = dir.open_content(FILE, u64::from(CHUNK) * 3, CHUNK).expect("open");
+    let mut seen = Seen::default();
+    for (idx, len) in [(0, CHUNK), (1, CHUNK), (2, last)] {
+        let data = vec![idx as u8 + 1; len as usize];
+        file.write_at(idx * u64::from(CHUNK), &data).expect("write");
+        file.record(idx, &[9; 16], blake3::hash(&data).as_bytes(), len, || ()).expect("record");
+        seen.add(&file.record_of(idx).expect("read").expect("recorded"));
+    }
+    seen.finish()
+}
+
+fn is_the_blob(dir: &Arc<CacheDir>) {
+    assert!(!dir.knows(&FILE));
+    let file = dir.open_content(blob(1), SIZE, CHUNK).expect("open");
+    for idx in 0..3 {
+        assert_ne!(file.presence(idx), Presence::Absent);
+        assert!(file.verify(idx).expect("verify"));
+        let len = file.chunk_len(idx) as usize;
+        assert!(read_chunk(&file, idx) == Some(vec![idx as u8 + 1; len]), "{idx}");
+    }
+    assert!(file.is_complete() && file.is_verified() && file.mark_passthrough().expect("for the kernel"));
+    assert_eq!(file.disk_data().metadata().expect("stat").len(), SIZE, "it ends where the blob does");
+}
+
+#[test]
+fn the_bytes_of_a_file_become_those_of_a_blob() {
+    let tmp = tempfile::tempdir().expect("a directory");
+    let ContentKey::Blob(id) = blob(1) else { unreachable!() };
+    {
+        let dir = open(tmp.path());
+        let seen = written(&dir, 100);
+        let before = dir.stats();
+        let ino = std::os::unix::fs::MetadataExt::ino;
+        let data = ino(&fs::metadata(tmp.path().join(FILE.path())).expect("stat"));
+        // What was there of it before was less.
+        fill(&dir.open_content(blob(1), SIZE, CHUNK).expect("open"), 0, 1);
+        assert!(dir.turn(Ino(5), id, SIZE, CHUNK, &seen).expect("turn"));
+        assert_eq!(ino(&fs::metadata(tmp.path().join(blob(1).path())).expect("stat")), data, "the same file");
+        assert_eq!((dir.stats().bytes, dir.stats().contents), (before.bytes, before.contents));
+        is_the_blob(&dir);
+        // Once more: there is nothing left to do.
+        assert!(dir.turn(Ino(5), id, SIZE, CHUNK, &seen).expect("turn"));
+        let again = written(&dir, 100);
+        assert!(dir.turn(Ino(5), id, SIZE, CHUNK, &again).expect("turn"));
+        is_the_blob(&dir);
+        dir.close().expect("close");
+        assert!(!dir.turn(Ino(5), id, SIZE, CHUNK, &seen).expect("nothing any more"));
+    }
+    is_the_blob(&open(tmp.path()));
+}
+
+#[test]
+fn what_does_not_fit_or_is_in_use_stays_a_file() {
+    let tmp = tempfile::tempdir().expect("a directory");
+    let dir = open(tmp.path());
+    let ContentKey::Blob(id) = blob(1) else { unreachable!() };
+    let turn = |seen: &[u8; 32]| dir.turn(Ino(5), id, SIZE, CHUNK, seen).expect("turn");
+    assert!(!turn(&[0; 32]), "there is none");
+    let seen = written(&dir, 99);
+    assert!(!turn(&seen), "its end is not there");
+    let seen = written(&dir, 100);
+    assert!(!turn(&[0; 32]), "others than those that were seen");
+    let used = dir.open_content(FILE, u64::from(CHUNK) * 3, CHUNK).expect("open");
+    assert!(!turn(&seen), "the file is in use");
+    drop(used);
+    let used = dir.open_content(blob(1), SIZE, CHUNK).expect("open");
+    assert!(!turn(&seen), "the blob is in use");
+    drop(used);
+    let file = dir.open_content(FILE, u64::from(CHUNK) * 3, CHUNK).expect("open");
+    assert!(read_chunk(&file, 1) == Some(vec![2; CHUNK as usize]), "all of it is there");
+    assert!(!file.is_verified());
+    drop(file);
+    dir.journal()
+        .put(Ino(5), Kept { bytes: 1, since: crate::types::Timestamp(1) }, b"entry")
+        .expect("journal");
+    assert!(!turn(&seen), "only here");
+    dir.journal().remove(Ino(5)).expect("journal");
+    assert!(turn(&seen));
+    is_the_blob(&dir);
+}
+
+#[test]
+fn after_a_crash_it_is_checked_before_it_counts() {
+    let tmp = tempfile::tempdir().expect("a directory");
+    let ContentKey::Blob(id) = blob(1) else { unreachable!() };
+    {
+        let dir = open(tmp.path());
+        let seen = written(&dir, 100);
+        assert!(dir.turn(Ino(5), id, SIZE, CHUNK, &seen).expect("turn"));
+        crash(dir);
+    }
+    let dir = open(tmp.path());
+    let file = dir.open_content(blob(1), SIZE, CHUNK).expect("open");
+    assert!(!file.is_complete());
+    assert_eq!(file.presence(0), Presence::Suspect);
+    drop(file);
+    is_the_blob(&dir);
+}

@@ -267,5 +267,6 @@ fn for_each_chunk(flights: &Flights, nodes: Vec<Holder>) -> Arc<[Arc<[Holder]>]>
 
 /// Whether this node could fetch the blob's bytes from elsewhere than the bucket and the others.
 fn may_fetch(blob: &Blob) -> bool {
-    blob.shared.reaches_origin() && blob.refusal().is_none()
+    let shared = &blob.shared;
+    shared.backings.has(&blob.id) || shared.reaches_origin() && blob.refusal().is_none()
 }

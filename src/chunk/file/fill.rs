@@ -129,6 +129,9 @@ impl FileContent {
         parts: Vec<Part>,
         again: bool,
     ) -> Result<Vec<(Range<u32>, Bytes)>> {
+        if let Some(pieces) = self.fetch_here(idx, &parts).await {
+            return Ok(pieces);
+        }
         let objects = self.whole_objects(&parts, again).await?;
         let fetch = async |part: Part| -> Result<(Range<u32>, Bytes)> {
             let span = part.span();

@@ -31,6 +31,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod whole;
 mod write;
 mod writeback;
 
@@ -59,6 +60,7 @@ pub use content::FileContent;
 pub use drain::FileCommitted;
 pub use hole::Allocate;
 pub use sweep::GRACE;
+pub(in crate::chunk) use whole::WeakFiles;
 pub use write::MAX_SIZE;
 pub use writeback::Saved;
 
@@ -82,6 +84,12 @@ const FLUSHES: usize = 8;
 pub trait BlobReader: Debug + Send + Sync + 'static {
     /// Exactly `len` bytes at `offset` of a blob of `size` bytes; the range lies within it.
     async fn read_blob(&self, blob: BlobId, size: u64, offset: u64, len: u32) -> Result<Bytes>;
+
+    /// The same if all of the blob is on the local disk and verified; nothing is fetched for it. `None`: it is not, or the disk
+    /// does not give it.
+    async fn read_here(&self, _blob: BlobId, _size: u64, _offset: u64, _len: u32) -> Option<Bytes> {
+        None
+    }
 }
 
 /// How the files of a mount behave.

@@ -74,7 +74,7 @@ impl FileContent {
         let mut pause = FIRST_PAUSE;
         let mut left_disk = 0;
         loop {
-            let error = match self.read_once(offset, len).await {
+            let error = match self.read_once(offset, len, false).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(e) => e,
             };
@@ -91,9 +91,10 @@ impl FileContent {
         }
     }
 
-    async fn read_once(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes> {
-        // The local disk is full, broken or too small: what is fetched is answered and not kept.
-        let (mut direct, mut lost, mut counted) = (false, 0, false);
+    /// One try. `direct`: what is fetched is answered and not kept; so it is in any case if the local disk is full, broken or
+    /// too small.
+    pub(super) async fn read_once(self: &Arc<Self>, offset: u64, len: u32, direct: bool) -> Result<Bytes> {
+        let (mut direct, mut lost, mut counted) = (direct, 0, false);
         for _ in 0..ROUNDS {
             let end = offset.saturating_add(u64::from(len)).min(self.size());
             if offset >= end {

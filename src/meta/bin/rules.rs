@@ -118,6 +118,7 @@ mod tests {
             xattrs: false,
             uncounted: false,
             layout: Layout::default(),
+            proven: None,
         }
     }
 

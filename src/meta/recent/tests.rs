@@ -33,6 +33,7 @@ fn attr(ino: Ino, kind: FileType, mtime: i64) -> Attr {
         parent: Ino::ROOT,
         chunks: 0,
         layout: crate::meta::Layout::default(),
+        proven: None,
     }
 }
 

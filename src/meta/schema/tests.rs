@@ -25,6 +25,7 @@ fn row() -> InodeRow {
         xattrs: true,
         uncounted: true,
         layout: Layout { data: Some(5), grouped: true, under: Some(under()) },
+        proven: Some(Proven(BlobId::Sha256([0xfd; 32]))),
     }
 }
 
@@ -70,7 +71,7 @@ fn rows_come_back() {
 #[test]
 fn rows_are_small() {
     let content = Content::Blob(BlobId::Sha256([0xfe; 32]));
-    let row = InodeRow { content, layout: Layout::default(), ..row() };
+    let row = InodeRow { content, layout: Layout::default(), proven: None, ..row() };
     let len = encode(&row).expect("encode").len();
     assert!(len <= 150, "{len} bytes");
 }
@@ -78,12 +79,12 @@ fn rows_are_small() {
 /// What a binary wrote that did not know the last fields is read with their defaults.
 #[test]
 fn fields_that_are_missing_at_the_end_have_defaults() {
-    let row = InodeRow { layout: Layout::default(), ..row() };
+    let row = InodeRow { layout: Layout::default(), proven: None, ..row() };
     let mut value = encode(&row).expect("encode").to_vec();
-    // The array's length, four values of one byte each, and one of four.
-    assert_eq!(value[..3], [0xdc, 0, 21]);
+    // The array's length, five values of one byte each, and one of four.
+    assert_eq!(value[..3], [0xdc, 0, 22]);
     value[2] = 16;
-    value.truncate(value.len() - 8);
+    value.truncate(value.len() - 9);
     let old = decode_row(Ino(5), &value).expect("decode");
     assert_eq!(
         old,

@@ -154,6 +154,11 @@ impl CacheDir {
         self.unlink(key).map(|_| ())
     }
 
+    /// Unlinks a content unless somebody uses it, or only it has what it holds. Whether it is gone.
+    pub fn remove_idle(&self, key: &ContentKey) -> Result<bool> {
+        self.evict(key).map(|bytes| bytes.is_some())
+    }
+
     /// Unlinks a content that nobody uses; `None` if somebody does.
     pub(in super::super) fn evict(&self, key: &ContentKey) -> Result<Option<u64>> {
         let _gate = lock(self.gate(key));
@@ -194,11 +199,15 @@ impl CacheDir {
     }
 
     pub(super) fn gate(&self, key: &ContentKey) -> &Mutex<()> {
+        &self.gates[Self::gate_number(key)]
+    }
+
+    pub(super) fn gate_number(key: &ContentKey) -> usize {
         let n = match key {
             ContentKey::Blob(crate::types::BlobId::Sha256(b)) => usize::from(b[1]),
             ContentKey::Blob(crate::types::BlobId::Git(b)) => usize::from(b[1]),
             ContentKey::File(ino) => ino.0 as usize,
         };
-        &self.gates[n % GATES]
+        n % GATES
     }
 }

@@ -268,7 +268,9 @@ impl State {
                     self.discarded.extend(unneeded.filter(|o| !self.offered.contains(o)));
                 }
             }
-            chunk.local_tag = if rows && *idx < end { tags.get(idx).copied() } else { None };
+            // Where there can be no row none will be read that it could be held to.
+            let comparable = rows && *idx < end && *idx < self.attr.chunks;
+            chunk.local_tag = if comparable { tags.get(idx).copied() } else { None };
             if chunk.local_tag.is_none() || chunk.local == Local::Recorded {
                 chunk.local = Local::Ranges(own_bytes(chunk));
                 chunk.local_tag = None;

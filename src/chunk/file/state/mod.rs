@@ -312,6 +312,11 @@ impl State {
         }
     }
 
+    /// The committed list of chunk `idx`, cut or not, if it was read.
+    pub fn committed_rows(&self, idx: u64) -> Option<&[Extent]> {
+        self.chunks.get(&idx)?.rows.as_deref().filter(|_| self.base == Base::Rows)
+    }
+
     /// The list that a commit would write now, were nothing dirty.
     pub fn list(&self, idx: u64) -> Vec<Extent> {
         let committed = self.committed(idx);

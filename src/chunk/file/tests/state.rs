@@ -1,7 +1,8 @@
 //! The bookkeeping alone, where what befalls is too rare for anything larger to hit it.
 
 use super::world::{CHUNK, World};
-use crate::chunk::file::state::{State, Step, Upload};
+use crate::chunk::file::state::{Part, State, Step, Upload};
+use crate::meta::Content;
 use crate::types::{Extent, ObjectId, SessionId, Timestamp, Version};
 
 fn object(seq: u64) -> ObjectId {
@@ -80,4 +81,35 @@ fn judge(state: &mut State) {
     attr.version = version(9, 3);
     upload(state, 1, 6);
     assert_eq!(state.take_discarded(), [object(5)], "what no commit ever named goes at once");
+}
+
+/// Another mount cuts a chunk off and makes the file longer again, and this one hears of both at once: what the local disk has of
+/// the chunk is not what it is now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_what_others_cut_off_does_not_come_back() {
+    let world = World::new();
+    let a = world.node().await;
+    let ino = a.create("f").await;
+    let file = a.open(ino).await;
+    {
+        let state = &mut *file.state();
+        let size = 2 * u64::from(CHUNK);
+        state.wrote(0..size, Timestamp::now());
+        for idx in 0..2 {
+            let Upload::Ranges { id, .. } = state.begin_upload(idx) else { panic!("something is new") };
+            let extent = Extent { start: 0, len: CHUNK, object: object(idx), object_offset: 0, sum: None };
+            state.landed(idx, id, &[extent], None);
+        }
+        let plan = state.plan(10, size);
+        state.begin_commit(&plan);
+        let (mut attr, upto) = (state.attr.clone(), state.changes);
+        (attr.version, attr.size, attr.content, attr.chunks) = (version(5, 1), size, Content::Extents, 2);
+        state.end_commit_applied(attr.clone(), &plan, upto);
+        assert_eq!(state.parts(1, 0..CHUNK), [Part::Local(0..CHUNK)]);
+        (attr.version, attr.chunks) = (version(9, 1), 1);
+        state.rebase(attr, false);
+        assert!(!state.needs_rows(1), "it has none");
+        assert_eq!(state.parts(1, 0..CHUNK), [Part::Zeros(0..CHUNK)]);
+    }
+    file.abandon().await;
 }
