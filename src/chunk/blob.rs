@@ -121,6 +121,13 @@ impl BlobContent {
         self.read(idx.saturating_mul(self.blob.chunk_size()), 1).await.map(drop)
     }
 
+    /// Whether bytes of it that were given out turned out to be wrong, however long ago: what anybody kept of them is not to be
+    /// trusted.
+    #[must_use]
+    pub fn was_wrong(&self) -> bool {
+        self.blob.shared.was_wrong(self.blob.id)
+    }
+
     /// Its cache file.
     #[must_use]
     pub fn cache_file(&self) -> &Arc<CacheFile> {

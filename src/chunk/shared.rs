@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,8 @@ use crate::types::BlobId;
 pub(super) const PIECE: usize = 512 << 10;
 /// Transfers ahead of readers that there may be from other nodes, however few the Hub bears.
 const AHEAD_OF_PEERS: usize = 16;
+/// Blobs that are remembered as wrong. More than ever are, unless a disk or a node gives rubbish for all that it has.
+const MOST_WRONG: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// How long nothing is fetched ahead after the disk was full.
 const FULL_PAUSE: Duration = Duration::from_secs(10);
 /// How long transfers may take to notice that they were given up.
@@ -74,6 +78,8 @@ pub(super) struct Shared {
     pub overflow: Overflow,
     pub uploads: Uploads,
     open: Mutex<HashMap<BlobId, Open>>,
+    /// Blobs that were found to be wrong, the latest: who read of them may have kept it.
+    wrong: Mutex<LruCache<BlobId, ()>>,
     full: Mutex<Option<Instant>>,
     pub events: broadcast::Sender<BlobEvent>,
     pub counters: Counters,
@@ -216,6 +222,7 @@ impl Shared {
             checkers: Checkers::new(),
             uploads: Uploads::default(),
             open: Mutex::default(),
+            wrong: Mutex::new(LruCache::new(MOST_WRONG)),
             full: Mutex::default(),
             events: broadcast::Sender::new(256),
             counters,
@@ -279,6 +286,17 @@ impl Shared {
     /// The blob, if somebody has it open or something of it is on its way.
     pub(super) fn find(&self, id: BlobId) -> Option<Arc<Blob>> {
         lock(&self.open).get(&id).and_then(|entry| entry.blob.upgrade())
+    }
+
+    /// The blob is not what its name says; its bytes are about to be dropped.
+    pub(super) fn is_wrong(&self, id: BlobId) {
+        lock(&self.wrong).put(id, ());
+        self.counters.mismatches.fetch_add(1, SeqCst);
+    }
+
+    /// Whether bytes of the blob that were given out since the start turned out to be wrong.
+    pub(super) fn was_wrong(&self, id: BlobId) -> bool {
+        self.counters.mismatches.load(SeqCst) > 0 && lock(&self.wrong).contains(&id)
     }
 
     /// Notes that the disk has no room.

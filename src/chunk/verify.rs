@@ -1,7 +1,7 @@
 //! The whole blob against its name, in the background: chunks are digested in order as they come, so that the last one
 //! costs no more than the others. Of several nodes that read a blob one checks it.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ impl Blob {
     async fn mismatch(self: &Arc<Self>) -> Result<()> {
         let shared = &self.shared;
         tracing::error!(blob = %self.id, "the bytes are not what the name says; dropped, to be fetched again");
-        shared.counters.mismatches.fetch_add(1, Relaxed);
+        shared.is_wrong(self.id);
         {
             let mut state = lock(&self.state);
             state.generation += 1;

@@ -156,8 +156,10 @@ impl Vfs {
                 0 => Data::Empty,
                 size => Data::Blob(self.chunks.open_blob(*blob, size).await?),
             };
-            let grant =
-                grant(Opening { immutable: true, told: Some(attr.version), now: attr.version, flags });
+            // Then the kernel may have pages that are to be forgotten, whatever has become of the order to do so.
+            let right = !matches!(&data, Data::Blob(blob) if blob.was_wrong());
+            let told = right.then_some(attr.version);
+            let grant = grant(Opening { immutable: right, told, now: attr.version, flags });
             let handle = Handle { attr: Some(Arc::new(attr.clone())), ..Handle::new(ino, flags, data) };
             return Ok(self.granted(handle, attr, grant));
         }

@@ -210,10 +210,13 @@ async fn for_a_reader_who_has_stopped_the_others_fetch_no_more() {
     // The other one looked at its head, and reads no more of it.
     same(&nodes[1].open(id, &bytes).await.read(0, 10).await.expect("read"), &bytes[..10]);
     let blob = nodes[0].open(id, &bytes).await;
-    for at in (0..10 * CHUNK).step_by(CHUNK / 2) {
+    let mut at = 0;
+    // Who begins with what is chance.
+    while hubs[1].chunks_asked() < 2 {
+        assert!(at < bytes.len() / 2, "it does its share");
         same(&blob.read(at as u64, CHUNK as u32 / 2).await.expect("read"), &bytes[at..at + CHUNK / 2]);
+        at += CHUNK / 2;
     }
-    assert!(hubs[1].chunks_asked() > 1, "it did its share");
     drop(blob);
     let asked = || hubs.iter().map(|hub| hub.chunks_asked()).sum::<u64>();
     // What is on its way comes to its end.
@@ -221,7 +224,7 @@ async fn for_a_reader_who_has_stopped_the_others_fetch_no_more() {
     let before = asked();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(asked(), before, "nobody reads");
-    assert!(before < 400, "{before}");
+    assert!(before < 600, "{before}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

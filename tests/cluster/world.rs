@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -257,7 +257,7 @@ impl Doomed {
         let stopped = Arc::new(AtomicUsize::new(0));
         let mut held = Vec::new();
         for _ in 0..threads {
-            let (hold, held_up) = std::sync::mpsc::channel::<()>();
+            let (hold, held_up) = std::sync::mpsc::sync_channel::<()>(1);
             let stopped = stopped.clone();
             runtime.spawn(async move {
                 stopped.fetch_add(1, SeqCst);
@@ -278,7 +278,7 @@ impl Doomed {
 }
 
 /// A node whose threads all stand still.
-pub struct Frozen(#[allow(dead_code, reason = "what counts is when they are dropped")] Vec<Sender<()>>);
+pub struct Frozen(#[allow(dead_code, reason = "what counts is when they are dropped")] Vec<SyncSender<()>>);
 
 impl Drop for Doomed {
     fn drop(&mut self) {

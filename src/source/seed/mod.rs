@@ -132,7 +132,11 @@ async fn keep_listed(inner: Arc<Inner>, tell: watch::Sender<bool>) {
         tell.send_replace(true);
         // Takes long on a slow disk; nobody who reads waits for it.
         let measurer = inner.clone();
-        if let Err(e) = blocking(move || Ok(measurer.measure())).await {
+        let measure = move || {
+            measurer.measure();
+            Ok(())
+        };
+        if let Err(e) = blocking(measure).await {
             tracing::warn!(seed = %inner.path.display(), error = %e, "cannot measure the blobs of a seed");
         }
         tokio::time::sleep(REFRESH).await;
