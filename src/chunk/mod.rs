@@ -4,6 +4,7 @@
 //! read ─ blob ─┬─ cache ────────────── what is there
 //!              ├─ readahead            what will be wanted
 //!              ├─ follow               the same of the blobs that come after it
+//!              ├─ backing              files of the volume that have the same bytes (adopt: how they became known)
 //!              └─ flight ─ fill ─ pour one run of chunks from one source, hashed on its way into the cache
 //!                            ├─ settle ─ record   agreement with the cluster on each chunk's hash
 //!                            ├─ verify            the whole blob against its name, in the background
