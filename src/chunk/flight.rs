@@ -24,6 +24,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// While others read the same: how far ahead of a reader chunks are asked for that others begin with. Beyond that each node
 /// looks only for those that are its own to begin with.
 const NEAR: u64 = 8;
+/// So many times as far, when all that this node begins with is on its way: a chunk that comes late holds up nothing else.
+const FAR: u64 = 4;
 /// What follows a blob begins to come when this part of the transfers that a place bears is all that is left of it.
 const LAST: usize = 8;
 /// Chunks of a blob whose reader is only expected that come at one time: on a slow link all at once would come together, late,
@@ -214,47 +216,54 @@ impl Blob {
         let mut state = lock(&self.state);
         let State { flights, readahead, hold, stripes, followed, .. } = &mut *state;
         let most = if stripes.is_some() { shared.most_ahead_of_all() } else { bears };
-        if under_way > most || hold.is_some_and(|at| at.elapsed() < HOLD) {
+        let expected = readahead.is_expected();
+        // Those who are there leave no place for one who is only expected.
+        let beyond = if expected && stripes.is_some() { EXPECTED } else { 0 };
+        if under_way > most + beyond || hold.is_some_and(|at| at.elapsed() < HOLD) {
             return None;
         }
         // Readers who are there come before one who is only expected.
         let few = under_way <= (most - most / 4).max(1) && flights.len() < EXPECTED;
-        if readahead.is_expected() && !few {
-            return None;
-        }
         let missing = |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
-        let next = match stripes {
+        let (next, rests) = match stripes {
             // What a reader needs next goes first, wherever it is to be had.
             Some(stripes) => {
                 let mine = |idx| stripes.is_mine(idx);
+                let for_all = shared.for_all();
                 // Where a few fill the Hub's link, others would only share it.
                 let near = NEAR.min(2 * bears as u64);
-                let run = if shared.for_all() < bears {
+                let run = if expected && !few {
+                    // The Hub's link is not to rest while nodes give each other what they are here for.
+                    let next = (for_all < bears.min(EXPECTED))
+                        .then(|| readahead.next_mine(stripes.nodes(), segment, missing, mine));
+                    next.flatten()
+                } else if for_all < bears {
                     readahead
                         .next_within(near, segment, missing)
                         .or_else(|| readahead.next_mine(stripes.nodes(), segment, missing, mine))
+                        .or_else(|| readahead.next_within(FAR * near, segment, missing))
                 } else {
                     readahead.next_of_others(near, segment, |idx| missing(idx) && !mine(idx))
                 };
-                run.map(|run| (run.clone(), mine(run.start)))
+                let rests = for_all <= (bears / LAST).max(1)
+                    && !*followed
+                    && readahead.is_out(|idx| missing(idx) && mine(idx));
+                (run.map(|run| (run.clone(), mine(run.start))), rests)
             }
-            None => readahead.next(segment, missing).map(|run| (run, false)),
+            None if expected && !few => (None, false),
+            None => (readahead.next(segment, missing).map(|run| (run, false)), false),
         };
-        match next {
-            Some((run, for_all)) => {
-                run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
-                Some((run, for_all))
-            }
-            None => {
-                // What somebody waits for has the link to itself; only its last ones leave some of a fast one over.
-                let ends = flights.len() <= (most / LAST).max(1);
-                if ends && readahead.is_used_up() && !std::mem::replace(followed, true) {
-                    drop(state);
-                    self.follow();
-                }
-                None
-            }
+        if let Some((run, _)) = &next {
+            run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
         }
+        // What somebody waits for has the link to itself; only its last ones leave some of a fast one over, or what is left for
+        // other nodes to fetch.
+        let ends = next.is_none() && flights.len() <= (most / LAST).max(1) && readahead.is_used_up();
+        if (ends || rests) && !std::mem::replace(followed, true) {
+            drop(state);
+            self.follow();
+        }
+        next
     }
 
     /// What the origin said a moment ago, if it refused.

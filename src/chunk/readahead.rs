@@ -251,6 +251,14 @@ impl Readahead {
         }
     }
 
+    /// Whether a loader wants all the rest, and nothing near that is `wanted` any more.
+    #[must_use]
+    pub fn is_out(&self, wanted: impl Fn(u64) -> bool) -> bool {
+        let near =
+            |s: &Stream| s.end() >= self.chunks && self.chunks - s.next.min(self.chunks) <= MINE_WITHIN;
+        self.loaders().any(|s| near(s) && !(s.next..self.chunks).any(&wanted))
+    }
+
     /// Whether all that expected readers may want was given out.
     #[must_use]
     pub fn expects_no_more(&self) -> bool {

@@ -28,9 +28,11 @@ const MEMORY: u64 = 16 << 20;
 const MAX_WORKERS: u64 = 4;
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(2);
-/// While other nodes take chunks from this one, the bucket waits: they have somebody who waits for them, and there is one
-/// link for both. How long it does at most, after what time without a taker it does not, and how often that is looked at.
-const GIVE_WAY: Duration = Duration::from_secs(30);
+/// While other nodes take chunks from this one, the bucket gets little: they have somebody who waits for them, and there is one
+/// link for both. One chunk at a time then, and after each a rest so many times as long as it took, within bounds: a tenth of
+/// the time, however fast the link. Without a taker for so long all goes on; and how often that is looked at.
+const REST: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(30);
 const LATELY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -41,7 +43,6 @@ struct Upload {
     idx: u64,
     hash: [u8; 32],
     tries: u32,
-    since: Instant,
 }
 
 /// The chunks that wait to be put into the bucket.
@@ -59,6 +60,32 @@ pub(super) struct Uploads {
     pub failed: AtomicU64,
     /// When another node was given something last.
     gave: Mutex<Option<Instant>>,
+    /// The one upload of a time in which others are given something.
+    rare: Mutex<Rare>,
+}
+
+#[derive(Debug, Default)]
+struct Rare {
+    under_way: bool,
+    /// None begins before then.
+    rests: Option<Instant>,
+}
+
+/// How an upload may begin. Over when dropped.
+#[derive(Debug)]
+struct Turn<'a> {
+    uploads: &'a Uploads,
+    rare: bool,
+    began: Instant,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.rare {
+            let rest = (self.began.elapsed() * REST).min(LONGEST_REST);
+            *lock(&self.uploads.rare) = Rare { under_way: false, rests: Some(Instant::now() + rest) };
+        }
+    }
 }
 
 impl Uploads {
@@ -71,10 +98,18 @@ impl Uploads {
         *lock(&self.gave) = Some(Instant::now());
     }
 
-    /// Whether an upload that waits since then is to wait on.
-    fn is_to_wait(&self, since: Instant) -> bool {
-        let lately = lock(&self.gave).is_some_and(|at| at.elapsed() < LATELY);
-        lately && since.elapsed() < GIVE_WAY
+    /// The turn of one upload, if it may begin now.
+    fn turn(&self) -> Option<Turn<'_>> {
+        let now = Instant::now();
+        let rare = lock(&self.gave).is_some_and(|at| now - at < LATELY);
+        if rare {
+            let mut state = lock(&self.rare);
+            if state.under_way || state.rests.is_some_and(|until| now < until) {
+                return None;
+            }
+            state.under_way = true;
+        }
+        Some(Turn { uploads: self, rare, began: now })
     }
 
     /// A chunk came from elsewhere.
@@ -82,7 +117,7 @@ impl Uploads {
         if !blob.shared.stores() {
             return;
         }
-        self.push(Upload { blob: blob.id, size: blob.size, idx, hash, tries: 0, since: Instant::now() });
+        self.push(Upload { blob: blob.id, size: blob.size, idx, hash, tries: 0 });
     }
 
     fn push(&self, upload: Upload) {
@@ -171,10 +206,14 @@ async fn work(shared: Arc<Shared>, bucket: Bucket) {
     let uploads = &shared.uploads;
     loop {
         let upload = uploads.next().await;
-        while uploads.is_to_wait(upload.since) && !shared.is_closing() {
-            sleep(LOOK).await;
-        }
+        let turn = loop {
+            match uploads.turn() {
+                None if !shared.is_closing() => sleep(LOOK).await,
+                turn => break turn,
+            }
+        };
         let ended = put(&shared, &bucket, &upload).await;
+        drop(turn);
         lock(&uploads.known).remove(&(upload.blob, upload.idx));
         match ended {
             Ok(true) => _ = uploads.done.fetch_add(1, Relaxed),
@@ -231,4 +270,52 @@ async fn put(shared: &Arc<Shared>, bucket: &Bucket, upload: &Upload) -> Result<b
     shared.blobs.mark_stored(blob, idx).await?;
     blocking(move || file.set_stored(idx, &hash)).await?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn while_others_take_the_bucket_gets_a_tenth() {
+        let uploads = Uploads::default();
+        let all: Vec<_> = (0..4).filter_map(|_| uploads.turn()).collect();
+        assert_eq!(all.len(), 4, "nobody takes anything");
+        drop(all);
+        let (mut begun, mut busy) = (0, Duration::ZERO);
+        for _ in 0..200 {
+            uploads.give_way();
+            if let Some(turn) = uploads.turn() {
+                assert!(uploads.turn().is_none(), "one at a time");
+                advance(LOOK).await;
+                uploads.give_way();
+                drop(turn);
+                (begun, busy) = (begun + 1, busy + LOOK);
+            } else {
+                advance(LOOK).await;
+            }
+        }
+        assert!((18..=22).contains(&begun), "{begun} in {:?}, {busy:?} of it", LOOK * 200);
+        // A slow link: it goes on all the same.
+        let turn = loop {
+            match uploads.turn() {
+                Some(turn) => break turn,
+                None => advance(LOOK).await,
+            }
+        };
+        uploads.give_way();
+        let turn = (uploads.turn().is_none()).then_some(turn);
+        advance(Duration::from_secs(60)).await;
+        drop(turn);
+        advance(LONGEST_REST).await;
+        uploads.give_way();
+        let rare = uploads.turn().expect("it has rested for long");
+        assert!(rare.rare);
+        drop(rare);
+        assert!(uploads.turn().is_none());
+        advance(LATELY).await;
+        assert!(uploads.turn().is_some_and(|turn| !turn.rare), "nobody takes anything any more");
+    }
 }

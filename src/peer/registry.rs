@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,6 +19,7 @@ use super::client::Client;
 use super::protocol::Directory;
 use super::tracker::{HubBucket, Node, Roster, State, Target, Tracker};
 use super::types::{Advertise, Beat, Holder, NodeId, NodeInfo};
+use super::{Claim, Decision};
 use crate::error::{Error, Kind, Result};
 use crate::types::{BlobId, Timestamp};
 
@@ -385,6 +387,21 @@ impl Directory for Registry {
                 }
             });
         }
+    }
+
+    fn holders(&self, blob: BlobId, idx: u64) -> BoxFuture<'_, Vec<Holder>> {
+        Box::pin(async move {
+            match self.tracker.claim(&Claim::look(blob, vec![idx])).await.map(|claimed| claimed.decisions) {
+                Ok(mut decisions) => match decisions.pop() {
+                    Some(Decision::Held(holders)) => holders,
+                    _ => Vec::new(),
+                },
+                Err(e) => {
+                    tracing::debug!(%blob, idx, error = %e, "cannot ask who has it by now");
+                    Vec::new()
+                }
+            }
+        })
     }
 }
 

@@ -242,7 +242,7 @@ impl Scores {
     /// Whether a transfer of `bytes` in `waited` is so slow that another node would do better.
     pub fn is_slow(&self, bytes: u64, waited: Duration) -> bool {
         let rate = bytes as f64 / waited.as_secs_f64().max(1e-6);
-        self.lock().rate.is_some_and(|usual| rate < usual / 4.0)
+        self.lock().rate.is_some_and(|usual| rate < usual / 2.0)
     }
 
     /// Takes the right to a second transfer of one chunk: one for ten chunks, so that a slow network is not made slower.

@@ -18,6 +18,10 @@ use crate::types::BlobId;
 
 /// So long a transfer must have been waited for before it can be called slow.
 const SLOW: Duration = Duration::from_secs(1);
+/// Who else has it by now is asked of the tracker so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a rival may take until it is its turn.
+const TURN: Duration = Duration::from_millis(500);
 /// A rival is given up when the first one has made so much way since.
 const RECOVERED: u64 = 512 << 10;
 
@@ -32,6 +36,8 @@ pub(super) struct Transfer {
     current: Giver,
     rival: Option<Rival>,
     others: Vec<Holder>,
+    /// Before then nobody is looked for who is not among them.
+    look: Instant,
     /// The longest time for one piece.
     longest: Duration,
 }
@@ -85,6 +91,7 @@ impl Transfer {
             current,
             rival: None,
             others,
+            look: Instant::now() + SLOW,
             longest: Duration::ZERO,
         }
     }
@@ -107,10 +114,10 @@ impl Transfer {
         let mut before = asked;
         let piece = loop {
             let stall = self.inner.scores.stall(self.inner.times.hedge, self.inner.times.progress / 2);
-            let wake = if self.rival.is_none() && !self.others.is_empty() && !self.current.is_live() {
-                before + stall
-            } else {
-                deadline
+            let wake = match self.rival.is_none() && !self.current.is_live() {
+                true if self.others.is_empty() => (before + stall).max(self.look),
+                true => before + stall,
+                false => deadline,
             };
             let step = {
                 let rival = async {
@@ -181,8 +188,8 @@ impl Transfer {
         if self.rival.as_ref().is_some_and(recovered) {
             self.rival = None;
         }
-        if self.rival.is_none() && self.is_slow() && !self.others.is_empty() && self.inner.scores.may_hedge()
-        {
+        let may = !self.others.is_empty() || Instant::now() >= self.look;
+        if self.rival.is_none() && may && self.is_slow() && self.inner.scores.may_hedge() {
             self.begin_rival();
         }
     }
@@ -192,20 +199,28 @@ impl Transfer {
         waited >= SLOW && self.inner.scores.is_slow(bytes, waited)
     }
 
+    /// One of the others is asked for the rest; if there is none, of those who have got it since.
     fn begin_rival(&mut self) {
-        let others = std::mem::take(&mut self.others);
+        let (inner, at, giver) = (self.inner.clone(), self.at, self.node());
+        let (blob, idx, len) = (self.blob, self.idx, self.len);
+        let mut others = std::mem::take(&mut self.others);
         if others.is_empty() {
-            return;
+            self.look = Instant::now() + LOOK_AGAIN;
         }
-        let (inner, at) = (self.inner.clone(), self.at);
-        let ask = ChunkAsk { blob: self.blob, idx: self.idx, from: at, wait: None, live: false, size: None };
-        let opening = rival(inner, others, ask, self.len).boxed();
-        self.rival = Some(Rival { opening, at });
+        let opening = async move {
+            if others.is_empty() {
+                others = inner.directory.holders(blob, idx).await;
+                others.retain(|holder| holder.node != giver);
+            }
+            let ask = ChunkAsk { blob, idx, from: at, wait: Some(TURN), live: false, size: None };
+            rival(inner, others, ask, len).await
+        };
+        self.rival = Some(Rival { opening: opening.boxed(), at });
     }
 
     /// The giver has failed: the next piece comes from another one or not at all.
     async fn take_over(&mut self, error: Error, deadline: Instant) -> Result<Bytes> {
-        if self.rival.is_none() {
+        if self.rival.is_none() && !self.others.is_empty() {
             self.begin_rival();
         }
         let Some(mut opening) = self.rival.take().map(|r| r.opening) else { return Err(error) };
