@@ -21,18 +21,6 @@ use crate::peer::Stripes;
 
 /// How long the origin's refusal (no rights, it has no such blob) is taken as its answer for all chunks.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
-/// While others read the same: how far ahead of a reader chunks are asked for that others begin with. Beyond that each node
-/// looks only for those that are its own to begin with.
-const NEAR: u64 = 8;
-/// So many times as far, when all that this node begins with is on its way: a chunk that comes late holds up nothing else.
-const FAR: u64 = 4;
-/// What follows a blob begins to come when this part of the transfers that a place bears is all that is left of it.
-const LAST: usize = 8;
-/// Chunks of a blob whose reader is only expected that come at one time: on a slow link all at once would come together, late,
-/// and he would wait for the first of them.
-const EXPECTED: usize = 4;
-/// How long nothing is fetched ahead after a failure.
-const HOLD: Duration = Duration::from_secs(1);
 
 /// What became of a chunk that was waited for.
 #[derive(Clone, Debug)]
@@ -65,15 +53,30 @@ impl Wait {
 
 /// A chunk on its way.
 #[derive(Debug, Default)]
-struct Flight {
+pub(super) struct Flight {
     landing: watch::Sender<Option<Landing>>,
     coming: Coming,
+    /// Since when somebody waits for it.
+    awaited: Option<Instant>,
+}
+
+impl Flight {
+    fn wait(&mut self) -> Wait {
+        self.awaited.get_or_insert_with(Instant::now);
+        Wait::For(self.landing.subscribe())
+    }
+
+    /// For how long somebody who is still there has waited for it.
+    pub(super) fn awaited_for(&self) -> Option<Duration> {
+        let since = self.awaited.filter(|_| self.landing.receiver_count() > 0);
+        since.map(|since| since.elapsed())
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     /// The chunks on their way. As many as transfers in all cover, not as the blob has.
-    flights: HashMap<u64, Flight>,
+    pub flights: HashMap<u64, Flight>,
     pub readahead: Readahead,
     /// What follows the blob was asked for.
     pub followed: bool,
@@ -97,7 +100,7 @@ pub(super) struct State {
     pub asking: HashSet<u64>,
     refused: Option<(Instant, Error)>,
     /// When a transfer failed last: nothing is fetched ahead for a moment.
-    hold: Option<Instant>,
+    pub hold: Option<Instant>,
 }
 
 impl State {
@@ -133,8 +136,8 @@ impl Blob {
                 return Err(Error::new(Kind::Unavailable, "the store of chunks is closed"));
             }
             for idx in chunks {
-                if let Some(flight) = state.flights.get(&idx) {
-                    waits.push((idx, Wait::For(flight.landing.subscribe())));
+                if let Some(flight) = state.flights.get_mut(&idx) {
+                    waits.push((idx, flight.wait()));
                     continue;
                 }
                 // After the flights: a chunk is on the disk before its flight ends.
@@ -153,8 +156,8 @@ impl Blob {
                         _ => fetch.push(idx..idx + 1),
                     }
                 }
-                let flight = Flight::default();
-                waits.push((idx, Wait::For(flight.landing.subscribe())));
+                let mut flight = Flight::default();
+                waits.push((idx, flight.wait()));
                 state.flights.insert(idx, flight);
             }
         }
@@ -165,105 +168,6 @@ impl Blob {
             self.shared.spawn(recheck(Flights::new(self, idx..idx + 1)));
         }
         Ok(waits)
-    }
-
-    /// Somebody read there: fetches ahead if that seems worth while.
-    pub(super) fn note(self: &Arc<Self>, offset: u64, len: u64) {
-        if self.file.is_complete() {
-            self.read_complete();
-            // Who reads the only chunk that there is shows nothing of how he reads.
-            if self.file.chunks() <= 1 {
-                return;
-            }
-            // On a fast link all of it may be here before the reader has shown that he reads it whole.
-            let mut state = lock(&self.state);
-            if !state.followed {
-                state.readahead.access(offset, len);
-                if state.readahead.is_read_whole() {
-                    state.followed = true;
-                    drop(state);
-                    self.follow();
-                }
-            }
-            return;
-        }
-        lock(&self.state).readahead.access(offset, len);
-        self.pump();
-    }
-
-    /// Begins transfers ahead of the readers, as many as have a place.
-    pub(super) fn pump(self: &Arc<Self>) {
-        let segment = (self.shared.options.segment / self.chunk_size()).max(1);
-        loop {
-            if self.shared.is_closing() || self.shared.was_full() {
-                return;
-            }
-            let Ok(place) = self.shared.ahead.clone().try_acquire_owned() else { return };
-            let Some((run, for_all)) = self.next_ahead(segment) else { return };
-            let place = match for_all {
-                true => Place::for_all(place, &self.shared),
-                false => Place::new(place),
-            };
-            fill::begin(Flights::new(self, run), Some(Arc::new(place)), None);
-        }
-    }
-
-    /// The next run to fetch ahead, of at most `segment` chunks, which count as on their way from here on; and whether it is this
-    /// node's to fetch for all that read the blob.
-    fn next_ahead(self: &Arc<Self>, segment: u64) -> Option<(Range<u64>, bool)> {
-        let shared = &self.shared;
-        let (bears, under_way) = (shared.most_ahead(), shared.under_way_ahead());
-        let mut state = lock(&self.state);
-        let State { flights, readahead, hold, stripes, followed, .. } = &mut *state;
-        let most = if stripes.is_some() { shared.most_ahead_of_all() } else { bears };
-        let expected = readahead.is_expected();
-        // Those who are there leave no place for one who is only expected.
-        let beyond = if expected && stripes.is_some() { EXPECTED } else { 0 };
-        if under_way > most + beyond || hold.is_some_and(|at| at.elapsed() < HOLD) {
-            return None;
-        }
-        // Readers who are there come before one who is only expected.
-        let few = under_way <= (most - most / 4).max(1) && flights.len() < EXPECTED;
-        let missing = |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
-        let (next, rests) = match stripes {
-            // What a reader needs next goes first, wherever it is to be had.
-            Some(stripes) => {
-                let mine = |idx| stripes.is_mine(idx);
-                let for_all = shared.for_all();
-                // Where a few fill the Hub's link, others would only share it.
-                let near = NEAR.min(2 * bears as u64);
-                let run = if expected && !few {
-                    // The Hub's link is not to rest while nodes give each other what they are here for.
-                    let next = (for_all < bears.min(EXPECTED))
-                        .then(|| readahead.next_mine(stripes.nodes(), segment, missing, mine));
-                    next.flatten()
-                } else if for_all < bears {
-                    readahead
-                        .next_within(near, segment, missing)
-                        .or_else(|| readahead.next_mine(stripes.nodes(), segment, missing, mine))
-                        .or_else(|| readahead.next_within(FAR * near, segment, missing))
-                } else {
-                    readahead.next_of_others(near, segment, |idx| missing(idx) && !mine(idx))
-                };
-                let rests = for_all <= (bears / LAST).max(1)
-                    && !*followed
-                    && readahead.is_out(|idx| missing(idx) && mine(idx));
-                (run.map(|run| (run.clone(), mine(run.start))), rests)
-            }
-            None if expected && !few => (None, false),
-            None => (readahead.next(segment, missing).map(|run| (run, false)), false),
-        };
-        if let Some((run, _)) = &next {
-            run.clone().for_each(|idx| _ = flights.insert(idx, Flight::default()));
-        }
-        // What somebody waits for has the link to itself; only its last ones leave some of a fast one over, or what is left for
-        // other nodes to fetch.
-        let ends = next.is_none() && flights.len() <= (most / LAST).max(1) && readahead.is_used_up();
-        if (ends || rests) && !std::mem::replace(followed, true) {
-            drop(state);
-            self.follow();
-        }
-        next
     }
 
     /// What the origin said a moment ago, if it refused.
@@ -366,7 +270,7 @@ pub(super) struct Flights {
 }
 
 impl Flights {
-    fn new(blob: &Arc<Blob>, run: Range<u64>) -> Self {
+    pub(super) fn new(blob: &Arc<Blob>, run: Range<u64>) -> Self {
         Flights { blob: blob.clone(), left: run, error: None, stuck: None, mine: false, near: false }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! read ─ blob ─┬─ cache ────────────── what is there
-//!              ├─ readahead            what will be wanted
+//!              ├─ readahead ─ ahead    what will be wanted, and what of it comes next
 //!              ├─ follow               the same of the blobs that come after it
 //!              ├─ backing              files of the volume that have the same bytes (adopt: how they became known)
 //!              └─ flight ─ fill ─ pour one run of chunks from one source, hashed on its way into the cache
@@ -12,6 +12,7 @@
 //! ```
 
 mod adopt;
+mod ahead;
 mod backing;
 mod blob;
 pub mod cache;

@@ -313,3 +313,23 @@ fn windows_are_bounded_and_nothing_is_given_out_twice() {
     r.stop();
     assert_eq!(r.next(4, |_| true), None);
 }
+
+#[test]
+fn the_own_part_is_out_before_all_is() {
+    let mut readahead = Readahead::new(CHUNK as u32, 40, u64::MAX);
+    let even = |idx: u64| idx % 2 == 0;
+    assert!(!readahead.is_out(|_| false), "nobody reads");
+    let there = BTreeSet::from_iter((0..40).filter(|idx| even(*idx)));
+    for at in (0..4 * CHUNK).step_by(MIB as usize) {
+        assert!(!readahead.is_out(|_| false), "he has not shown that he reads all: {at}");
+        readahead.access(at, MIB);
+    }
+    (4 * CHUNK..8 * CHUNK).step_by(MIB as usize).for_each(|at| readahead.access(at, MIB));
+    let missing = |idx: u64| !there.contains(&idx);
+    assert!(readahead.is_out(|idx| missing(idx) && even(idx)), "of the even ones nothing is wanted any more");
+    assert!(!readahead.is_out(|idx| missing(idx) && !even(idx)) && !readahead.is_used_up());
+    // Of a large one the end is too far away to be looked at.
+    let mut large = Readahead::new(CHUNK as u32, 40_000, u64::MAX);
+    (0..40 * CHUNK).step_by(MIB as usize).for_each(|at| large.access(at, MIB));
+    assert!(!large.is_out(|_| false));
+}

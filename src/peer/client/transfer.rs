@@ -114,10 +114,11 @@ impl Transfer {
         let mut before = asked;
         let piece = loop {
             let stall = self.inner.scores.stall(self.inner.times.hedge, self.inner.times.progress / 2);
-            let wake = match self.rival.is_none() && !self.current.is_live() {
-                true if self.others.is_empty() => (before + stall).max(self.look),
-                true => before + stall,
-                false => deadline,
+            let wake = match self.rival.is_some() {
+                true => deadline,
+                // What is passed on comes no faster than it comes there; but somebody may have it whole by now.
+                false if self.others.is_empty() || self.current.is_live() => (before + stall).max(self.look),
+                false => before + stall,
             };
             let step = {
                 let rival = async {
@@ -162,9 +163,7 @@ impl Transfer {
                 }
                 Step::Stalled => {
                     before = Instant::now();
-                    if self.inner.scores.may_hedge() {
-                        self.begin_rival();
-                    }
+                    self.begin_rival(true);
                 }
             }
         };
@@ -188,9 +187,9 @@ impl Transfer {
         if self.rival.as_ref().is_some_and(recovered) {
             self.rival = None;
         }
-        let may = !self.others.is_empty() || Instant::now() >= self.look;
-        if self.rival.is_none() && may && self.is_slow() && self.inner.scores.may_hedge() {
-            self.begin_rival();
+        if self.rival.is_none() && self.is_slow() && (!self.others.is_empty() || Instant::now() >= self.look)
+        {
+            self.begin_rival(true);
         }
     }
 
@@ -199,18 +198,23 @@ impl Transfer {
         waited >= SLOW && self.inner.scores.is_slow(bytes, waited)
     }
 
-    /// One of the others is asked for the rest; if there is none, of those who have got it since.
-    fn begin_rival(&mut self) {
+    /// One of the others is asked for the rest; if there is none, of those who have got it since. If it is a `second` transfer
+    /// beside the first, not when there were too many lately.
+    fn begin_rival(&mut self, second: bool) {
         let (inner, at, giver) = (self.inner.clone(), self.at, self.node());
         let (blob, idx, len) = (self.blob, self.idx, self.len);
-        let mut others = std::mem::take(&mut self.others);
-        if others.is_empty() {
-            self.look = Instant::now() + LOOK_AGAIN;
+        self.look = Instant::now() + LOOK_AGAIN;
+        if second && !self.others.is_empty() && !inner.scores.may_hedge() {
+            return;
         }
+        let mut others = std::mem::take(&mut self.others);
         let opening = async move {
             if others.is_empty() {
                 others = inner.directory.holders(blob, idx).await;
                 others.retain(|holder| holder.node != giver);
+                if others.is_empty() || !inner.scores.may_hedge() {
+                    return Err(Error::new(Kind::NotFound, "no other peer"));
+                }
             }
             let ask = ChunkAsk { blob, idx, from: at, wait: Some(TURN), live: false, size: None };
             rival(inner, others, ask, len).await
@@ -221,7 +225,7 @@ impl Transfer {
     /// The giver has failed: the next piece comes from another one or not at all.
     async fn take_over(&mut self, error: Error, deadline: Instant) -> Result<Bytes> {
         if self.rival.is_none() && !self.others.is_empty() {
-            self.begin_rival();
+            self.begin_rival(false);
         }
         let Some(mut opening) = self.rival.take().map(|r| r.opening) else { return Err(error) };
         match tokio::time::timeout_at(deadline, &mut opening).await {

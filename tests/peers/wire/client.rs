@@ -53,6 +53,25 @@ async fn when_one_stalls_another_goes_on() {
 }
 
 #[tokio::test]
+async fn when_the_only_one_stalls_who_has_got_it_since_goes_on() {
+    let (town, asker, n) = world(2, Times::default()).await;
+    let (first, later) = (&n[0], &n[1]);
+    first.store.manners(|m| m.stall_after = Some(3 * PIECE));
+    let got = asker.client.fetch(BLOB, 0, LEN as u32, &[first.holder()], SOON).await.expect("held");
+    // The one that gives it is named as well, as the tracker would.
+    town.tell(0, first.holder());
+    let news = async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        town.tell(0, later.holder());
+    };
+    let start = Instant::now();
+    let (bytes, ()) = tokio::join!(collect(got), news);
+    assert_eq!(bytes.expect("bytes"), content(0, LEN));
+    assert!(start.elapsed() < Duration::from_secs(8), "long before it is given up: {:?}", start.elapsed());
+    assert_eq!(asker.client.given(BLOB, 0).expect("remembered").nodes, [first.id, later.id]);
+}
+
+#[tokio::test]
 async fn when_one_does_not_answer_another_does() {
     let (_, asker, n) = world(2, Times::default()).await;
     n.iter().for_each(|n| n.store.manners(|m| m.hangs = true));

@@ -163,6 +163,22 @@ async fn a_chunk_is_passed_on_while_it_comes_in() {
 }
 
 #[tokio::test]
+async fn what_stops_coming_is_taken_from_who_has_it_whole() {
+    let (town, n) = nodes(3).await;
+    let (owner, asker, whole) = (&n[0], &n[1], &n[2]);
+    let bytes = content(0, LIVE);
+    owner.store.begin(0);
+    owner.store.feed(0, bytes.slice(..LIVE / 2));
+    let got = asker.client.wait(BLOB, 0, LIVE as u32, &owner.holder(), SOON).await.expect("begun");
+    whole.store.put(0, bytes.clone());
+    town.tell(0, whole.holder());
+    let start = tokio::time::Instant::now();
+    assert_eq!(collect(got).await.expect("bytes"), bytes);
+    assert!(start.elapsed() < Duration::from_secs(8), "long before it is given up: {:?}", start.elapsed());
+    assert_eq!(asker.client.given(BLOB, 0).expect("remembered").nodes, [owner.id, whole.id]);
+}
+
+#[tokio::test]
 async fn what_was_passed_on_in_vain_is_nobodys_chunk() {
     let (_, n) = nodes(2).await;
     let whole = content(0, LIVE);

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use hfmount::error::{Error, Kind, Result};
 use hfmount::peer::auth::PeerKey;
@@ -55,6 +56,8 @@ pub struct Town {
     holders: Mutex<HashMap<NodeId, Holder>>,
     blocked: Mutex<HashSet<NodeId>>,
     pub stale: Mutex<Vec<(NodeId, u64)>>,
+    /// Who has which chunk by now.
+    have: Mutex<HashMap<u64, Vec<Holder>>>,
 }
 
 /// The town, seen by one node.
@@ -82,11 +85,18 @@ impl Directory for View {
     fn not_held(&self, node: NodeId, _: BlobId, idx: u64) {
         lock(&self.town.stale).push((node, idx));
     }
+    fn holders(&self, _: BlobId, idx: u64) -> BoxFuture<'_, Vec<Holder>> {
+        Box::pin(async move { lock(&self.town.have).get(&idx).cloned().unwrap_or_default() })
+    }
 }
 
 impl Town {
     pub fn block(&self, node: NodeId) {
         lock(&self.blocked).insert(node);
+    }
+    /// The node has the chunk, as the others can find out.
+    pub fn tell(&self, idx: u64, holder: Holder) {
+        lock(&self.have).entry(idx).or_default().push(holder);
     }
     /// The node serves nobody any more, as far as others know.
     pub fn forget(&self, node: NodeId) {
