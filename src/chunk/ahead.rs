@@ -80,7 +80,7 @@ impl Blob {
         let shared = &self.shared;
         let (bears, under_way) = (shared.most_ahead(), shared.under_way_ahead());
         let mut state = lock(&self.state);
-        let State { flights, readahead, hold, stripes, followed, .. } = &mut *state;
+        let State { flights, readahead, hold, stripes, followed, tally, .. } = &mut *state;
         let most = if stripes.is_some() { shared.most_ahead_of_all() } else { bears };
         // Those who are there leave no place for one who is only expected.
         let beyond = if stripes.is_some() && readahead.is_expected() { EXPECTED } else { 0 };
@@ -92,8 +92,11 @@ impl Blob {
         let missing = |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
         let (next, rests) = match stripes {
             Some(stripes) => {
-                let nodes = Nodes { stripes, bears, for_all: shared.for_all(), few, missing: &missing };
-                let rests = !*followed && nodes.hub_rests(readahead);
+                let (for_all, alone) = (shared.for_all(), shared.alone.are_many());
+                let nodes = Nodes { stripes, bears, for_all, alone, few, missing: &missing };
+                // What others had is not the Hub's part.
+                let part = self.file.chunks() / (2 * stripes.nodes());
+                let rests = !*followed && tally.from_hub() > part && nodes.hub_rests(readahead);
                 (nodes.next(readahead, flights, segment), rests)
             }
             None if readahead.is_expected() && !few => (None, false),
@@ -119,6 +122,8 @@ struct Nodes<'a, F> {
     /// Transfers that the Hub's link bears, and those under way that are this node's to fetch for all.
     bears: usize,
     for_all: usize,
+    /// There is much here that no other node has.
+    alone: bool,
     /// There is room for one who is only expected.
     few: bool,
     missing: &'a F,
@@ -136,8 +141,13 @@ impl<F: Fn(u64) -> bool> Nodes<'_, F> {
         // Where a few fill the Hub's link, others would only share it.
         let near = NEAR.min(2 * self.bears as u64);
         let late = flights.iter().any(|(idx, flight)| is_late(*idx, flight));
-        let own =
-            |readahead: &Readahead| readahead.next_mine(self.stripes.nodes(), segment, self.missing, mine);
+        let own = |readahead: &Readahead| match self.alone {
+            true => None,
+            false => readahead.next_mine(self.stripes.nodes(), segment, self.missing, mine),
+        };
+        let others = |readahead: &Readahead, near| {
+            readahead.next_of_others(near, segment, |idx| (self.missing)(idx) && !mine(idx))
+        };
         let run = if late {
             if self.for_all == 0 { own(readahead) } else { None }
         } else if readahead.is_expected() && !self.few {
@@ -148,9 +158,9 @@ impl<F: Fn(u64) -> bool> Nodes<'_, F> {
             readahead
                 .next_within(near, segment, self.missing)
                 .or_else(|| own(readahead))
-                .or_else(|| readahead.next_within(FAR * near, segment, self.missing))
+                .or_else(|| others(readahead, FAR * near))
         } else {
-            readahead.next_of_others(near, segment, |idx| (self.missing)(idx) && !mine(idx))
+            others(readahead, near)
         };
         run.map(|run| (run.clone(), mine(run.start)))
     }

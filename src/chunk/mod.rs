@@ -13,6 +13,7 @@
 
 mod adopt;
 mod ahead;
+mod alone;
 mod backing;
 mod blob;
 pub mod cache;

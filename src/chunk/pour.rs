@@ -221,6 +221,9 @@ async fn show(
             // What a peer gave is put there by whoever brought it into the cluster; what a file has is there as the file's.
             if !matches!(from, Provider::Bucket | Provider::Peer | Provider::File) && !finding.stored {
                 shared.uploads.add(&blob, idx, hash);
+                if lock(&blob.state).stripes.is_some() {
+                    shared.alone.add(blob.id, idx);
+                }
             }
             if let Some(peers) = &shared.peers {
                 peers.landed(blob.id, idx);

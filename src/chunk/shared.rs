@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::alone::Alone;
 use super::backing::Backings;
 use super::cache::{CacheDir, CacheFile, CacheStats, ContentKey};
 use super::checkers::{CHECKERS, Checkers};
@@ -77,6 +78,7 @@ pub(super) struct Shared {
     pub checkers: Checkers,
     pub overflow: Overflow,
     pub uploads: Uploads,
+    pub alone: Alone,
     open: Mutex<HashMap<BlobId, Open>>,
     /// Blobs that were found to be wrong, the latest: who read of them may have kept it.
     wrong: Mutex<LruCache<BlobId, ()>>,
@@ -221,6 +223,7 @@ impl Shared {
             verifying: Arc::new(Semaphore::new(CHECKERS)),
             checkers: Checkers::new(),
             uploads: Uploads::default(),
+            alone: Alone::default(),
             open: Mutex::default(),
             wrong: Mutex::new(LruCache::new(MOST_WRONG)),
             full: Mutex::default(),

@@ -216,7 +216,10 @@ async fn work(shared: Arc<Shared>, bucket: Bucket) {
         drop(turn);
         lock(&uploads.known).remove(&(upload.blob, upload.idx));
         match ended {
-            Ok(true) => _ = uploads.done.fetch_add(1, Relaxed),
+            Ok(true) => {
+                uploads.done.fetch_add(1, Relaxed);
+                shared.alone.shared(upload.blob, upload.idx);
+            }
             // Gone or changed meanwhile.
             Ok(false) => {}
             Err(e) => {
@@ -298,17 +301,17 @@ mod tests {
             }
         }
         assert!((18..=22).contains(&begun), "{begun} in {:?}, {busy:?} of it", LOOK * 200);
-        // A slow link: it goes on all the same.
+        // However slow the link is, there is an end to the rest.
         let turn = loop {
             match uploads.turn() {
                 Some(turn) => break turn,
                 None => advance(LOOK).await,
             }
         };
-        uploads.give_way();
-        let turn = (uploads.turn().is_none()).then_some(turn);
         advance(Duration::from_secs(60)).await;
         drop(turn);
+        uploads.give_way();
+        assert!(uploads.turn().is_none());
         advance(LONGEST_REST).await;
         uploads.give_way();
         let rare = uploads.turn().expect("it has rested for long");

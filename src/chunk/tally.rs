@@ -34,6 +34,11 @@ impl Tally {
         }
     }
 
+    /// Chunks that came from the Hub.
+    pub(super) fn from_hub(&self) -> u64 {
+        self.chunks[Provider::Hub as usize]
+    }
+
     /// All chunks are here, so many: what there is to tell, once.
     fn complete(&mut self, all: u64) -> Option<String> {
         let begun = self.begun.filter(|_| !std::mem::replace(&mut self.told, true))?;

@@ -75,6 +75,10 @@ impl Relay {
         }
         let piece = piece.freeze();
         self.at += len as u32;
+        if self.at == self.len {
+            let blob = self.content.blob();
+            blob.shared.alone.shared(blob.id, self.start / blob.chunk_size());
+        }
         Ok(Some((piece, self)))
     }
 }

@@ -238,6 +238,10 @@ impl Pieces {
         let piece = piece.freeze();
         self.at += len as u64;
         self.left -= len as u32;
+        if self.left == 0 {
+            let blob = self.content.blob();
+            blob.shared.alone.shared(blob.id, at / blob.chunk_size());
+        }
         Ok(Some((piece, self)))
     }
 }
