@@ -153,12 +153,16 @@ impl<F: Fn(u64) -> bool> Nodes<'_, F> {
         } else if readahead.is_expected() && !self.few {
             // The Hub's link is not to rest while nodes give each other what they are here for.
             if self.for_all < self.bears.min(EXPECTED) { own(readahead) } else { None }
-        } else if self.for_all < self.bears {
-            // What a reader needs next goes first, wherever it is to be had.
+        } else if self.for_all < if self.alone { 1 } else { self.bears } {
+            // What a reader needs next goes first, wherever it is to be had. Who is asked for what lies far ahead begins with it.
+            let far = |readahead: &Readahead| match self.alone {
+                true => None,
+                false => others(readahead, FAR * near),
+            };
             readahead
                 .next_within(near, segment, self.missing)
                 .or_else(|| own(readahead))
-                .or_else(|| others(readahead, FAR * near))
+                .or_else(|| far(readahead))
         } else {
             others(readahead, near)
         };

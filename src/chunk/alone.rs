@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use super::lock;
 use crate::types::BlobId;
 
-/// With so many of them nothing more is fetched for all that no reader here needs next. With what is on its way that is a
-/// segment of 16 chunks.
-const MANY: usize = 12;
+/// With so many of them only what a reader here needs next is fetched for all, one transfer at a time. With what is on its way
+/// that is a segment of 16 chunks.
+const MANY: usize = 10;
 /// Remembered at most, and for how long: who does not take it by then may have gone.
 const MOST: NonZeroUsize = NonZeroUsize::new(1024).expect("above 0");
 const MEMORY: Duration = Duration::from_secs(20);
