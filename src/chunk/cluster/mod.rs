@@ -75,7 +75,7 @@ pub(super) async fn round(
     peers: &Arc<Peers>,
     mut part: Option<Part>,
 ) -> Result<()> {
-    let (mut tries, mut nobody, mut mine) = (0, 0, flights.mine);
+    let (mut tries, mut nobody, mut mine, mut disowned) = (0, 0, flights.mine, false);
     loop {
         let step = match part.take() {
             Some(part) => part.step,
@@ -94,10 +94,13 @@ pub(super) async fn round(
                     tracing::info!(blob = %flights.blob.id, "other nodes have it, and do not give it to this one");
                     peers.gave_nothing(&first);
                 }
-                match stuck || nobody >= NOBODY || peers.give_nothing(&first) {
-                    true => Step::Alone,
-                    false => Step::Held(holders),
+                let none = stuck || nobody >= NOBODY || peers.give_nothing(&first);
+                // Several nodes may find the same: one of them fetches it for all.
+                if (none || tries + 1 >= TRIES) && !disowned && disown(flights, peers, &holders).await {
+                    (disowned, mine, nobody) = (true, true, 0);
+                    continue;
                 }
+                if none { Step::Alone } else { Step::Held(holders) }
             }
             step => step,
         };
@@ -218,6 +221,25 @@ async fn take(
 async fn filled(flights: &mut Flights, peers: &Arc<Peers>, refused: Option<Error>) -> Result<(), Missed> {
     others::fill(flights, peers, refused).await.map_err(Missed::Failed)?;
     Err(Missed::Others(Error::new(Kind::Unavailable, "another node has just fetched it")))
+}
+
+/// Chunks whose holders all failed a moment ago or gave nothing for long, dead for all that this node can see, are said to be with nobody: so a lease decides
+/// who fetches them. Of a node that is only cut off from here others lose what it holds of this run, until it tells it again.
+/// Whether there were any at the beginning of the run.
+async fn disown(flights: &Flights, peers: &Peers, holders: &[Arc<[Holder]>]) -> bool {
+    let (blob, client) = (flights.blob.id, peers.client());
+    let mut any = false;
+    for (idx, holders) in flights.left.clone().zip(holders) {
+        let well = holders.is_empty() || holders.iter().any(|holder| client.is_well(holder.node));
+        if well && !peers.give_nothing(holders) {
+            break;
+        }
+        for holder in holders.iter() {
+            peers.not_held(blob, idx, holder.node).await;
+        }
+        any = true;
+    }
+    any
 }
 
 /// Pours from another node. Whoever gave bytes that differ from the record is told about.
