@@ -21,6 +21,10 @@ class Rclone:
     def __init__(self, parent, source, rate=None):
         self.dir = os.path.join(parent, "rclone")
         self.mountpoint = os.path.join(self.dir, "mnt")
+        # A run that was killed left its own.
+        if mounted(self.mountpoint):
+            subprocess.run(["umount", "-l", self.mountpoint], check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
         os.makedirs(self.mountpoint)
         command = ["rclone", "mount", source, self.mountpoint, "--vfs-cache-mode", "full", "--read-only"]
         # What is there does not change, and room is not what is measured.

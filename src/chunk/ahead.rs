@@ -96,7 +96,7 @@ impl Blob {
                 let nodes = Nodes { stripes, bears, for_all, alone, few, missing: &missing };
                 // What others had is not the Hub's part.
                 let part = self.file.chunks() / (2 * stripes.nodes());
-                let rests = !*followed && tally.from_hub() > part && nodes.hub_rests(readahead);
+                let rests = !*followed && tally.hub_chunks() > part && nodes.hub_rests(readahead);
                 (nodes.next(readahead, flights, segment), rests)
             }
             None if readahead.is_expected() && !few => (None, false),

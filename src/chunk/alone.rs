@@ -3,10 +3,9 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use tokio::time::Instant;
 
 use super::lock;
 use crate::types::BlobId;
@@ -30,7 +29,11 @@ impl Default for Alone {
 impl Alone {
     /// This node brought the chunk.
     pub fn add(&self, blob: BlobId, idx: u64) {
-        lock(&self.0).put((blob, idx), Instant::now());
+        self.brought(blob, idx, Instant::now());
+    }
+
+    fn brought(&self, blob: BlobId, idx: u64, now: Instant) {
+        lock(&self.0).put((blob, idx), now);
     }
 
     /// Another node got it, or the bucket.
@@ -40,8 +43,12 @@ impl Alone {
 
     /// Whether they are many.
     pub fn are_many(&self) -> bool {
+        self.are_many_at(Instant::now())
+    }
+
+    fn are_many_at(&self, now: Instant) -> bool {
         let mut chunks = lock(&self.0);
-        while chunks.peek_lru().is_some_and(|(_, since)| since.elapsed() > MEMORY) {
+        while chunks.peek_lru().is_some_and(|(_, since)| now - *since > MEMORY) {
             chunks.pop_lru();
         }
         chunks.len() >= MANY
@@ -50,29 +57,26 @@ impl Alone {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
-
     use super::*;
 
     const BLOB: BlobId = BlobId::Sha256([7; 32]);
 
-    #[tokio::test(start_paused = true)]
-    async fn what_others_have_does_not_count_nor_what_nobody_takes() {
-        let alone = Alone::default();
+    #[test]
+    fn what_others_have_does_not_count_nor_what_nobody_takes() {
+        let (alone, start) = (Alone::default(), Instant::now());
         for idx in 0..MANY as u64 {
-            assert!(!alone.are_many(), "{idx}");
-            alone.add(BLOB, idx);
-            alone.add(BLOB, idx);
+            assert!(!alone.are_many_at(start), "{idx}");
+            alone.brought(BLOB, idx, start);
+            alone.brought(BLOB, idx, start);
         }
-        assert!(alone.are_many());
+        assert!(alone.are_many_at(start));
         alone.shared(BLOB, 3);
         alone.shared(BLOB, 3);
-        assert!(!alone.are_many());
-        advance(MEMORY / 2).await;
-        alone.add(BLOB, 3);
-        assert!(alone.are_many());
-        advance(MEMORY / 2 + Duration::from_secs(1)).await;
-        assert!(!alone.are_many());
+        assert!(!alone.are_many_at(start));
+        let later = start + MEMORY / 2;
+        alone.brought(BLOB, 3, later);
+        assert!(alone.are_many_at(later));
+        assert!(!alone.are_many_at(start + MEMORY + Duration::from_secs(1)));
         assert_eq!(lock(&alone.0).len(), 1, "but the last");
         (0..5000).for_each(|idx| alone.add(BLOB, idx));
         assert_eq!(lock(&alone.0).len(), MOST.get());

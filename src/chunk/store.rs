@@ -82,9 +82,15 @@ struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if self.rare {
-            let rest = (self.began.elapsed() * REST).min(LONGEST_REST);
-            *lock(&self.uploads.rare) = Rare { under_way: false, rests: Some(Instant::now() + rest) };
+            *lock(&self.uploads.rare) = Rare::after(self.began, Instant::now());
         }
+    }
+}
+
+impl Rare {
+    /// None is under way, after one from then to now.
+    fn after(began: Instant, now: Instant) -> Self {
+        Rare { under_way: false, rests: Some(now + ((now - began) * REST).min(LONGEST_REST)) }
     }
 }
 
@@ -99,8 +105,7 @@ impl Uploads {
     }
 
     /// The turn of one upload, if it may begin now.
-    fn turn(&self) -> Option<Turn<'_>> {
-        let now = Instant::now();
+    fn turn(&self, now: Instant) -> Option<Turn<'_>> {
         let rare = lock(&self.gave).is_some_and(|at| now - at < LATELY);
         if rare {
             let mut state = lock(&self.rare);
@@ -207,7 +212,7 @@ async fn work(shared: Arc<Shared>, bucket: Bucket) {
     loop {
         let upload = uploads.next().await;
         let turn = loop {
-            match uploads.turn() {
+            match uploads.turn(Instant::now()) {
                 None if !shared.is_closing() => sleep(LOOK).await,
                 turn => break turn,
             }
@@ -277,48 +282,41 @@ async fn put(shared: &Arc<Shared>, bucket: &Bucket, upload: &Upload) -> Result<b
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn while_others_take_the_bucket_gets_a_tenth() {
-        let uploads = Uploads::default();
-        let all: Vec<_> = (0..4).filter_map(|_| uploads.turn()).collect();
-        assert_eq!(all.len(), 4, "nobody takes anything");
+    #[test]
+    fn while_others_take_the_bucket_gets_a_tenth() {
+        let (uploads, mut now) = (Uploads::default(), Instant::now());
+        let all: Vec<_> = (0..4).filter_map(|_| uploads.turn(now)).collect();
+        assert!(all.len() == 4 && all.iter().all(|turn| !turn.rare), "nobody takes anything");
         drop(all);
-        let (mut begun, mut busy) = (0, Duration::ZERO);
+        // Each takes as long as it says.
+        let upload = |now: &mut Instant, took: Duration| {
+            *lock(&uploads.gave) = Some(*now);
+            let Some(turn) = uploads.turn(*now) else { return false };
+            assert!(turn.rare && uploads.turn(*now).is_none(), "one at a time");
+            let began = *now;
+            *now += took;
+            drop(turn);
+            *lock(&uploads.rare) = Rare::after(began, *now);
+            true
+        };
+        let mut begun = 0;
         for _ in 0..200 {
-            uploads.give_way();
-            if let Some(turn) = uploads.turn() {
-                assert!(uploads.turn().is_none(), "one at a time");
-                advance(LOOK).await;
-                uploads.give_way();
-                drop(turn);
-                (begun, busy) = (begun + 1, busy + LOOK);
-            } else {
-                advance(LOOK).await;
+            match upload(&mut now, LOOK) {
+                true => begun += 1,
+                false => now += LOOK,
             }
         }
-        assert!((18..=22).contains(&begun), "{begun} in {:?}, {busy:?} of it", LOOK * 200);
+        assert!((18..=22).contains(&begun), "{begun} of 200");
         // However slow the link is, there is an end to the rest.
-        let turn = loop {
-            match uploads.turn() {
-                Some(turn) => break turn,
-                None => advance(LOOK).await,
-            }
-        };
-        advance(Duration::from_secs(60)).await;
-        drop(turn);
-        uploads.give_way();
-        assert!(uploads.turn().is_none());
-        advance(LONGEST_REST).await;
-        uploads.give_way();
-        let rare = uploads.turn().expect("it has rested for long");
-        assert!(rare.rare);
-        drop(rare);
-        assert!(uploads.turn().is_none());
-        advance(LATELY).await;
-        assert!(uploads.turn().is_some_and(|turn| !turn.rare), "nobody takes anything any more");
+        now += LONGEST_REST;
+        assert!(upload(&mut now, Duration::from_secs(60)));
+        assert!(!upload(&mut now, LOOK));
+        now += LONGEST_REST;
+        assert!(upload(&mut now, LOOK));
+        assert!(!upload(&mut now, LOOK));
+        now += LATELY;
+        assert!(uploads.turn(now).is_some_and(|turn| !turn.rare), "nobody takes anything any more");
     }
 }

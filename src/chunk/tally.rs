@@ -35,7 +35,7 @@ impl Tally {
     }
 
     /// Chunks that came from the Hub.
-    pub(super) fn from_hub(&self) -> u64 {
+    pub(super) fn hub_chunks(&self) -> u64 {
         self.chunks[Provider::Hub as usize]
     }
 

@@ -266,3 +266,16 @@ async fn what_cannot_be_had_over_a_cut_network_is_fetched_alone() {
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     assert_eq!(cluster.hub.chunks_asked(), 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_node_held_is_fetched_again_by_one_of_the_others() {
+    let cluster = Cluster::new();
+    let mut nodes = cluster.nodes(4).await;
+    let (id, bytes) = cluster.blob(&nodes[0], 10 * CHUNK, 1).await;
+    nodes[0].read(id, &bytes).await;
+    // Dead, but nobody has noticed: it is still said to have all of it.
+    nodes[0].cut_off().await;
+    futures::future::join_all(nodes[1..].iter().map(|node| node.read(id, &bytes))).await;
+    let asked = cluster.hub.chunks_asked();
+    assert!((20..=22).contains(&asked), "{asked}: not once for each of the three");
+}

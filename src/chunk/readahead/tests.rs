@@ -317,7 +317,7 @@ fn windows_are_bounded_and_nothing_is_given_out_twice() {
 #[test]
 fn the_own_part_is_out_before_all_is() {
     let mut readahead = Readahead::new(CHUNK as u32, 40, u64::MAX);
-    let even = |idx: u64| idx % 2 == 0;
+    let even = |idx: u64| idx.is_multiple_of(2);
     assert!(!readahead.is_out(|_| false), "nobody reads");
     let there = BTreeSet::from_iter((0..40).filter(|idx| even(*idx)));
     for at in (0..4 * CHUNK).step_by(MIB as usize) {
