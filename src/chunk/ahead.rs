@@ -92,8 +92,8 @@ impl Blob {
         let missing = |idx| self.file.presence(idx) == Presence::Absent && !flights.contains_key(&idx);
         let (next, rests) = match stripes {
             Some(stripes) => {
-                let (for_all, alone) = (shared.for_all(), shared.alone.are_many());
-                let nodes = Nodes { stripes, bears, for_all, alone, few, missing: &missing };
+                let (for_all, brings) = (shared.for_all(), shared.alone.leaves(bears));
+                let nodes = Nodes { stripes, bears, brings, for_all, few, missing: &missing };
                 // What others had is not the Hub's part.
                 let part = self.file.chunks() / (2 * stripes.nodes());
                 let rests = !*followed && tally.hub_chunks() > part && nodes.hub_rests(readahead);
@@ -122,8 +122,8 @@ struct Nodes<'a, F> {
     /// Transfers that the Hub's link bears, and those under way that are this node's to fetch for all.
     bears: usize,
     for_all: usize,
-    /// There is much here that no other node has.
-    alone: bool,
+    /// Of those it bears, as many as may bring what no other node has.
+    brings: usize,
     /// There is room for one who is only expected.
     few: bool,
     missing: &'a F,
@@ -141,27 +141,27 @@ impl<F: Fn(u64) -> bool> Nodes<'_, F> {
         // Where a few fill the Hub's link, others would only share it.
         let near = NEAR.min(2 * self.bears as u64);
         let late = flights.iter().any(|(idx, flight)| is_late(*idx, flight));
-        let own = |readahead: &Readahead| match self.alone {
-            true => None,
-            false => readahead.next_mine(self.stripes.nodes(), segment, self.missing, mine),
+        let own = |readahead: &Readahead, most: usize| match self.for_all < most.min(self.brings) {
+            true => readahead.next_mine(self.stripes.nodes(), segment, self.missing, mine),
+            false => None,
         };
         let others = |readahead: &Readahead, near| {
             readahead.next_of_others(near, segment, |idx| (self.missing)(idx) && !mine(idx))
         };
         let run = if late {
-            if self.for_all == 0 { own(readahead) } else { None }
+            own(readahead, 1)
         } else if readahead.is_expected() && !self.few {
             // The Hub's link is not to rest while nodes give each other what they are here for.
-            if self.for_all < self.bears.min(EXPECTED) { own(readahead) } else { None }
-        } else if self.for_all < if self.alone { 1 } else { self.bears } {
+            own(readahead, EXPECTED)
+        } else if self.for_all < self.brings.max(1) {
             // What a reader needs next goes first, wherever it is to be had. Who is asked for what lies far ahead begins with it.
-            let far = |readahead: &Readahead| match self.alone {
+            let far = |readahead: &Readahead| match self.brings < self.bears {
                 true => None,
                 false => others(readahead, FAR * near),
             };
             readahead
                 .next_within(near, segment, self.missing)
-                .or_else(|| own(readahead))
+                .or_else(|| own(readahead, self.bears))
                 .or_else(|| far(readahead))
         } else {
             others(readahead, near)

@@ -48,6 +48,10 @@ pub trait Directory: Debug + Send + Sync + 'static {
     fn not_held(&self, node: NodeId, blob: BlobId, idx: u64) {
         let _ = (node, blob, idx);
     }
+    /// The machine of a node says that nobody listens at its place. Only a hint; must not block.
+    fn refused(&self, node: NodeId) {
+        let _ = node;
+    }
     /// Who has the chunk by now. Nobody, if that cannot be found out.
     fn holders(&self, blob: BlobId, idx: u64) -> BoxFuture<'_, Vec<Holder>> {
         let _ = (blob, idx);

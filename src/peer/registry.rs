@@ -2,6 +2,8 @@
 //!
 //! While Redis is away the list stays: those who were there then are asked still.
 
+mod directory;
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
@@ -9,17 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use lru::LruCache;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::client::Client;
-use super::protocol::Directory;
 use super::tracker::{HubBucket, Node, Roster, State, Target, Tracker};
 use super::types::{Advertise, Beat, Holder, NodeId, NodeInfo};
-use super::{Claim, Decision};
 use crate::error::{Error, Kind, Result};
 use crate::types::{BlobId, Timestamp};
 
@@ -49,6 +49,8 @@ pub struct Registry {
     /// Counts how often all possession is to be told anew.
     forgotten: watch::Sender<u64>,
     me: Mutex<Option<Me>>,
+    /// Nodes at whose place nobody listens, and when the tracker was told.
+    refused: Mutex<LruCache<NodeId, Instant>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,6 +88,7 @@ impl Registry {
             }),
             forgotten: watch::Sender::new(0),
             me: Mutex::default(),
+            refused: Mutex::new(LruCache::new(directory::MOST_REFUSED)),
             task: Mutex::default(),
         })
     }
@@ -352,56 +355,6 @@ impl Drop for Registry {
         if let Some(task) = lock(&self.task).take() {
             task.abort();
         }
-    }
-}
-
-impl Directory for Registry {
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.server_time().0 / 1_000_000).unwrap_or(0)
-    }
-
-    fn holder(&self, node: NodeId) -> Option<Holder> {
-        let roster = self.roster();
-        match find(&roster, node) {
-            Some(found) => self.may_be_asked(&roster, found).then(|| holder(found)),
-            None => self.added().into_iter().find(|holder| holder.node == node),
-        }
-    }
-
-    fn is_blocked(&self, node: NodeId) -> bool {
-        let roster = self.roster();
-        if roster.blocks.is_empty() {
-            return false;
-        }
-        // Whom nobody knows cannot be blocked by an address that it says itself.
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.blocks(&roster, node, find(&roster, node).map_or(nowhere, |found| found.info.addr))
-    }
-
-    fn not_held(&self, node: NodeId, blob: BlobId, idx: u64) {
-        let tracker = self.tracker.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(e) = tracker.not_held(blob, idx, node).await {
-                    tracing::debug!("a wrong advertisement stays: {e}");
-                }
-            });
-        }
-    }
-
-    fn holders(&self, blob: BlobId, idx: u64) -> BoxFuture<'_, Vec<Holder>> {
-        Box::pin(async move {
-            match self.tracker.claim(&Claim::look(blob, vec![idx])).await.map(|claimed| claimed.decisions) {
-                Ok(mut decisions) => match decisions.pop() {
-                    Some(Decision::Held(holders)) => holders,
-                    _ => Vec::new(),
-                },
-                Err(e) => {
-                    tracing::debug!(%blob, idx, error = %e, "cannot ask who has it by now");
-                    Vec::new()
-                }
-            }
-        })
     }
 }
 

@@ -286,10 +286,18 @@ pub struct Timing {
     pub participant: Duration,
 }
 
+impl Timing {
+    /// After this long without a heartbeat a node is dead at once if its machine says that nobody listens there.
+    #[must_use]
+    pub fn overdue(&self) -> Duration {
+        self.beat + self.beat / 2
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Timing {
-            beat: Duration::from_secs(5),
+            beat: Duration::from_secs(3),
             ttl: Duration::from_secs(15),
             possession: Duration::from_hours(24),
             participant: Duration::from_mins(1),

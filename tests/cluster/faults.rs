@@ -42,6 +42,25 @@ async fn what_a_killed_node_was_fetching_another_one_fetches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_is_known_to_be_dead_before_its_lease_is_over() {
+    let cluster = Cluster::new();
+    let mut doomed = cluster.node_apart(Setup { hub: Some(stuck()), ..Setup::new("a") }).await;
+    let other = cluster.node_with(Setup::new("b")).await;
+    let (id, bytes) = cluster.blob(&other, 4 * CHUNK, 1).await;
+    let blob = doomed.node().open(id, &bytes).await;
+    let reader = tokio::spawn(async move { blob.read(0, 10).await });
+    eventually("it has a lease", || doomed.node().peers.leases().count() > 0).await;
+    reader.abort();
+    doomed.kill();
+    // Since its machine says that nobody listens there, and it sends no more heartbeats. A lease lasts for 15 s.
+    let begun = std::time::Instant::now();
+    other.read(id, &bytes).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let times = cluster.hub.times();
+    assert!(times.len() == 4 && times.iter().all(|t| *t == 1), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_node_loses_its_leases_and_is_right_when_it_goes_on() {
     let cluster = Cluster::new();
     let slow = Arc::new(Memory::new("hub"));

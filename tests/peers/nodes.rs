@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hfmount::peer::tracker::{Roster, State, Target};
-use hfmount::peer::{NodeId, PeerOptions, Role};
+use hfmount::peer::{Decision, NodeId, PeerOptions, Role, Timing};
 
 use crate::world::{Node, address, server, short, until};
 
@@ -56,6 +56,32 @@ async fn who_is_silent_is_dead_and_then_forgotten() {
     server.ask(&["HSET", "{hfmount}@p:nodes", &b.id().to_string(), &format!("{old}|{rest}")]);
     server.ask(&["DEL", &format!("{{hfmount}}@p:node:{}", b.id())]);
     assert_eq!(roster(&a).await.nodes.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_listen_and_missed_a_heartbeat_is_dead_at_once() {
+    let server = server();
+    let timing = Timing { beat: Duration::from_secs(1), ttl: Duration::from_mins(1), ..Timing::default() };
+    let options = PeerOptions { timing, ..PeerOptions::default() };
+    let (a, b) = (Node::new(&server, 0, &options).await, Node::new(&server, 1, &options).await);
+    let token = b.take(0).await;
+    let refused = async || a.tracker.refused(b.id()).await.expect("refused");
+    // It lives, only it cannot be reached from there.
+    assert!(!refused().await);
+    assert_eq!(roster(&a).await.nodes[1].state, State::Active);
+    assert!(matches!(a.fill(&[0]).await[0], Decision::Leased { .. }));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    b.beat().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!refused().await, "one heartbeat may be late");
+    until("it is dead", || refused()).await;
+    assert!(!refused().await, "and is so once");
+    assert_eq!(roster(&a).await.nodes[1].state, State::Stale);
+    assert!(a.take(0).await > token);
+    // It was only away for a moment.
+    b.beat().await;
+    assert_eq!(roster(&a).await.nodes[1].state, State::Active);
+    assert!(matches!(b.fill(&[0]).await[0], Decision::Leased { .. }), "what it lost is the other's");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -223,9 +223,9 @@ async fn filled(flights: &mut Flights, peers: &Arc<Peers>, refused: Option<Error
     Err(Missed::Others(Error::new(Kind::Unavailable, "another node has just fetched it")))
 }
 
-/// Chunks whose holders all failed a moment ago or gave nothing for long, dead for all that this node can see, are said to be with nobody: so a lease decides
-/// who fetches them. Of a node that is only cut off from here others lose what it holds of this run, until it tells it again.
-/// Whether there were any at the beginning of the run.
+/// Chunks whose holders all failed a moment ago or gave nothing for long, dead for all that this node can see, are said to be
+/// with nobody: so a lease decides who fetches them. Of a node that is only cut off from here others lose what it holds of this
+/// run, until it tells it again. Whether there were any at the beginning of the run.
 async fn disown(flights: &Flights, peers: &Peers, holders: &[Arc<[Holder]>]) -> bool {
     let (blob, client) = (flights.blob.id, peers.client());
     let mut any = false;

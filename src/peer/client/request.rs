@@ -94,6 +94,14 @@ fn translate(error: reqwest::Error) -> Error {
     Error::with_source(kind, "no bytes", error.without_url())
 }
 
+/// Whether the machine is there and says that nobody listens at that port.
+fn is_refused(error: &reqwest::Error) -> bool {
+    let first = std::error::Error::source(error);
+    let mut causes = std::iter::successors(first, |cause| cause.source());
+    let refused = |io: &std::io::Error| io.kind() == std::io::ErrorKind::ConnectionRefused;
+    error.is_connect() && causes.any(|cause| cause.downcast_ref().is_some_and(refused))
+}
+
 impl Inner {
     /// Asks `holder` for `len` bytes of a chunk, less those before `ask.from`.
     pub async fn ask_chunk(&self, holder: &Holder, ask: ChunkAsk, len: u32) -> Result<Answered> {
@@ -185,7 +193,12 @@ impl Inner {
                 Ok(response) => return self.check(response, &pass),
                 // A kept connection may have been closed there just when it was used here.
                 Err(e) if again && e.is_request() && !e.is_connect() && !e.is_timeout() => again = false,
-                Err(e) => return Err(translate(e)),
+                Err(e) => {
+                    if is_refused(&e) && to != NodeId(0) {
+                        self.directory.refused(to);
+                    }
+                    return Err(translate(e));
+                }
             }
         }
     }

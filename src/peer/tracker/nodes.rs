@@ -15,6 +15,7 @@ use crate::types::Timestamp;
 
 static BEAT: LazyLock<Script> = script!("beat.lua", "roster.lua");
 static LOOK: LazyLock<Script> = script!("look.lua", "roster.lua");
+static REFUSED: LazyLock<Script> = script!("refused.lua");
 static LEAVE: LazyLock<Script> = script!("leave.lua");
 static MARK: LazyLock<Script> = script!("mark.lua");
 
@@ -148,6 +149,17 @@ impl Tracker {
     pub async fn leave(&self) -> Result<()> {
         *self.last_beat() = None;
         self.call("leaving", &LEAVE, |_| {}).await.map(drop)
+    }
+
+    /// The machine of `node` says that nobody listens at its place. If its heartbeat is overdue as well it is dead from now on, and
+    /// not only when that runs out: its leases are void, and what it holds is not offered. Of a node that cannot be reached from
+    /// here and lives, nothing changes. Answers whether this call did that.
+    pub async fn refused(&self, node: NodeId) -> Result<bool> {
+        let timing = self.timing();
+        let reply = self.call("a dead node", &REFUSED, |cmd| {
+            cmd.arg(node.to_string()).arg(ms(timing.ttl)).arg(ms(timing.overdue()));
+        });
+        Ok(number(&reply.await?) == Some(1))
     }
 
     /// Blocks a node for a time; again: for that time from now. `false`: too many are blocked already.

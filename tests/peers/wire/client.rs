@@ -72,6 +72,22 @@ async fn when_the_only_one_stalls_who_has_got_it_since_goes_on() {
 }
 
 #[tokio::test]
+async fn who_does_not_listen_is_told_of_and_who_is_silent_is_not() {
+    let times = Times { answer: Duration::from_millis(300), ..Times::default() };
+    let (town, asker, n) = world(1, times).await;
+    let gone = Node::new(&town, Plan::default()).await;
+    let (id, holder) = (gone.id, gone.holder());
+    drop(gone);
+    let port = holder.addr;
+    until("nobody listens there", || std::net::TcpStream::connect(port).is_err()).await;
+    n[0].store.manners(|m| m.hangs = true);
+    fetch(&asker, &n).await.expect_err("silent");
+    assert_eq!(*lock(&town.refused), []);
+    asker.client.fetch(BLOB, 0, LEN as u32, &[holder], SOON).await.map(drop).expect_err("gone");
+    assert_eq!(*lock(&town.refused), [id]);
+}
+
+#[tokio::test]
 async fn when_one_does_not_answer_another_does() {
     let (_, asker, n) = world(2, Times::default()).await;
     n.iter().for_each(|n| n.store.manners(|m| m.hangs = true));

@@ -56,6 +56,8 @@ pub struct Town {
     holders: Mutex<HashMap<NodeId, Holder>>,
     blocked: Mutex<HashSet<NodeId>>,
     pub stale: Mutex<Vec<(NodeId, u64)>>,
+    /// Those at whose place nobody listens.
+    pub refused: Mutex<Vec<NodeId>>,
     /// Who has which chunk by now.
     have: Mutex<HashMap<u64, Vec<Holder>>>,
 }
@@ -84,6 +86,9 @@ impl Directory for View {
     }
     fn not_held(&self, node: NodeId, _: BlobId, idx: u64) {
         lock(&self.town.stale).push((node, idx));
+    }
+    fn refused(&self, node: NodeId) {
+        lock(&self.town.refused).push(node);
     }
     fn holders(&self, _: BlobId, idx: u64) -> BoxFuture<'_, Vec<Holder>> {
         Box::pin(async move { lock(&self.town.have).get(&idx).cloned().unwrap_or_default() })
