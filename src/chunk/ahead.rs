@@ -93,7 +93,8 @@ impl Blob {
         let (next, rests) = match stripes {
             Some(stripes) => {
                 let (for_all, brings) = (shared.for_all(), shared.alone.leaves(bears));
-                let nodes = Nodes { stripes, bears, brings, for_all, few, missing: &missing };
+                let begins = self.file.presence(0) == Presence::Absent && readahead.is_begun();
+                let nodes = Nodes { stripes, bears, brings, for_all, begins, few, missing: &missing };
                 // What others had is not the Hub's part.
                 let part = self.file.chunks() / (2 * stripes.nodes());
                 let rests = !*followed && tally.hub_chunks() > part && nodes.hub_rests(readahead);
@@ -124,6 +125,8 @@ struct Nodes<'a, F> {
     for_all: usize,
     /// Of those it bears, as many as may bring what no other node has.
     brings: usize,
+    /// Somebody begins to read, and his first chunk is not here.
+    begins: bool,
     /// There is room for one who is only expected.
     few: bool,
     missing: &'a F,
@@ -148,7 +151,10 @@ impl<F: Fn(u64) -> bool> Nodes<'_, F> {
         let others = |readahead: &Readahead, near| {
             readahead.next_of_others(near, segment, |idx| (self.missing)(idx) && !mine(idx))
         };
-        let run = if late {
+        let run = if self.begins {
+            // All nodes wait for this one: what else each of them brings would make it as many times slower.
+            readahead.next_within(1, 1, self.missing).or_else(|| own(readahead, 1))
+        } else if late {
             own(readahead, 1)
         } else if readahead.is_expected() && !self.few {
             // The Hub's link is not to rest while nodes give each other what they are here for.

@@ -271,6 +271,12 @@ impl Readahead {
         self.streams.iter().all(|s| s.expected)
     }
 
+    /// Whether somebody begins with it, or is expected to: beyond its first chunk nothing was read.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.streams.iter().any(|s| s.first == 0 && s.frontier <= 1)
+    }
+
     /// Whether a loader's window is all the rest, whatever of it was given out.
     #[must_use]
     pub fn is_read_whole(&self) -> bool {

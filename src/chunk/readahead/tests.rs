@@ -96,8 +96,9 @@ fn a_loader_gets_what_fills_a_link_from_its_second_chunk_on() {
 fn who_is_expected_gets_a_window_and_no_more() {
     let mut w = World::new(100);
     assert!(w.readahead.is_expected() && w.readahead.expects_no_more() && !w.readahead.is_used_up());
+    assert!(!w.readahead.is_begun());
     w.readahead.expect(30);
-    assert!(w.readahead.is_expected() && !w.readahead.expects_no_more());
+    assert!(w.readahead.is_expected() && w.readahead.is_begun() && !w.readahead.expects_no_more());
     let mut given = Vec::new();
     while let Some(run) = w.readahead.next(4, |_| true) {
         given.extend(run);
@@ -107,9 +108,10 @@ fn who_is_expected_gets_a_window_and_no_more() {
     w.there.extend(given);
     // He comes, and looks at the header first.
     w.read(0, 8).read(8, 100_000);
-    assert!(!w.readahead.is_expected());
+    assert!(!w.readahead.is_expected() && w.readahead.is_begun());
     assert_eq!(w.count(), 31, "the window moves on by the chunk that he entered");
     w.sequential(100_008, 5 * CHUNK, MIB);
+    assert!(!w.readahead.is_begun());
     assert_eq!(w.count(), 100);
     assert!(w.readahead.is_used_up());
 
