@@ -183,7 +183,7 @@ impl Blob {
     }
 
     /// Begins to fetch chunk `idx`, since another node asks for it; unless it is here, on its way, or too much else is fetched
-    /// for others.
+    /// for others. Or if the readers here are still at something else: who asks is ahead of them, and his link has room.
     pub(super) fn lend(self: &Arc<Self>, idx: u64) {
         if self.shared.is_closing() || self.shared.was_full() || self.refusal().is_some() {
             return;
@@ -191,7 +191,8 @@ impl Blob {
         let Ok(place) = self.shared.lent.clone().try_acquire_owned() else { return };
         {
             let mut state = lock(&self.state);
-            if self.file.presence(idx) != Presence::Absent || state.flights.contains_key(&idx) {
+            let is_behind = state.readahead.is_expected() && self.shared.for_readers_here() > 0;
+            if is_behind || self.file.presence(idx) != Presence::Absent || state.flights.contains_key(&idx) {
                 return;
             }
             state.flights.insert(idx, Flight::default());

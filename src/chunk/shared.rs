@@ -281,6 +281,12 @@ impl Shared {
         self.for_all.load(Relaxed)
     }
 
+    /// Transfers under way that bring what is wanted here alone, ahead of readers, from whoever has it.
+    pub(super) fn for_readers_here(&self) -> usize {
+        let lent = self.ahead_places - self.lent.available_permits();
+        self.under_way_ahead().saturating_sub(self.for_all().saturating_sub(lent))
+    }
+
     /// The size of the blob, if it lies on another disk of this machine.
     pub(super) fn near(&self, id: BlobId) -> Option<u64> {
         self.sources.iter().find_map(|source| source.near(id))
