@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -118,12 +119,13 @@ async fn stream(
     let mut idx = run.start;
     let mut chunk = Pouring::begin(&blob, idx, run.end).await?;
     loop {
-        let piece = match timeout(stall, bytes.next()).await {
-            Ok(piece) => piece,
+        let piece = match timeout(stall, next(&mut bytes, flights, last)).await {
+            Ok(piece) => piece?,
             Err(_) => {
                 *place = None;
                 chunk.flush().await?;
-                timeout(limit - stall, bytes.next()).await.map_err(|_| late("no more bytes"))?
+                let next = next(&mut bytes, flights, last);
+                timeout(limit - stall, next).await.map_err(|_| late("no more bytes"))??
             }
         };
         let Some(piece) = piece else { break };
@@ -168,11 +170,36 @@ async fn stream(
 /// A chunk on its way from "whole" to "shown", while the next one comes in.
 struct Settling(JoinHandle<Result<Landing>>);
 
+impl Settling {
+    /// Nothing is lost if the future is dropped.
+    async fn end(&mut self) -> Result<Landing> {
+        (&mut self.0).await.map_err(|e| Error::with_source(Kind::Internal, "settling a chunk", e))?
+    }
+}
+
 async fn land(flights: &mut Flights, settling: Option<Settling>) -> Result<()> {
-    let Some(Settling(task)) = settling else { return Ok(()) };
-    let landing = task.await.map_err(|e| Error::with_source(Kind::Internal, "settling a chunk", e))??;
-    flights.landed(&landing);
+    let Some(mut settling) = settling else { return Ok(()) };
+    flights.landed(&settling.end().await?);
     Ok(())
+}
+
+/// The next piece, or the end. Who waits for the chunk before has it as soon as it is settled, however long the next one takes.
+/// Nothing is lost if the future is dropped.
+async fn next(
+    bytes: &mut crate::source::Fetched,
+    flights: &mut Flights,
+    last: &mut Option<Settling>,
+) -> Result<Option<Result<Bytes>>> {
+    loop {
+        let Some(settling) = last else { return Ok(bytes.next().await) };
+        tokio::select! {
+            piece = bytes.next() => return Ok(piece),
+            landing = settling.end() => {
+                *last = None;
+                flights.landed(&landing?);
+            }
+        }
+    }
 }
 
 /// Agrees with the cluster on the chunk, then records it in the cache.

@@ -56,6 +56,25 @@ async fn a_source_that_hangs_is_given_up_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_is_there_however_long_the_next_of_its_run_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = world(dir.path()).await;
+    let (blob, data) = w.blob(3 * CHUNK, 1).await;
+    w.hub.set_delay(Duration::from_millis(200));
+    w.hub.fault(&[Fault::Stall(CHUNK + 5)]);
+    let both = tokio::spawn({
+        let blob = blob.clone();
+        async move { blob.read(0, 2 * CHUNK as u32).await }
+    });
+    eventually("it is asked for", || w.hub.requests() == [(0, 2)]).await;
+    // It waits before the first byte comes.
+    let first = tokio::time::timeout(Duration::from_secs(2), blob.read(0, 100)).await;
+    same(&first.expect("in time").unwrap(), &data[..100]);
+    assert!(!both.is_finished(), "the second one does not come");
+    both.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_hangs_does_not_hold_up_another() {
     let dir = tempfile::tempdir().unwrap();
     let options = ChunksOptions { source_timeout: Duration::from_secs(15), ..Build::default().options };

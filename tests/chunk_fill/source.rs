@@ -25,6 +25,8 @@ pub enum Fault {
     Wrong(usize),
     /// Nothing ever comes.
     Hang,
+    /// Nothing comes after this many bytes.
+    Stall(usize),
 }
 
 #[derive(Debug)]
@@ -141,7 +143,9 @@ impl Source for Memory {
         let range = want.range();
         let mut bytes = bytes.slice(range.start as usize..range.end as usize);
         let mut end = None;
+        let stalls = matches!(fault, Fault::Stall(_));
         match fault {
+            Fault::Stall(at) => bytes.truncate(at),
             Fault::Short(at) => bytes.truncate(at),
             Fault::Break(at) => {
                 bytes.truncate(at);
@@ -160,6 +164,9 @@ impl Source for Memory {
             .collect();
         let pace = *self.pace.lock().unwrap();
         let pieces = stream::iter(pieces.into_iter().chain(end));
+        if stalls {
+            return Ok(pieces.chain(stream::pending()).boxed());
+        }
         if pace.is_zero() {
             return Ok(pieces.boxed());
         }
