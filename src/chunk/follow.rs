@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
 use super::blob::{Blob, BlobContent};
+use super::cluster;
 use super::lock;
 use super::shared::Shared;
 use crate::error::Result;
@@ -66,6 +67,7 @@ impl Expected {
 impl Blob {
     /// A reader of this blob is expected.
     fn expect(self: &Arc<Self>, bytes: u64) {
+        cluster::expect(self);
         lock(&self.state).readahead.expect(bytes.div_ceil(self.chunk_size()));
         self.expected.store(true, Relaxed);
         self.shared.expected.add(self.id);

@@ -67,6 +67,13 @@ pub(super) fn start(shared: &Arc<Shared>) {
     }
 }
 
+/// A reader of the blob is expected: who else will probably read it is taken as known.
+pub(super) fn expect(blob: &Blob) {
+    if let Some(peers) = &blob.shared.peers {
+        parts::expect(blob, peers);
+    }
+}
+
 /// One round of a run: the first part of it, by what the tracker says; the other parts become tasks of their own. What is
 /// with other nodes changes all the time: it is asked anew a few times before the round counts as failed.
 pub(super) async fn round(

@@ -140,6 +140,18 @@ pub(super) async fn ask(
     Ok(parts)
 }
 
+/// Nobody was asked yet who reads the blob: probably those who read with this node what it read before.
+pub(super) fn expect(blob: &Blob, peers: &Peers) {
+    let unknown = {
+        let state = lock(&blob.state);
+        state.stripes.is_none() && state.met.is_none()
+    };
+    if unknown {
+        meet(blob, peers, &[]);
+        lock(&blob.state).met = None;
+    }
+}
+
 /// These read the blob. With those who read another large one with this node a moment ago, and will probably read this one too:
 /// whoever comes to it first is not to fetch all of it.
 fn meet(blob: &Blob, peers: &Peers, participants: &[NodeId]) {

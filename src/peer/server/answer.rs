@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{Reply, Upload};
 use super::shelf::{Shelf, Waited};
+use super::uploads::FIRST;
 use super::watched::Watch;
 use super::{Inner, LONGEST_FILL, LONGEST_LOOK, LONGEST_WAIT};
 use crate::error::{Error, Kind, Result};
@@ -215,11 +216,11 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
         }
         // What is passed on comes as fast as it comes here.
         let turn = match shelved.hash {
-            None => None,
-            Some(_) => match inner.uploads.turn(deadline).await {
+            Some(_) if idx != FIRST => match inner.uploads.turn(deadline).await {
                 None => return busy(),
                 turn => turn,
             },
+            _ => None,
         };
         let Some(slot) = inner.uploads.slot(deadline).await else { return busy() };
         let (hash, verified) = (shelved.hash, Some(shelved.verified));
@@ -230,6 +231,7 @@ async fn chunk(inner: &Arc<Inner>, node: NodeId, shelf: &dyn Shelf, ask: ChunkAs
             piece: Bytes::new(),
             _slot: slot,
             _turn: turn,
+            goes: inner.uploads.goes(idx),
             seat,
             limit: inner.limit.clone(),
             counters: counters.clone(),

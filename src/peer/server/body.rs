@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::shelf::Shelved;
 use super::stats::Counters;
-use super::uploads::{Seated, Turn};
+use super::uploads::{Goes, Seated, Turn};
 use super::watched::Busy;
 use super::{LONGEST_LOOK, MAX_PIECE};
 use crate::error::{Error, Kind, Result};
@@ -99,6 +99,7 @@ pub(super) struct Upload {
     pub piece: Bytes,
     pub _slot: OwnedSemaphorePermit,
     pub _turn: Option<Turn>,
+    pub goes: Goes,
     pub seat: Seated,
     pub limit: Option<Arc<Limit>>,
     pub counters: Arc<Counters>,
@@ -134,6 +135,7 @@ impl Upload {
             self.skip -= skipped as u32;
             let _ = self.piece.split_to(skipped);
         }
+        self.goes.wait().await;
         let most =
             self.limit.as_ref().map_or(MAX_PIECE, |l| l.grain().min(MAX_PIECE)).min(self.left as usize);
         let piece = self.piece.split_to(most.min(self.piece.len()));

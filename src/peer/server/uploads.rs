@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::peer::protocol::Directory;
@@ -27,6 +27,10 @@ const STUCK: Duration = Duration::from_secs(1);
 /// sooner than all at once, and no later. Who is slow does not hold up the others.
 const TURNS: usize = 2;
 const TURN: Duration = Duration::from_millis(500);
+/// The first chunk of a blob goes before the others: without it a program knows nothing. How long one of the others lets it pass
+/// in all.
+pub(super) const FIRST: u64 = 0;
+const LETS_PASS: Duration = Duration::from_millis(700);
 /// How long a seat is kept for who was told to ask again.
 const LINGER: Duration = Duration::from_secs(1);
 /// Who was sent on comes back within this time, or not before that, if it got no answer or none that is of use.
@@ -46,6 +50,8 @@ type Chunk = (BlobId, u64);
 pub(super) struct Uploads {
     slots: Arc<Semaphore>,
     turns: Arc<Semaphore>,
+    /// First chunks that are being sent.
+    firsts: watch::Sender<usize>,
     state: Mutex<State>,
 }
 
@@ -88,6 +94,37 @@ pub(super) struct Seated {
     ending: Ending,
 }
 
+/// Which of the chunks that are being sent go before the others.
+#[derive(Debug)]
+pub(super) enum Goes {
+    /// Before all others, until it is dropped.
+    First(watch::Sender<usize>),
+    /// Lets those pass, for so long yet.
+    After(watch::Receiver<usize>, Duration),
+}
+
+impl Goes {
+    /// Until the next piece may be sent.
+    pub async fn wait(&mut self) {
+        let Goes::After(firsts, left) = self else { return };
+        if *firsts.borrow() == 0 || left.is_zero() {
+            return;
+        }
+        let begun = Instant::now();
+        // Whether they are gone or the time is over, it goes on.
+        let _ = timeout(*left, firsts.wait_for(|firsts| *firsts == 0)).await;
+        *left = left.saturating_sub(begun.elapsed());
+    }
+}
+
+impl Drop for Goes {
+    fn drop(&mut self) {
+        if let Goes::First(firsts) = self {
+            firsts.send_modify(|firsts| *firsts -= 1);
+        }
+    }
+}
+
 /// A turn; over with the time, or when it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn(#[expect(dead_code, reason = "it is only held")] AbortOnDropHandle<()>);
@@ -106,7 +143,12 @@ impl Uploads {
         let state =
             State { seats: HashMap::new(), sent_on: LruCache::new(RECENT), recent: LruCache::new(RECENT) };
         let places = |n| Arc::new(Semaphore::new(n));
-        Uploads { slots: places(slots as usize), turns: places(TURNS), state: Mutex::new(state) }
+        Uploads {
+            slots: places(slots as usize),
+            turns: places(TURNS),
+            firsts: watch::Sender::new(0),
+            state: Mutex::new(state),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,6 +172,15 @@ impl Uploads {
             sleep(TURN).await;
             drop(permit);
         }))))
+    }
+
+    /// How chunk `idx`, which is about to be sent, goes among the others.
+    pub fn goes(&self, idx: u64) -> Goes {
+        if idx != FIRST {
+            return Goes::After(self.firsts.subscribe(), LETS_PASS);
+        }
+        self.firsts.send_modify(|firsts| *firsts += 1);
+        Goes::First(self.firsts.clone())
     }
 
     /// A seat for `node` at the chunk, or those who have them. Nodes that serve nobody take no seat from others: sending

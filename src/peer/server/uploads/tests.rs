@@ -1,5 +1,7 @@
 use std::net::SocketAddr;
 
+use futures::FutureExt;
+
 use super::*;
 
 /// Nodes below 100 serve; the others only take.
@@ -141,4 +143,27 @@ fn memory_is_bounded() {
     drop(state);
     drop(sit(&uploads, 0, 1).expect("a seat"));
     assert!(uploads.lock().seats.len() <= 1);
+}
+
+#[tokio::test]
+async fn first_chunks_go_before_the_others_for_a_while() {
+    let uploads = Uploads::new(16);
+    let (mut before, first) = (uploads.goes(7), uploads.goes(FIRST));
+    let mut after = uploads.goes(8);
+    let waits = |goes: &mut Goes| goes.wait().now_or_never().is_none();
+    assert!(waits(&mut before) && waits(&mut after), "those that were being sent, too");
+    assert!(!waits(&mut uploads.goes(FIRST)), "one first chunk does not wait for another");
+    let begun = Instant::now();
+    tokio::join!(after.wait(), async {
+        sleep(LETS_PASS / 7).await;
+        drop(first);
+    });
+    assert!((LETS_PASS / 7..LETS_PASS).contains(&begun.elapsed()), "as soon as it is sent");
+    assert!(!waits(&mut before) && !waits(&mut after));
+    // Who sends first chunks for ever does not stop the others.
+    let _first = uploads.goes(FIRST);
+    let begun = Instant::now();
+    after.wait().await;
+    assert!(begun.elapsed() < LETS_PASS, "what it waited before counts");
+    assert!(!waits(&mut after), "it has let enough pass");
 }
