@@ -31,6 +31,10 @@ const TURN: Duration = Duration::from_millis(500);
 /// in all.
 pub(super) const FIRST: u64 = 0;
 const LETS_PASS: Duration = Duration::from_millis(700);
+/// Seats at the first chunk, at least; and how long one of them counts: who takes it slower has something else on its link, and
+/// would pass it on as slowly.
+const SEATS_AT_FIRST: usize = 2;
+const SLOW_AT_FIRST: Duration = Duration::from_millis(500);
 /// How long a seat is kept for who was told to ask again.
 const LINGER: Duration = Duration::from_secs(1);
 /// Who was sent on comes back within this time, or not before that, if it got no answer or none that is of use.
@@ -71,6 +75,8 @@ struct Seat {
     requests: usize,
     /// Until when it is kept without one.
     until: Instant,
+    /// Since when it is sent something.
+    since: Option<Instant>,
     /// Since when a piece is there that was not taken.
     given: Option<Instant>,
 }
@@ -82,6 +88,11 @@ impl Seat {
 
     fn is_stuck(&self, now: Instant) -> bool {
         self.given.is_some_and(|since| now.duration_since(since) > STUCK)
+    }
+
+    /// Whether who sits here passes chunk `idx` on too slowly.
+    fn is_slow(&self, idx: u64, now: Instant) -> bool {
+        idx == FIRST && self.since.is_some_and(|since| now.duration_since(since) > SLOW_AT_FIRST)
     }
 }
 
@@ -203,25 +214,31 @@ impl Uploads {
         match seats.iter_mut().find(|s| s.node == node) {
             Some(seat) => seat.requests += 1,
             None => {
-                let moving = seats.iter().filter(|s| !s.is_stuck(now));
-                let serving: Vec<Holder> = moving.filter_map(|s| directory.holder(s.node)).collect();
+                let moving: Vec<&Seat> = seats.iter().filter(|s| !s.is_stuck(now)).collect();
+                let holders = |seats: &mut dyn Iterator<Item = &&Seat>| -> Vec<Holder> {
+                    seats.filter_map(|s| directory.holder(s.node)).collect()
+                };
+                let serving = holders(&mut moving.iter());
+                let quick = holders(&mut moving.iter().filter(|s| !s.is_slow(idx, now)));
                 let sent_on = state.sent_on.get_or_insert_mut((blob, idx), Vec::new);
                 sent_on.retain(|(_, at)| now.duration_since(*at) < CAME_BACK);
                 // At once: it found nothing there. Late: nobody answered. Otherwise it was told to wait, and waits there again.
                 let in_vain = |at: Instant| !(AT_ONCE..LATE).contains(&now.duration_since(at));
                 let before = sent_on.iter().find(|(other, _)| *other == node).map(|(_, at)| *at);
                 let came_back = before.is_some_and(in_vain);
-                let seats = if came_back { MOST } else { (1 + sent_on.len() / CROWD).min(MOST) };
-                if serving.len() >= seats {
+                let least = if idx == FIRST { SEATS_AT_FIRST } else { 1 };
+                let seats = if came_back { MOST } else { (least + sent_on.len() / CROWD).min(MOST) };
+                if quick.len() >= seats || serving.len() >= MOST {
                     if before.is_none() && sent_on.len() < CROWD * MOST {
                         sent_on.push((node, now));
                     }
-                    return Err(serving);
+                    return Err(if quick.is_empty() { serving } else { quick });
                 }
                 state.seats.entry((blob, idx)).or_default().push(Seat {
                     node,
                     requests: 1,
                     until: now,
+                    since: None,
                     given: None,
                 });
             }
@@ -263,7 +280,9 @@ impl Seated {
         let seat =
             state.seats.get_mut(&self.chunk).and_then(|all| all.iter_mut().find(|s| s.node == self.node));
         if let Some(seat) = seat {
-            seat.given = ready.then(Instant::now);
+            let now = Instant::now();
+            seat.since.get_or_insert(now);
+            seat.given = ready.then_some(now);
         }
     }
 

@@ -23,13 +23,20 @@ impl Directory for Nodes {
 
 const BLOB: BlobId = BlobId::Git([7; 20]);
 
+/// The first chunk has rules of its own.
+const AFTER_FIRST: u64 = FIRST + 1;
+
 fn sit(uploads: &Arc<Uploads>, idx: u64, node: u64) -> Result<Seated, Vec<u64>> {
+    sit_at(uploads, AFTER_FIRST + idx, node)
+}
+
+fn sit_at(uploads: &Arc<Uploads>, idx: u64, node: u64) -> Result<Seated, Vec<u64>> {
     let nodes = |all: Vec<Holder>| all.iter().map(|h| h.node.0).collect();
     uploads.sit(BLOB, idx, NodeId(node), &Nodes).map_err(nodes)
 }
 
 fn others(uploads: &Uploads, idx: u64, node: u64) -> Vec<u64> {
-    uploads.others(BLOB, idx, NodeId(node), &Nodes).iter().map(|h| h.node.0).collect()
+    uploads.others(BLOB, AFTER_FIRST + idx, NodeId(node), &Nodes).iter().map(|h| h.node.0).collect()
 }
 
 #[test]
@@ -54,7 +61,7 @@ fn a_large_crowd_gets_more_seats() {
     let seats: Vec<u64> =
         (1..100).filter(|node| sit(&uploads, 0, *node).map(std::mem::forget).is_ok()).collect();
     assert_eq!(seats, [1, 10, 19], "after eight and after sixteen");
-    assert!(uploads.lock().sent_on.get(&(BLOB, 0)).is_some_and(|sent| sent.len() <= CROWD * MOST));
+    assert!(uploads.lock().sent_on.get(&(BLOB, AFTER_FIRST)).is_some_and(|sent| sent.len() <= CROWD * MOST));
 }
 
 #[test]
@@ -66,7 +73,7 @@ fn who_was_sent_on_in_vain_gets_a_seat() {
     }
     let _back = [sit(&uploads, 0, 2).expect("it came back"), sit(&uploads, 0, 3).expect("it came back")];
     assert_eq!(sit(&uploads, 0, 4).expect_err("these are the most"), [1, 2, 3]);
-    assert_eq!(sit(&uploads, 1, 4).expect("another chunk").chunk.1, 1);
+    assert_eq!(sit(&uploads, 1, 4).expect("another chunk").chunk.1, AFTER_FIRST + 1);
 }
 
 #[test]
@@ -76,7 +83,7 @@ fn who_takes_nothing_is_in_nobodys_way() {
     first.given(true);
     assert_eq!(sit(&uploads, 0, 2).expect_err("1 takes it"), [1]);
     let long_ago = Instant::now().checked_sub(STUCK + Duration::from_millis(1)).expect("after the boot");
-    uploads.lock().seats.get_mut(&(BLOB, 0)).expect("taken")[0].given = Some(long_ago);
+    uploads.lock().seats.get_mut(&(BLOB, AFTER_FIRST)).expect("taken")[0].given = Some(long_ago);
     let second = sit(&uploads, 0, 3).expect("1 is stuck");
     assert_eq!(sit(&uploads, 0, 4).expect_err("3 takes it"), [3]);
     first.given(false);
@@ -166,4 +173,17 @@ async fn first_chunks_go_before_the_others_for_a_while() {
     after.wait().await;
     assert!(begun.elapsed() < LETS_PASS, "what it waited before counts");
     assert!(!waits(&mut after), "it has let enough pass");
+}
+
+#[tokio::test]
+async fn at_the_first_chunk_are_more_seats_and_who_is_slow_does_not_count() {
+    let uploads = Arc::new(Uploads::new(16));
+    let slow = [1, 2].map(|node| sit_at(&uploads, FIRST, node).expect("a seat"));
+    let other = sit(&uploads, 0, 1).expect("a seat");
+    slow.iter().chain([&other]).for_each(|seat| seat.given(false));
+    assert_eq!(sit_at(&uploads, FIRST, 3).expect_err("it is sent on"), [1, 2]);
+    sleep(SLOW_AT_FIRST + Duration::from_millis(50)).await;
+    let _third = sit_at(&uploads, FIRST, 4).expect("both are slow");
+    assert_eq!(sit_at(&uploads, FIRST, 5).expect_err("these are the most"), [4]);
+    assert_eq!(sit(&uploads, 0, 2).expect_err("at the other chunks there is time"), [1]);
 }
