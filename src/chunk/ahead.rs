@@ -19,8 +19,10 @@ use crate::peer::Stripes;
 const NEAR: u64 = 8;
 /// So many times as far, when all that this node begins with is on its way: a chunk that comes late holds up nothing else.
 const FAR: u64 = 4;
-/// What follows a blob begins to come when this part of the transfers that a place bears is all that is left of it.
+/// What follows a blob begins to come when this part of the transfers that a place bears is all that is left of it; earlier where
+/// others read it too: at first it is only one chunk then.
 const LAST: usize = 8;
+const LAST_OF_ALL: usize = 2;
 /// Chunks of a blob whose reader is only expected that come at one time: on a slow link all at once would come together, late,
 /// and he would wait for the first of them.
 const EXPECTED: usize = 4;
@@ -108,7 +110,8 @@ impl Blob {
         }
         // What somebody waits for has the link to itself; only its last ones leave some of a fast one over, or what is left for
         // other nodes to fetch.
-        let ends = next.is_none() && flights.len() <= (most / LAST).max(1) && readahead.is_used_up();
+        let last = if stripes.is_some() { LAST_OF_ALL } else { LAST };
+        let ends = next.is_none() && flights.len() <= (most / last).max(1) && readahead.is_used_up();
         if (ends || rests) && !std::mem::replace(followed, true) {
             drop(state);
             self.follow();

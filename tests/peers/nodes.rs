@@ -74,8 +74,8 @@ async fn who_does_not_listen_and_missed_a_heartbeat_is_dead_at_once() {
     b.beat().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!refused().await, "one heartbeat may be late");
-    until("it is dead", || refused()).await;
-    assert!(!refused().await, "and is so once");
+    until("it is dead", refused).await;
+    assert!(!a.tracker.refused(b.id()).await.expect("refused"), "and is so once");
     assert_eq!(roster(&a).await.nodes[1].state, State::Stale);
     assert!(a.take(0).await > token);
     // It was only away for a moment.
