@@ -22,7 +22,7 @@ const FAR: u64 = 4;
 /// What follows a blob begins to come when this part of the transfers that a place bears is all that is left of it; earlier where
 /// others read it too: at first it is only one chunk then.
 const LAST: usize = 8;
-const LAST_OF_ALL: usize = 2;
+const LAST_OF_ALL: usize = 4;
 /// Chunks of a blob whose reader is only expected that come at one time: on a slow link all at once would come together, late,
 /// and he would wait for the first of them.
 const EXPECTED: usize = 4;

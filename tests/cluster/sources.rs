@@ -6,13 +6,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use hfmount::chunk::ChunksOptions;
 use hfmount::chunk::digest::Digest;
-use hfmount::peer::PeerOptions;
+use hfmount::error::Kind;
+use hfmount::peer::{Directory, PeerOptions};
 use hfmount::source::Source;
 use hfmount::source::seed::Seed;
 use hfmount::types::BlobId;
 
 use crate::source::{Fault, Memory};
-use crate::world::{CHUNK, Cluster, Node, Setup, same};
+use crate::world::{CHUNK, Cluster, Node, Setup, eventually, same};
 
 async fn meet(nodes: &[Node]) {
     for node in nodes {
@@ -95,6 +96,37 @@ async fn who_is_to_begin_and_does_not_answer_is_not_waited_for() {
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     let times = cluster.hub.times();
     assert!(times.iter().all(|t| *t <= 2), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_behind_begins_nothing_for_who_is_ahead() {
+    let cluster = Cluster::new();
+    let hub = Arc::new(Memory::new("hub"));
+    let behind = cluster.node_with(Setup { hub: Some(hub.clone()), ..Setup::new("a") }).await;
+    let ahead = cluster.node("b").await;
+    let (next, wanted) = cluster.blob(&ahead, 20 * CHUNK, 2).await;
+    let (id, bytes) = cluster.blob(&behind, 300 * CHUNK, 1).await;
+    hub.put(next, wanted.clone());
+    hub.put(id, bytes.clone());
+    let holder = ahead.peers.registry().holder(behind.peers.me()).expect("known");
+    let (client, size, soon) = (ahead.peers.client(), wanted.len() as u64, Duration::from_secs(5));
+    let ask = async |idx| client.wait_begun(next, size, idx, CHUNK as u32, &holder, soon).await.map(drop);
+    ask(3).await.expect("it has nothing else to do");
+    let before = hub.chunks_asked();
+    // Its reader is at another blob, of which much is on its way.
+    *hub.pace.lock().unwrap() = Duration::from_millis(50);
+    let reading = behind.read(id, &bytes);
+    let asking = async {
+        eventually("it reads ahead", || hub.chunks_asked() > before + 10).await;
+        assert_eq!(ask(7).await.expect_err("it is behind").kind(), Kind::NotFound);
+        ahead.read(next, &wanted).await;
+    };
+    tokio::select! {
+        () = reading => panic!("it had less to read than was thought"),
+        () = asking => {}
+    }
+    let times = cluster.hub.times();
+    assert!(times.len() == 20 && times.iter().all(|t| *t <= 1), "{times:?}");
 }
 
 /// A node with a folder of blobs: this one.
