@@ -145,8 +145,7 @@ impl Source for Memory {
         let mut end = None;
         let stalls = matches!(fault, Fault::Stall(_));
         match fault {
-            Fault::Stall(at) => bytes.truncate(at),
-            Fault::Short(at) => bytes.truncate(at),
+            Fault::Stall(at) | Fault::Short(at) => bytes.truncate(at),
             Fault::Break(at) => {
                 bytes.truncate(at);
                 end = Some(Err(Error::new(Kind::Unavailable, "reset")));

@@ -142,34 +142,34 @@ pub(super) async fn ask(
 
 /// Nobody was asked yet who reads the blob: probably those who read with this node what it read before.
 pub(super) fn expect(blob: &Blob, peers: &Peers) {
-    let unknown = {
-        let state = lock(&blob.state);
-        state.stripes.is_none() && state.met.is_none()
-    };
-    if unknown {
-        meet(blob, peers, &[]);
-        lock(&blob.state).met = None;
+    let stripes = among(blob, peers, &[]);
+    let mut state = lock(&blob.state);
+    if state.stripes.is_none() && state.met.is_none() {
+        state.stripes = stripes;
     }
 }
 
-/// These read the blob. With those who read another large one with this node a moment ago, and will probably read this one too:
-/// whoever comes to it first is not to fetch all of it.
+/// These read the blob, as the tracker has just said.
 fn meet(blob: &Blob, peers: &Peers, participants: &[NodeId]) {
-    let together = {
-        let mut companions = lock(&blob.shared.companions);
-        if participants.len() > 1 && blob.file.chunks() >= LARGE {
-            *companions = Some((Instant::now(), participants.to_vec()));
-        }
-        let lately = companions.as_ref().filter(|(at, _)| at.elapsed() < COMPANIONS);
-        let mut all = participants.to_vec();
-        all.extend(lately.iter().flat_map(|(_, nodes)| nodes));
-        all.sort_unstable();
-        all.dedup();
-        all
-    };
-    let stripes = Stripes::new(blob.id, blob.file.chunks(), peers.me(), &together);
+    let stripes = among(blob, peers, participants);
     let mut state = lock(&blob.state);
     (state.stripes, state.met) = (stripes, Some(Instant::now()));
+}
+
+/// How these share the blob with those who read another large one with this node a moment ago, and will probably read this one
+/// too: whoever comes to it first is not to fetch all of it.
+fn among(blob: &Blob, peers: &Peers, participants: &[NodeId]) -> Option<Stripes> {
+    let mut companions = lock(&blob.shared.companions);
+    if participants.len() > 1 && blob.file.chunks() >= LARGE {
+        *companions = Some((Instant::now(), participants.to_vec()));
+    }
+    let lately = companions.as_ref().filter(|(at, _)| at.elapsed() < COMPANIONS);
+    let mut all = participants.to_vec();
+    all.extend(lately.iter().flat_map(|(_, nodes)| nodes));
+    drop(companions);
+    all.sort_unstable();
+    all.dedup();
+    Stripes::new(blob.id, blob.file.chunks(), peers.me(), &all)
 }
 
 /// The other node that is to begin with the first of a run, which is cut where another one begins. `None`: this one is, or

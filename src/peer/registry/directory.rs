@@ -42,13 +42,11 @@ impl Directory for Registry {
 
     fn not_held(&self, node: NodeId, blob: BlobId, idx: u64) {
         let tracker = self.tracker.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(e) = tracker.not_held(blob, idx, node).await {
-                    tracing::debug!("a wrong advertisement stays: {e}");
-                }
-            });
-        }
+        aside(async move {
+            if let Err(e) = tracker.not_held(blob, idx, node).await {
+                tracing::debug!("a wrong advertisement stays: {e}");
+            }
+        });
     }
 
     fn refused(&self, node: NodeId) {
@@ -61,15 +59,13 @@ impl Directory for Registry {
             refused.put(node, now);
         }
         let tracker = self.tracker.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                match tracker.refused(node).await {
-                    Ok(true) => tracing::info!("node {node} is gone: nobody listens at its place any more"),
-                    Ok(false) => {}
-                    Err(e) => tracing::debug!("node {node} is dead when its heartbeat has run out: {e}"),
-                }
-            });
-        }
+        aside(async move {
+            match tracker.refused(node).await {
+                Ok(true) => tracing::info!("node {node} is gone: nobody listens at its place any more"),
+                Ok(false) => {}
+                Err(e) => tracing::debug!("node {node} is dead when its heartbeat has run out: {e}"),
+            }
+        });
     }
 
     fn holders(&self, blob: BlobId, idx: u64) -> BoxFuture<'_, Vec<Holder>> {
@@ -85,5 +81,12 @@ impl Directory for Registry {
                 }
             }
         })
+    }
+}
+
+/// Tells the tracker what is only a hint: nobody waits for it.
+fn aside(task: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(task);
     }
 }

@@ -214,12 +214,10 @@ impl Uploads {
         match seats.iter_mut().find(|s| s.node == node) {
             Some(seat) => seat.requests += 1,
             None => {
-                let moving: Vec<&Seat> = seats.iter().filter(|s| !s.is_stuck(now)).collect();
-                let holders = |seats: &mut dyn Iterator<Item = &&Seat>| -> Vec<Holder> {
-                    seats.filter_map(|s| directory.holder(s.node)).collect()
-                };
-                let serving = holders(&mut moving.iter());
-                let quick = holders(&mut moving.iter().filter(|s| !s.is_slow(idx, now)));
+                let moving = seats.iter().filter(|s| !s.is_stuck(now));
+                let mut serving: Vec<(bool, Holder)> =
+                    moving.filter_map(|s| Some((s.is_slow(idx, now), directory.holder(s.node)?))).collect();
+                let quick = serving.iter().filter(|(slow, _)| !slow).count();
                 let sent_on = state.sent_on.get_or_insert_mut((blob, idx), Vec::new);
                 sent_on.retain(|(_, at)| now.duration_since(*at) < CAME_BACK);
                 // At once: it found nothing there. Late: nobody answered. Otherwise it was told to wait, and waits there again.
@@ -228,11 +226,12 @@ impl Uploads {
                 let came_back = before.is_some_and(in_vain);
                 let least = if idx == FIRST { SEATS_AT_FIRST } else { 1 };
                 let seats = if came_back { MOST } else { (least + sent_on.len() / CROWD).min(MOST) };
-                if quick.len() >= seats || serving.len() >= MOST {
+                if quick >= seats || serving.len() >= MOST {
                     if before.is_none() && sent_on.len() < CROWD * MOST {
                         sent_on.push((node, now));
                     }
-                    return Err(if quick.is_empty() { serving } else { quick });
+                    serving.retain(|(slow, _)| quick == 0 || !slow);
+                    return Err(serving.into_iter().map(|(_, holder)| holder).collect());
                 }
                 state.seats.entry((blob, idx)).or_default().push(Seat {
                     node,
